@@ -1,0 +1,12 @@
+//! The words of OCI images: digests, descriptors, platforms, references, manifests, configs.
+//!
+//! Documents only: nothing here reads a file or talks to a registry.
+
+mod descriptor;
+mod digest;
+pub mod media_type;
+mod platform;
+
+pub use descriptor::Descriptor;
+pub use digest::{Digest, DigestError, Hasher};
+pub use platform::{Platform, PlatformError};

@@ -1,0 +1,70 @@
+//! What tests share: prerequisites that are checked loudly, fixture trees, scratch folders.
+//!
+//! Nothing in here is a test double: real directories, real mounts, real servers.
+
+use std::path::{Path, PathBuf};
+
+/// Something of the machine a system test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(non_camel_case_types)]
+pub enum Need {
+    /// Effective user 0.
+    root,
+    /// runc on PATH.
+    runc,
+    /// A `registry` or `docker-registry` server on PATH.
+    registry,
+    /// git on PATH.
+    git,
+    /// /bin/busybox, statically linked.
+    busybox,
+}
+
+impl Need {
+    fn met(self) -> bool {
+        match self {
+            Self::root => rustix::process::geteuid().is_root(),
+            Self::runc => on_path("runc").is_some(),
+            Self::registry => registry_binary().is_some(),
+            Self::git => on_path("git").is_some(),
+            Self::busybox => Path::new("/bin/busybox").exists(),
+        }
+    }
+}
+
+/// Whether a test may go on. Says loudly what is missing; with `CI` set a missing prerequisite is a failure.
+pub fn ready(needs: &[Need]) -> bool {
+    let missing: Vec<_> = needs.iter().filter(|need| !need.met()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "prerequisites missing: {missing:?}"
+    );
+    eprintln!("SKIPPED, prerequisites missing: {missing:?}");
+    false
+}
+
+/// Ends the test early (loudly; in CI: fails it) unless the machine has what is named.
+#[macro_export]
+macro_rules! require {
+    ($($need:ident),+) => {
+        if !$crate::ready(&[$($crate::Need::$need),+]) {
+            return;
+        }
+    };
+}
+
+/// The first executable of this name on PATH.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The registry server under either of its names.
+pub fn registry_binary() -> Option<PathBuf> {
+    on_path("registry").or_else(|| on_path("docker-registry"))
+}
