@@ -1,0 +1,57 @@
+//! Wire messages and service stubs, and how they are encoded where the bytes matter.
+//!
+//! One module per protobuf package, generated from `proto/*.proto` by `cargo xtask codegen` and checked in. What the
+//! messages mean is the business of the crates that use them. [`encode`] makes the bytes that digests are taken of,
+//! [`gojson`] and [`protojson`] the two JSON forms that are on the wire.
+
+pub mod encode;
+pub mod gojson;
+pub mod protojson;
+mod schema;
+
+#[allow(missing_docs, clippy::all)]
+#[rustfmt::skip]
+#[path = "gen/tree.rs"]
+mod generated;
+
+/// Content stores: `containerd.services.content.v1`.
+pub use generated::containerd::services::content::v1 as content;
+/// Checksum records as kept on disk: `contenthash`.
+pub use generated::contenthash;
+/// Typed error details: `errdefs`.
+pub use generated::errdefs;
+/// Entries and packets of a file transfer: `fsutil.types`.
+pub use generated::fsutil::types as fsutil;
+/// A gRPC status as a message: `google.rpc`.
+pub use generated::google::rpc;
+/// Secrets: `moby.buildkit.secrets.v1`.
+pub use generated::moby::buildkit::secrets::v1 as secrets;
+/// The service of the daemon: `moby.buildkit.v1`.
+pub use generated::moby::buildkit::v1 as control;
+/// Capabilities: `moby.buildkit.v1.apicaps`.
+pub use generated::moby::buildkit::v1::apicaps as caps;
+/// What frontends call: `moby.buildkit.v1.frontend`.
+pub use generated::moby::buildkit::v1::frontend as gateway;
+/// Source policy documents: `moby.buildkit.v1.sourcepolicy`.
+pub use generated::moby::buildkit::v1::sourcepolicy;
+/// Source decisions by the client: `moby.buildkit.v1.sourcepolicy.policysession`.
+pub use generated::moby::buildkit::v1::sourcepolicy::policysession;
+/// Workers as they describe themselves: `moby.buildkit.v1.types`.
+pub use generated::moby::buildkit::v1::types;
+/// Exporters chosen by the client: `moby.exporter.v1`.
+pub use generated::moby::exporter::v1 as exporter;
+/// Credentials and tokens. The same package as [`filesync`] on the wire, `moby.filesync.v1`.
+pub use generated::moby::filesync::v1 as auth;
+/// File transfers: `moby.filesync.v1`.
+pub use generated::moby::filesync::v1 as filesync;
+/// Agent connections: `moby.sshforward.v1`.
+pub use generated::moby::sshforward::v1 as sshforward;
+/// Uploads: `moby.upload.v1`.
+pub use generated::moby::upload::v1 as upload;
+/// LLB: `pb`.
+pub use generated::pb;
+/// Call stacks in error details: `stack`.
+pub use generated::stack;
+
+/// All message and service descriptions as an encoded `FileDescriptorSet`, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
