@@ -55,3 +55,37 @@ pub use generated::stack;
 
 /// All message and service descriptions as an encoded `FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
+
+/// Why JSON or bytes are not the message they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+
+    /// The bytes are not the message.
+    #[error(transparent)]
+    Decode(#[from] prost::DecodeError),
+
+    /// A length points beyond the end.
+    #[error("unexpected end of message")]
+    Truncated,
+
+    /// There is no such message.
+    #[error("unknown message type {name}")]
+    UnknownType {
+        /// Full name of the type.
+        name: String,
+    },
+
+    /// A member of a JSON object has the wrong type.
+    #[error("{message}: {field}: unexpected {found}")]
+    Unexpected {
+        /// Full name of the message.
+        message: String,
+        /// The field, empty when the message itself is meant.
+        field: String,
+        /// What was there.
+        found: &'static str,
+    },
+}
