@@ -1,6 +1,11 @@
 //! Chores of this repository: `cargo xtask <chore>`.
 
+mod ci;
 mod codegen;
+mod licences;
+mod metadata;
+mod status;
+mod tidy;
 
 use std::path::Path;
 
@@ -15,6 +20,9 @@ fn main() -> Result<()> {
     match args.as_slice() {
         ["codegen"] => codegen::run(root, false),
         ["codegen", "--check"] => codegen::run(root, true),
-        _ => bail!("usage: cargo xtask codegen [--check]"),
+        ["tidy"] => tidy::run(root),
+        ["test"] => ci::test(root),
+        ["ci"] => ci::run(root),
+        _ => bail!("usage: cargo xtask codegen [--check] | tidy | test | ci"),
     }
 }

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Passes all checks and tests. Needs Rust and a C compiler; git, a registry server, runc, busybox and iproute2 are
+# installed on Debian as root, and named otherwise.
+set -euo pipefail
+cd "$(dirname "$0")"
+export CI=true
+export PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+need cc gcc
+need git git
+need runc runc
+command -v registry >/dev/null 2>&1 || need docker-registry docker-registry
+need ip iproute2
+[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
+if [ "${#missing[@]}" -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        echo "please install: ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "please run as root: the system tests make mounts and containers" >&2
+    exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+cargo xtask ci 2>&1 | tee "$log" || status=$?
+passed=$(awk '/^test result:/ { for (i = 1; i <= NF; i++) { if ($(i+1) ~ /^passed/) p += $i; if ($(i+1) ~ /^failed/) f += $i } } END { printf "%d passed, %d failed", p, f }' "$log")
+echo "$passed"
+exit "$status"
