@@ -1,0 +1,293 @@
+//! The forms of arguments, and the flags in front of them.
+
+use serde_json::Value;
+
+use crate::ast::{Flag, Pair};
+use crate::error::Problem;
+use crate::statement::{BLANKS, Parts, split};
+
+/// Arguments, told apart but without meaning.
+#[derive(Debug)]
+pub(crate) enum Args {
+    /// Words, or one line as a single word, or nothing.
+    Words(Vec<String>),
+    /// A JSON list of strings.
+    Json(Vec<String>),
+    /// Keys and values.
+    Pairs {
+        /// Nothing if there were no arguments.
+        pairs: Vec<Pair>,
+        /// Written as `key value`.
+        legacy: bool,
+    },
+    /// A word, then a JSON list or a line.
+    Typed(String, Box<Args>),
+    /// Another instruction.
+    Instruction(Box<Parts>),
+}
+
+impl Args {
+    /// No arguments.
+    pub(crate) const NONE: Self = Self::Words(Vec::new());
+}
+
+/// Reads arguments in the form that `keyword` asks for. Unknown words have no arguments.
+///
+/// `depth` is how many instructions this one is a trigger of.
+pub(crate) fn parse(
+    keyword: &str,
+    rest: &str,
+    escape: char,
+    depth: usize,
+) -> Result<Args, Problem> {
+    let mut lower = [0; 16];
+    let Some(lower) = lower.get_mut(..keyword.len()) else {
+        return Ok(Args::NONE);
+    };
+    lower.copy_from_slice(keyword.as_bytes());
+    lower.make_ascii_lowercase();
+    if rest.is_empty() && !matches!(&*lower, b"env" | b"label") {
+        return Ok(Args::NONE);
+    }
+    match &*lower {
+        b"from" | b"expose" => Ok(Args::Words(words(rest))),
+        b"add" | b"copy" | b"volume" => Ok(json(rest)?.unwrap_or_else(|| Args::Words(words(rest)))),
+        b"run" | b"cmd" | b"entrypoint" | b"shell" => json_or_line(rest),
+        b"maintainer" | b"stopsignal" | b"user" | b"workdir" => Ok(line(rest)),
+        b"env" => pairs("ENV", rest, escape),
+        b"label" => pairs("LABEL", rest, escape),
+        b"arg" => Ok(Args::Words(quoted_words(rest, escape))),
+        b"healthcheck" => {
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            let (word, command) = rest.split_at(end);
+            Ok(Args::Typed(
+                word.to_owned(),
+                Box::new(json_or_line(command.trim_start())?),
+            ))
+        }
+        // Triggers of triggers are refused later; there is no need to go deep for that.
+        b"onbuild" if depth < 8 => Ok(Args::Instruction(Box::new(split(rest, escape, depth + 1)?))),
+        _ => Ok(Args::NONE),
+    }
+}
+
+fn line(rest: &str) -> Args {
+    if rest.is_empty() {
+        Args::NONE
+    } else {
+        Args::Words(vec![rest.to_owned()])
+    }
+}
+
+fn words(rest: &str) -> Vec<String> {
+    rest.split(BLANKS)
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn json_or_line(rest: &str) -> Result<Args, Problem> {
+    Ok(json(rest)?.unwrap_or_else(|| line(rest)))
+}
+
+/// The arguments as a JSON list. None if they are no JSON; a list of other things than strings is refused.
+fn json(rest: &str) -> Result<Option<Args>, Problem> {
+    if !rest.starts_with('[') {
+        return Ok(None);
+    }
+    if let Ok(strings) = serde_json::from_str(rest) {
+        return Ok(Some(Args::Json(strings)));
+    }
+    match serde_json::from_str::<Vec<Value>>(rest) {
+        Ok(_) => Err(Problem::JsonNotStrings),
+        Err(_) => Ok(None),
+    }
+}
+
+fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Problem> {
+    let words = quoted_words(rest, escape);
+    let Some(first) = words.first() else {
+        return Ok(Args::Pairs {
+            pairs: Vec::new(),
+            legacy: false,
+        });
+    };
+    if !first.contains('=') {
+        let (key, value) = rest
+            .split_once(BLANKS)
+            .ok_or(Problem::TwoArguments(keyword))?;
+        let pair = Pair {
+            key: key.to_owned(),
+            value: value.trim_start_matches(BLANKS).to_owned(),
+        };
+        return Ok(Args::Pairs {
+            pairs: vec![pair],
+            legacy: true,
+        });
+    }
+    let pair = |word: String| match word.split_once('=') {
+        Some((key, value)) => Ok(Pair {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }),
+        None => Err(Problem::NoAssignment(word)),
+    };
+    let pairs = words.into_iter().map(pair).collect::<Result<_, _>>()?;
+    Ok(Args::Pairs {
+        pairs,
+        legacy: false,
+    })
+}
+
+/// Splits at white space outside of quotes. Quotes and escapes stay in the words; an escape at the very end goes.
+pub(crate) fn quoted_words(text: &str, escape: char) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = text.chars();
+    loop {
+        let tail = rest.as_str().trim_start();
+        if tail.is_empty() {
+            return words;
+        }
+        rest = tail.chars();
+        let mut word = String::new();
+        let mut quote = None;
+        while let Some(c) = rest.next() {
+            if quote.is_none() && c.is_whitespace() {
+                break;
+            }
+            if c == escape && quote != Some('\'') {
+                if let Some(escaped) = rest.next() {
+                    word.extend([c, escaped]);
+                }
+                continue;
+            }
+            if quote == Some(c) {
+                quote = None;
+            } else if quote.is_none() && matches!(c, '\'' | '"') {
+                quote = Some(c);
+            }
+            word.push(c);
+        }
+        if !word.is_empty() {
+            words.push(word);
+        }
+    }
+}
+
+/// Takes the flags off the start of `text`, which stands `offset` bytes into its line. Returns what follows them.
+pub(crate) fn leading_flags(text: &str, escape: char, offset: usize) -> (Vec<Flag>, &str) {
+    let mut flags = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start();
+        if !rest.starts_with("--") {
+            return (flags, rest);
+        }
+        let start = offset + text.len() - rest.len();
+        let (word, length) = flag_word(rest, escape);
+        rest = &rest[length..];
+        if word == "--" {
+            return (flags, rest);
+        }
+        let (name, value) = match word[2..].split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (word[2..].to_owned(), None),
+        };
+        flags.push(Flag {
+            name,
+            value,
+            range: start..start + length,
+        });
+    }
+}
+
+/// One word in which quotes group, and quotes and escapes go away; and how long it was as written.
+fn flag_word(text: &str, escape: char) -> (String, usize) {
+    let mut word = String::new();
+    let mut quote = None;
+    let mut rest = text.char_indices();
+    while let Some((at, c)) = rest.next() {
+        if c == escape {
+            word.extend(rest.next().map(|(_, escaped)| escaped));
+        } else if quote == Some(c) {
+            quote = None;
+        } else if quote.is_some() {
+            word.push(c);
+        } else if matches!(c, '\'' | '"') {
+            quote = Some(c);
+        } else if c.is_whitespace() {
+            return (word, at);
+        } else {
+            word.push(c);
+        }
+    }
+    (word, text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(text: &str) -> (Vec<(String, Option<String>)>, &str) {
+        let (flags, rest) = leading_flags(text, '\\', 0);
+        (
+            flags
+                .into_iter()
+                .map(|flag| (flag.name, flag.value))
+                .collect(),
+            rest,
+        )
+    }
+
+    fn flag(name: &str, value: &str) -> (String, Option<String>) {
+        (name.to_owned(), Some(value.to_owned()))
+    }
+
+    #[test]
+    fn flags_end_at_the_first_other_word() {
+        assert_eq!(
+            flags("--a=1  --b x --c"),
+            (vec![flag("a", "1"), ("b".into(), None)], "x --c")
+        );
+        assert_eq!(flags("--a=1 -- --b"), (vec![flag("a", "1")], " --b"));
+        assert_eq!(flags("-a"), (vec![], "-a"));
+    }
+
+    #[test]
+    fn quotes_and_escapes_go_away_in_flags() {
+        assert_eq!(
+            flags(r#"--a="1 2"'3 4'\"x y"#),
+            (vec![flag("a", "1 23 4\"x")], "y")
+        );
+        assert_eq!(flags(r"--a='1\'2' x"), (vec![flag("a", "1'2")], "x"));
+        assert_eq!(flags(r"--a=1\"), (vec![flag("a", "1")], ""));
+        assert_eq!(flags("--a=\"1 2"), (vec![flag("a", "1 2")], ""));
+        assert_eq!(flags("--a=é x"), (vec![flag("a", "é")], "x"));
+    }
+
+    #[test]
+    fn quotes_protect_blanks_in_words() {
+        let words = |text| quoted_words(text, '\\');
+        assert_eq!(
+            words(r#" a="b c"  d='e f' g\ h "#),
+            [r#"a="b c""#, "d='e f'", r"g\ h"]
+        );
+        assert_eq!(words(r#"a="b\" c" d\"#), [r#"a="b\" c""#, "d"]);
+        assert_eq!(words(r"a='b\' c"), [r"a='b\'", "c"]);
+        assert_eq!(words(r#"a="b c"#), [r#"a="b c"#]);
+        assert!(words("  \\").is_empty());
+    }
+
+    #[test]
+    fn a_list_of_strings_is_json_and_a_list_of_others_is_refused() {
+        assert!(
+            matches!(json(r#"["a", "b\n"]"#), Ok(Some(Args::Json(list))) if list == ["a", "b\n"])
+        );
+        assert!(matches!(json("[]"), Ok(Some(Args::Json(list))) if list.is_empty()));
+        assert!(matches!(json("[1]"), Err(Problem::JsonNotStrings)));
+        assert!(matches!(json("[null]"), Err(Problem::JsonNotStrings)));
+        assert!(matches!(json("['a']"), Ok(None)));
+        assert!(matches!(json(r#"["a"] x"#), Ok(None)));
+        assert!(matches!(json("[ -f x ]"), Ok(None)));
+    }
+}

@@ -1,0 +1,373 @@
+//! Second half of parsing: from statements to typed instructions.
+
+mod files;
+mod health;
+
+use crate::args::Args;
+use crate::ast::{
+    Arg, ArgDeclaration, Cmd, Command, Device, Dockerfile, Entrypoint, Env, Expose, Instruction,
+    Kind, Label, Maintainer, MountFlag, Network, Onbuild, Pair, Run, Security, Shell, Stage,
+    StopSignal, User, Volume, Workdir,
+};
+use crate::error::{Error, Problem};
+use crate::flags::{self, check};
+use crate::lint::{self, Lint, Linter};
+use crate::statement::{self, Statement, Statements};
+use crate::suggest;
+
+/// The instructions, for suggestions.
+const NAMES: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
+
+/// A statement with its meaning.
+enum Meaning {
+    Stage(Stage),
+    Instruction(Instruction),
+}
+
+pub(crate) fn file(source: &[u8], linter: &mut Linter) -> Result<Dockerfile, Error> {
+    if source.is_empty() {
+        return Err(Error {
+            problem: Problem::Empty,
+            span: None,
+            names_line: false,
+        });
+    }
+    let Statements {
+        escape,
+        directives,
+        list,
+        empty_continuations,
+    } = statement::read(source)?;
+    for line in empty_continuations {
+        linter.report(Lint::NoEmptyContinuation, crate::Span::line(line), &[]);
+    }
+    let mut file = Dockerfile {
+        escape,
+        directives,
+        meta_args: Vec::new(),
+        stages: Vec::new(),
+    };
+    for statement in list {
+        let span = statement.span;
+        let meaning =
+            Meaning::of(statement, linter).map_err(|problem| problem.in_instruction(span))?;
+        match (meaning, file.stages.last_mut()) {
+            (Meaning::Stage(stage), _) => file.stages.push(stage),
+            (Meaning::Instruction(instruction), Some(stage)) => {
+                stage.instructions.push(instruction)
+            }
+            (Meaning::Instruction(instruction), None)
+                if matches!(instruction.kind, Kind::Arg(_)) =>
+            {
+                file.meta_args.push(instruction);
+            }
+            (Meaning::Instruction(_), None) => return Err(Problem::NoStage.at(span)),
+        }
+    }
+    Ok(file)
+}
+
+pub(crate) fn trigger(expression: &str) -> Result<Instruction, Problem> {
+    let list = statement::read(expression.as_bytes())
+        .map_err(|err| err.problem)?
+        .list;
+    let [statement] = <[Statement; 1]>::try_from(list).map_err(|_| Problem::SeveralTriggers)?;
+    match Meaning::of(statement, &mut Linter::off())? {
+        Meaning::Instruction(instruction) => Ok(instruction),
+        Meaning::Stage(_) => Err(Problem::TriggerIsStage),
+    }
+}
+
+impl Meaning {
+    fn of(statement: Statement, linter: &mut Linter) -> Result<Self, Problem> {
+        let keyword = statement.keyword.to_ascii_lowercase();
+        if keyword == "from" {
+            return stage(statement, linter).map(Self::Stage);
+        }
+        let kind = match keyword.as_str() {
+            "add" => files::add(&statement).map(Kind::Add),
+            "arg" => arg(&statement, linter).map(Kind::Arg),
+            "cmd" => plain_command(&statement).map(|command| Kind::Cmd(Cmd { command })),
+            "copy" => files::copy(&statement).map(Kind::Copy),
+            "entrypoint" => {
+                plain_command(&statement).map(|command| Kind::Entrypoint(Entrypoint { command }))
+            }
+            "env" => {
+                pairs("ENV", &statement).map(|(pairs, legacy)| Kind::Env(Env { pairs, legacy }))
+            }
+            "expose" => expose(&statement).map(Kind::Expose),
+            "healthcheck" => health::healthcheck(&statement).map(Kind::Healthcheck),
+            "label" => pairs("LABEL", &statement)
+                .map(|(pairs, legacy)| Kind::Label(Label { pairs, legacy })),
+            "maintainer" => {
+                linter.report(
+                    Lint::MaintainerDeprecated,
+                    statement.span,
+                    &statement.comments,
+                );
+                one_text("MAINTAINER", &statement)
+                    .map(|author| Kind::Maintainer(Maintainer { author }))
+            }
+            "onbuild" => onbuild(&statement).map(Kind::Onbuild),
+            "run" => run(&statement).map(Kind::Run),
+            "shell" => shell(&statement).map(Kind::Shell),
+            "stopsignal" => match words(&statement) {
+                [signal] => Ok(Kind::StopSignal(StopSignal {
+                    signal: signal.clone(),
+                })),
+                _ => Err(Problem::ExactlyOneArgument("STOPSIGNAL")),
+            },
+            "user" => one_text("USER", &statement).map(|user| Kind::User(User { user })),
+            "volume" => volume(&statement).map(Kind::Volume),
+            "workdir" => {
+                one_text("WORKDIR", &statement).map(|path| Kind::Workdir(Workdir { path }))
+            }
+            _ => Err(Problem::UnknownInstruction {
+                hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
+                keyword: statement.keyword.clone(),
+            }),
+        }?;
+        let Statement {
+            keyword,
+            flags,
+            text,
+            span,
+            comments,
+            ..
+        } = statement;
+        Ok(Self::Instruction(Instruction {
+            kind,
+            keyword,
+            text,
+            flags,
+            span,
+            comments,
+        }))
+    }
+}
+
+/// Words or JSON strings; nothing for other forms.
+fn words(statement: &Statement) -> &[String] {
+    match &statement.args {
+        Args::Words(words) | Args::Json(words) => words,
+        _ => &[],
+    }
+}
+
+/// The description of `name`: the rest of the first comment that starts with it.
+fn description(comments: &[String], name: &str) -> Option<String> {
+    let rest = |comment: &String| {
+        comment
+            .strip_prefix(name)?
+            .strip_prefix(' ')
+            .map(str::to_owned)
+    };
+    comments.iter().find_map(rest)
+}
+
+fn stage(statement: Statement, linter: &mut Linter) -> Result<Stage, Problem> {
+    let Statement {
+        keyword,
+        flags,
+        text,
+        span,
+        comments,
+        ..
+    } = &statement;
+    let args = words(&statement);
+    lint::from_casing(keyword, args, *span, comments, linter);
+    let (base, name) = match args {
+        [base] => (base, None),
+        [base, word, name] if word.eq_ignore_ascii_case("as") => (base, Some(stage_name(name)?)),
+        _ => return Err(Problem::FromArguments),
+    };
+    let platform = check(flags, flags::FROM)?.value("platform").to_owned();
+    if let Some(name) = &name {
+        lint::definition_description("FROM", &[name], *span, comments, linter);
+    }
+    Ok(Stage {
+        doc: name.as_deref().and_then(|name| description(comments, name)),
+        name,
+        base: base.clone(),
+        platform,
+        instructions: Vec::new(),
+        keyword: keyword.clone(),
+        text: text.clone(),
+        flags: flags.clone(),
+        span: *span,
+        comments: comments.clone(),
+    })
+}
+
+fn stage_name(written: &str) -> Result<String, Problem> {
+    let name = written.to_lowercase();
+    let valid = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
+        });
+    if valid {
+        Ok(name)
+    } else {
+        Err(Problem::StageName(written.to_owned()))
+    }
+}
+
+fn arg(statement: &Statement, linter: &mut Linter) -> Result<Arg, Problem> {
+    let words = words(statement);
+    if words.is_empty() {
+        return Err(Problem::AtLeastOneArgument("ARG"));
+    }
+    let mut args = Vec::with_capacity(words.len());
+    for word in words {
+        let (name, default) = match word.split_once('=') {
+            Some(("", _)) => return Err(Problem::BlankName("ARG")),
+            Some((name, default)) => (name, Some(default.to_owned())),
+            None => (word.as_str(), None),
+        };
+        let doc = description(&statement.comments, name);
+        args.push(ArgDeclaration {
+            name: name.to_owned(),
+            default,
+            doc,
+        });
+    }
+    let names: Vec<&str> = args.iter().map(|arg| arg.name.as_str()).collect();
+    lint::definition_description("ARG", &names, statement.span, &statement.comments, linter);
+    Ok(Arg { args })
+}
+
+fn pairs(name: &'static str, statement: &Statement) -> Result<(Vec<Pair>, bool), Problem> {
+    check(&statement.flags, flags::NONE)?;
+    match &statement.args {
+        Args::Pairs { pairs, legacy } if !pairs.is_empty() => {
+            if pairs.iter().any(|pair| pair.key.is_empty()) {
+                return Err(Problem::BlankName(name));
+            }
+            Ok((pairs.clone(), *legacy))
+        }
+        _ => Err(Problem::AtLeastOneArgument(name)),
+    }
+}
+
+fn one_text(name: &'static str, statement: &Statement) -> Result<String, Problem> {
+    let [text] = words(statement) else {
+        return Err(Problem::ExactlyOneArgument(name));
+    };
+    check(&statement.flags, flags::NONE)?;
+    Ok(text.clone())
+}
+
+fn command_of(args: &Args) -> Command {
+    match args {
+        Args::Json(words) => Command::Exec(words.clone()),
+        Args::Words(words) => Command::Shell(words.join(" ")),
+        _ => Command::Shell(String::new()),
+    }
+}
+
+fn plain_command(statement: &Statement) -> Result<Command, Problem> {
+    check(&statement.flags, flags::NONE)?;
+    Ok(command_of(&statement.args))
+}
+
+fn run(statement: &Statement) -> Result<Run, Problem> {
+    let flags = check(&statement.flags, flags::RUN)?;
+    let devices = flags
+        .values("device")
+        .map(Device::parse)
+        .collect::<Result<_, _>>()?;
+    let mounts = flags
+        .values("mount")
+        .map(MountFlag::parse)
+        .collect::<Result<_, _>>()?;
+    let network = match flags.values("network").next() {
+        None | Some("default") => Network::Default,
+        Some("none") => Network::None,
+        Some("host") => Network::Host,
+        Some(other) => return Err(Problem::Network(other.to_owned())),
+    };
+    let security = match flags.values("security").next() {
+        None | Some("sandbox") => Security::Sandbox,
+        Some("insecure") => Security::Insecure,
+        Some(other) => return Err(Problem::Security(other.to_owned())),
+    };
+    Ok(Run {
+        command: command_of(&statement.args),
+        heredocs: statement.heredocs.clone(),
+        mounts,
+        network,
+        security,
+        devices,
+    })
+}
+
+fn expose(statement: &Statement) -> Result<Expose, Problem> {
+    let mut ports = words(statement).to_vec();
+    if ports.is_empty() {
+        return Err(Problem::AtLeastOneArgument("EXPOSE"));
+    }
+    check(&statement.flags, flags::NONE)?;
+    ports.sort();
+    Ok(Expose { ports })
+}
+
+fn volume(statement: &Statement) -> Result<Volume, Problem> {
+    let words = words(statement);
+    if words.is_empty() {
+        return Err(Problem::AtLeastOneArgument("VOLUME"));
+    }
+    check(&statement.flags, flags::NONE)?;
+    let paths: Vec<String> = words.iter().map(|word| word.trim().to_owned()).collect();
+    if paths.iter().any(String::is_empty) {
+        return Err(Problem::EmptyVolume);
+    }
+    Ok(Volume { paths })
+}
+
+fn shell(statement: &Statement) -> Result<Shell, Problem> {
+    check(&statement.flags, flags::NONE)?;
+    match &statement.args {
+        Args::Json(args) if !args.is_empty() => Ok(Shell { args: args.clone() }),
+        Args::Words(words) if !words.is_empty() => Err(Problem::ShellNotJson),
+        _ => Err(Problem::AtLeastOneArgument("SHELL")),
+    }
+}
+
+fn onbuild(statement: &Statement) -> Result<Onbuild, Problem> {
+    let Args::Instruction(inner) = &statement.args else {
+        return Err(Problem::AtLeastOneArgument("ONBUILD"));
+    };
+    check(&statement.flags, flags::NONE)?;
+    match inner.keyword.to_ascii_uppercase().as_str() {
+        "ONBUILD" => return Err(Problem::OnbuildOnbuild),
+        name @ ("MAINTAINER" | "FROM") => return Err(Problem::OnbuildTrigger(name.to_owned())),
+        _ => {}
+    }
+    let line = statement.text.untrimmed().trim_start();
+    let mut expression = line[statement.keyword.len()..].trim_start().to_owned();
+    for document in &statement.heredocs {
+        expression.push('\n');
+        expression.push_str(&document.text());
+        expression.push_str(&document.name);
+    }
+    Ok(Onbuild { expression })
+}

@@ -1,0 +1,130 @@
+//! Text of instructions, and where it came from.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::{Deref, Range};
+
+use crate::span::Position;
+
+/// An instruction on one line: continuation lines joined, comments between them gone.
+///
+/// Dereferences to the text without outer blanks. Each byte of it can be traced back with [`Text::locate`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Text {
+    line: String,
+    trimmed: Range<usize>,
+    /// Where in `line` each physical line starts, and where that is in the file.
+    pieces: Vec<(usize, Position)>,
+}
+
+impl Text {
+    /// The text without outer blanks.
+    pub fn as_str(&self) -> &str {
+        &self.line[self.trimmed.clone()]
+    }
+
+    /// Where in the file the byte at `offset` was written.
+    pub fn locate(&self, offset: usize) -> Option<Position> {
+        let offset = offset + self.trimmed.start;
+        if offset > self.line.len() {
+            return None;
+        }
+        let index = self
+            .pieces
+            .partition_point(|(start, _)| *start <= offset)
+            .checked_sub(1)?;
+        let (start, position) = self.pieces[index];
+        let column = position.column + u32::try_from(offset - start).ok()?;
+        Some(Position { column, ..position })
+    }
+
+    /// The text with outer blanks, as stored for triggers.
+    pub(crate) fn untrimmed(&self) -> &str {
+        &self.line
+    }
+
+    /// Adds a physical line whose first byte here stands at `position`.
+    pub(crate) fn push(&mut self, piece: &str, position: Position) {
+        self.pieces.push((self.line.len(), position));
+        self.line.push_str(piece);
+    }
+
+    /// Call after the last [`Text::push`].
+    pub(crate) fn finish(&mut self) {
+        let start = self.line.len() - self.line.trim_start().len();
+        self.trimmed = start..start.max(self.line.trim_end().len());
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The longest line that is read, without its line feed.
+pub(crate) const MAX_LINE: usize = 65535;
+
+/// Reads physical lines and counts them.
+#[derive(Debug, Clone)]
+pub(crate) struct Lines<'a> {
+    rest: &'a [u8],
+    /// How many lines were read.
+    pub(crate) count: u32,
+    /// Set when reading stopped at a line that is too long.
+    pub(crate) too_long: bool,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(source: &'a [u8]) -> Self {
+        Self {
+            rest: source,
+            count: 0,
+            too_long: false,
+        }
+    }
+
+    /// The next line with its line end.
+    pub(crate) fn next_raw(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() || self.too_long {
+            return None;
+        }
+        let feed = self.rest.iter().position(|&byte| byte == b'\n');
+        if feed.unwrap_or(self.rest.len()) > MAX_LINE {
+            self.too_long = true;
+            return None;
+        }
+        let (line, rest) = self
+            .rest
+            .split_at(feed.map_or(self.rest.len(), |at| at + 1));
+        self.rest = rest;
+        self.count += 1;
+        Some(line)
+    }
+}
+
+/// A line as text, without its line end.
+pub(crate) fn text_of(line: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(without_line_end(line))
+}
+
+pub(crate) fn without_line_end(line: &[u8]) -> &[u8] {
+    let end = line
+        .iter()
+        .rposition(|byte| !matches!(byte, b'\r' | b'\n'))
+        .map_or(0, |at| at + 1);
+    &line[..end]
+}
+
+/// The file without its byte order mark.
+pub(crate) fn without_bom(source: &[u8]) -> &[u8] {
+    source.strip_prefix(b"\xef\xbb\xbf").unwrap_or(source)
+}
