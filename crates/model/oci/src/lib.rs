@@ -6,7 +6,9 @@ mod descriptor;
 mod digest;
 pub mod media_type;
 mod platform;
+mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use platform::{Platform, PlatformError};
+pub use platform::{Matcher, Platform, PlatformError};
+pub use reference::{Locator, LocatorError, Reference, ReferenceError};
