@@ -12,7 +12,7 @@ use fault::{Class, Classify};
 use crate::error::Error;
 use crate::follow::{follow_paths, without_nested};
 use crate::path;
-use crate::patterns::{Hits, Pattern, PatternError, Patterns};
+use crate::patterns::{Hits, PatternError, Patterns};
 use crate::root::Root;
 use crate::walk::{Entry, Walk};
 
@@ -102,17 +102,9 @@ impl Filter {
                 });
             }
         };
-        let plain = |patterns: &Option<Patterns>, exceptions: bool| {
-            patterns.as_ref().is_none_or(|patterns| {
-                (patterns
-                    .iter()
-                    .filter(|pattern| pattern.is_exception() == exceptions))
-                .all(|pattern| !without_trailing_glob(pattern).contains(is_special))
-            })
-        };
         Ok(Self {
-            plain_includes: plain(&included, false),
-            plain_exceptions: plain(&excluded, true),
+            plain_includes: included.as_ref().is_none_or(|list| list.is_plain(false)),
+            plain_exceptions: excluded.as_ref().is_none_or(|list| list.is_plain(true)),
             include: included,
             exclude: excluded,
         })
@@ -142,7 +134,7 @@ impl Filter {
             verdict.include = Some(hits);
             if !matched {
                 verdict.shown = false;
-                if self.plain_includes && !could_match_below(list, false, path) {
+                if self.plain_includes && !list.could_match_below(false, path) {
                     verdict.enter = false;
                     return verdict;
                 }
@@ -154,7 +146,7 @@ impl Filter {
             verdict.exclude = Some(hits);
             if matched {
                 verdict.shown = false;
-                if self.plain_exceptions && !could_match_below(list, true, path) {
+                if self.plain_exceptions && !list.could_match_below(true, path) {
                     verdict.enter = false;
                 }
             }
@@ -182,28 +174,6 @@ pub struct Verdict {
     pub enter: bool,
     include: Option<Hits>,
     exclude: Option<Hits>,
-}
-
-fn is_special(char: char) -> bool {
-    matches!(char, '*' | '[' | ']' | '?' | '^' | '\\')
-}
-
-fn without_trailing_glob(pattern: &Pattern) -> &str {
-    let text = pattern.text();
-    let text = text.strip_suffix("/**").unwrap_or(text);
-    text.strip_suffix("/*").unwrap_or(text)
-}
-
-/// Whether a plain pattern (or exception) names something at or below the directory `path`.
-fn could_match_below(list: &Patterns, exceptions: bool, path: &[u8]) -> bool {
-    list.iter()
-        .filter(|pattern| pattern.is_exception() == exceptions)
-        .any(|pattern| {
-            without_trailing_glob(pattern)
-                .as_bytes()
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        })
 }
 
 /// The walk of a [`Filter`]; same order as [`Walk`].

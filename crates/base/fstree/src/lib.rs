@@ -7,7 +7,7 @@
 //! Invariant: a path from outside is only ever resolved through [`Root`]; no other code opens such a path by text.
 
 pub mod copy;
-mod dir;
+pub mod dir;
 mod error;
 pub mod filter;
 mod follow;

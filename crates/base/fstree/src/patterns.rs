@@ -138,6 +138,32 @@ impl Patterns {
         self.list.iter().any(Pattern::is_exception)
     }
 
+    /// Whether all its patterns (or all its exceptions) are plain paths but for a trailing `/*` or `/**`.
+    pub fn is_plain(&self, exceptions: bool) -> bool {
+        self.of_kind(exceptions)
+            .all(|text| !text.contains(['*', '[', ']', '?', '^', '\\']))
+    }
+
+    /// Whether one of its patterns (or exceptions), taken as a plain path, names the directory or something below.
+    pub fn could_match_below(&self, exceptions: bool, dir: &[u8]) -> bool {
+        self.of_kind(exceptions).any(|text| {
+            text.as_bytes()
+                .strip_prefix(dir)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        })
+    }
+
+    fn of_kind(&self, exceptions: bool) -> impl Iterator<Item = &str> {
+        self.list
+            .iter()
+            .filter(move |pattern| pattern.exception == exceptions)
+            .map(|pattern| {
+                let text = pattern.text();
+                let text = text.strip_suffix("/**").unwrap_or(text);
+                text.strip_suffix("/*").unwrap_or(text)
+            })
+    }
+
     /// Whether the list matches `path`, looking at its parents too. `path` is clean and relative.
     pub fn matches(&self, path: &[u8]) -> bool {
         let path = text_of(path);

@@ -109,11 +109,11 @@ fn fits(token: &Token, char: char) -> bool {
         Token::Any => char != '/',
         Token::Literal(wanted) => *wanted == char,
         Token::Class { negated, ranges } => {
-            char != '/'
-                && *negated
-                    != ranges
-                        .iter()
-                        .any(|(low, high)| (*low..=*high).contains(&char))
+            // Compat: a class may hold a slash, a negated one usually does (path.Match of Go).
+            *negated
+                != ranges
+                    .iter()
+                    .any(|(low, high)| (*low..=*high).contains(&char))
         }
     }
 }
@@ -147,6 +147,7 @@ mod tests {
             ("*x", "xxx", true),
             ("", "", true),
             ("a?b", "a/b", false),
+            ("a[^x]b", "a/b", true),
         ] {
             let found = match_path(pattern.as_bytes(), name.as_bytes());
             assert_eq!(found, Ok(wanted), "{pattern} on {name}");
