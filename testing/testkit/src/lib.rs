@@ -2,6 +2,9 @@
 //!
 //! Nothing in here is a test double: real directories, real mounts, real servers.
 
+pub mod fixture;
+pub mod registry;
+
 use std::path::{Path, PathBuf};
 
 /// Something of the machine a system test cannot do without.

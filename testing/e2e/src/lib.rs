@@ -1,0 +1,231 @@
+//! A daemon and a client as black boxes: whichever binaries the environment names.
+//!
+//! `E2E_BUILDKITD` and `E2E_BUILDCTL` choose others than ours, so that a case is first shown to hold against the stock
+//! daemon; `KILN_BIN` is the folder ours are in.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Where a binary of ours is.
+fn ours(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("KILN_BIN") {
+        return Path::new(&dir).join(name);
+    }
+    let test = std::env::current_exe().expect("the test has a path");
+    let dir = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in deps/ below the binaries");
+    dir.join(name)
+}
+
+/// The daemon under test.
+pub fn buildkitd() -> PathBuf {
+    std::env::var_os("E2E_BUILDKITD").map_or_else(|| ours("buildkitd"), PathBuf::from)
+}
+
+/// The client under test.
+pub fn buildctl() -> PathBuf {
+    std::env::var_os("E2E_BUILDCTL").map_or_else(|| ours("buildctl"), PathBuf::from)
+}
+
+/// Whether the daemon under test is ours.
+pub fn is_ours() -> bool {
+    std::env::var_os("E2E_BUILDKITD").is_none()
+}
+
+/// A running daemon with a state directory of its own.
+pub struct Daemon {
+    process: Option<Child>,
+    dir: TempDir,
+    args: Vec<String>,
+}
+
+impl Daemon {
+    /// Starts one.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one with further arguments.
+    pub fn with(args: &[&str]) -> Self {
+        let mut daemon = Self {
+            process: None,
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        };
+        daemon.run();
+        daemon
+    }
+
+    /// Starts the process again on the same state; after [`Daemon::kill`].
+    pub fn run(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .expect("a log file");
+        let process = Command::new(buildkitd())
+            .arg("--root")
+            .arg(self.root())
+            .arg("--addr")
+            .arg(self.address())
+            .args(["--oci-worker=true", "--containerd-worker=false"])
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log file again"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|err| panic!("{}: {err}", buildkitd().display()));
+        self.process = Some(process);
+        let start = Instant::now();
+        while std::os::unix::net::UnixStream::connect(self.dir.path().join("sock")).is_err() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "the daemon did not come up: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Its state directory.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    /// Its address.
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.dir.path().join("sock").display())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, Child::id)
+    }
+
+    /// What it printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it can be killed");
+            process.wait().expect("it can be waited for");
+        }
+    }
+
+    /// SIGTERM, and waits.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pid = rustix::process::Pid::from_child(&process);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+                .expect("it can be stopped");
+            process.wait().expect("it can be waited for");
+        }
+    }
+
+    /// Restarts it in an orderly way.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.run();
+    }
+
+    /// A client of it.
+    pub fn client<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(buildctl());
+        command
+            .arg("--addr")
+            .arg(self.address())
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Builds a folder's Dockerfile.
+    pub fn build(&self, context: &Path, args: &[&str]) -> Build {
+        let mut command = self.client(&["build", "--progress=plain", "--frontend=dockerfile.v0"]);
+        for name in ["context", "dockerfile"] {
+            command.arg(format!("--local={name}={}", context.display()));
+        }
+        Build::of(command.args(args).output().expect("the client runs"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// How a build ended.
+#[derive(Debug)]
+pub struct Build {
+    /// Exit code.
+    pub code: i32,
+    /// Progress and errors.
+    pub text: String,
+}
+
+impl Build {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            text: String::from_utf8_lossy(&output.stderr).into_owned()
+                + &String::from_utf8_lossy(&output.stdout),
+        }
+    }
+
+    /// Fails the test unless the build succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "the build failed:\n{}", self.text);
+        self
+    }
+
+    /// Fails the test unless the build failed with exit code 1 and said `text`.
+    #[track_caller]
+    pub fn fails_with(self, text: &str) -> Self {
+        assert_eq!(self.code, 1, "the build did not fail:\n{}", self.text);
+        assert!(
+            self.text.contains(text),
+            "expected {text:?} in:\n{}",
+            self.text
+        );
+        self
+    }
+
+    /// How many steps came from the cache.
+    pub fn cached(&self) -> usize {
+        self.text
+            .lines()
+            .filter(|line| line.ends_with(" CACHED"))
+            .count()
+    }
+}
+
+/// A folder with the files of a fixture, and busybox as `busybox`.
+pub fn context(files: &str) -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    testkit::fixture::write(dir.path(), files).expect("the fixture can be written");
+    std::fs::copy("/bin/busybox", dir.path().join("busybox")).expect("busybox can be copied");
+    dir
+}
+
+/// The first lines of a Dockerfile whose stage `base` has a shell and the usual commands.
+pub const BASE: &str = r#"FROM scratch AS base
+COPY --chmod=755 busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+ENV PATH=/bin
+"#;
+
+/// A fixture whose Dockerfile begins with [`BASE`].
+pub fn on_base(dockerfile: &str, files: &str) -> TempDir {
+    context(&format!("//- Dockerfile\n{BASE}{dockerfile}\n{files}"))
+}
