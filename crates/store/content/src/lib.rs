@@ -1,0 +1,225 @@
+//! Blobs by digest, in a directory: written once, verified, never changed.
+//!
+//! `blobs/<algorithm>/<hex>` holds what is complete; `ingest/` what is being written. A blob gets its name by a rename
+//! after its digest was verified, so whatever has a name is whole. Nothing here waits for the disk: a killed daemon
+//! loses nothing, and after a power cut the owner of the store drops what was written after its last sync
+//! ([`Store::drop_written_since`]).
+//!
+//! Who needs a blob, and for how long, is not known here.
+
+mod error;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::{Descriptor, Digest};
+use progress::Progress;
+use tasks::Cx;
+
+pub use error::Error;
+pub use writer::Writer;
+
+/// A directory of blobs. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Makes the names of files being written unique.
+    next: AtomicU64,
+}
+
+/// What is known of a blob without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// When it was complete.
+    pub created: SystemTime,
+}
+
+/// Somewhere blobs can be had from: a registry, a client's OCI layout.
+///
+/// 1. After `fetch` returned, the blob is in the store, complete and verified.
+/// 2. A blob that is there already is not fetched again.
+/// 3. `fetch` may be called for several blobs at a time, and again after it failed.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Makes the blob present in `store`.
+    async fn fetch(
+        &self,
+        cx: &Cx,
+        blob: &Descriptor,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<(), Error>;
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if need be. Files that were never finished are removed: there must be no
+    /// other user of the directory.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let store = Self {
+            inner: Arc::new(Inner {
+                root: root.to_owned(),
+                next: AtomicU64::new(0),
+            }),
+        };
+        store.prepare().map_err(|source| Error::Store {
+            path: root.to_owned(),
+            source,
+        })?;
+        Ok(store)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        std::fs::create_dir_all(self.inner.root.join("blobs/sha256"))?;
+        let ingest = self.inner.root.join("ingest");
+        match std::fs::create_dir(&ingest) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        for entry in std::fs::read_dir(&ingest)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Where the blob is or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let mut path = self.inner.root.join("blobs");
+        path.push(digest.algorithm());
+        path.push(digest.hex());
+        path
+    }
+
+    /// Whether the blob is complete.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Size and age of a blob.
+    pub fn info(&self, digest: &Digest) -> Result<Info, Error> {
+        let meta = std::fs::metadata(self.path(digest)).map_err(Error::reading(digest))?;
+        Ok(Info {
+            digest: digest.clone(),
+            size: meta.len(),
+            created: meta.modified().map_err(Error::reading(digest))?,
+        })
+    }
+
+    /// Opens a blob for reading.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
+        File::open(self.path(digest)).map_err(Error::reading(digest))
+    }
+
+    /// The whole of a small blob: a manifest, a config.
+    pub fn read(&self, digest: &Digest) -> Result<Bytes, Error> {
+        let bytes = std::fs::read(self.path(digest)).map_err(Error::reading(digest))?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// Starts a blob. With `expected`, [`Writer::commit`] fails unless that is what was written.
+    pub fn writer(&self, expected: Option<&Digest>) -> Result<Writer, Error> {
+        Writer::new(self.clone(), expected.cloned())
+    }
+
+    /// Stores a small blob.
+    pub fn put(&self, bytes: impl AsRef<[u8]>) -> Result<Digest, Error> {
+        let digest = Digest::of(bytes.as_ref());
+        if self.contains(&digest) {
+            return Ok(digest);
+        }
+        let mut writer = self.writer(Some(&digest))?;
+        io::Write::write_all(&mut writer, bytes.as_ref()).map_err(Error::writing(&digest))?;
+        Ok(writer.commit()?.0)
+    }
+
+    /// All blobs, sorted by digest.
+    pub fn list(&self) -> Result<Vec<Info>, Error> {
+        let mut all = Vec::new();
+        self.each(|digest, meta| {
+            all.push(Info {
+                digest,
+                size: meta.len(),
+                created: meta.modified()?,
+            });
+            Ok(())
+        })?;
+        all.sort_by(|a, b| a.digest.cmp(&b.digest));
+        Ok(all)
+    }
+
+    /// Removes a blob; whether there was one.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, Error> {
+        match std::fs::remove_file(self.path(digest)) {
+            Ok(()) => Ok(true),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(err) => Err(Error::writing(digest)(err)),
+        }
+    }
+
+    /// Removes what was completed at `since` or later: after a power cut such blobs may have a name and no content.
+    pub fn drop_written_since(&self, since: SystemTime) -> Result<usize, Error> {
+        let mut doomed = Vec::new();
+        self.each(|digest, meta| {
+            if meta.modified()? >= since {
+                doomed.push(digest);
+            }
+            Ok(())
+        })?;
+        for digest in &doomed {
+            self.remove(digest)?;
+        }
+        Ok(doomed.len())
+    }
+
+    fn each(
+        &self,
+        mut visit: impl FnMut(Digest, std::fs::Metadata) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let blobs = self.inner.root.join("blobs");
+        let mut walk = || -> io::Result<()> {
+            for algorithm in std::fs::read_dir(&blobs)? {
+                let algorithm = algorithm?;
+                for entry in std::fs::read_dir(algorithm.path())? {
+                    let entry = entry?;
+                    let text = format!(
+                        "{}:{}",
+                        algorithm.file_name().to_string_lossy(),
+                        entry.file_name().to_string_lossy()
+                    );
+                    match text.parse() {
+                        Ok(digest) => visit(digest, entry.metadata()?)?,
+                        Err(_) => tracing::warn!(name = text, "strange file among the blobs"),
+                    }
+                }
+            }
+            Ok(())
+        };
+        walk().map_err(|source| Error::Store {
+            path: blobs.clone(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use std::io::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let store = Store::open(&dir.path().join("content-v1")).expect("a store");
+    (dir, store)
+}
+
+fn ingests(store: &Store) -> usize {
+    std::fs::read_dir(store.root().join("ingest"))
+        .expect("an ingest folder")
+        .count()
+}
+
+#[test]
+fn a_blob_is_found_by_its_digest() {
+    let (_dir, store) = store();
+    let digest = store.put("hello").expect("stored");
+    assert_eq!(digest, Digest::of("hello"));
+    assert!(store.contains(&digest));
+    assert_eq!(store.read(&digest).expect("read"), "hello");
+    assert_eq!(store.info(&digest).expect("known").size, 5);
+    assert_eq!(store.list().expect("listed").len(), 1);
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let (_dir, store) = store();
+    let digest = Digest::of("x");
+    assert!(!store.contains(&digest));
+    assert!(matches!(
+        store.open_blob(&digest),
+        Err(Error::NotFound { .. })
+    ));
+    assert!(!store.remove(&digest).expect("nothing to do"));
+}
+
+#[test]
+fn a_wrong_digest_leaves_nothing_behind() {
+    let (_dir, store) = store();
+    let mut writer = store
+        .writer(Some(&Digest::of("expected")))
+        .expect("a writer");
+    writer.write_all(b"other").expect("written");
+    let err = writer.commit().expect_err("refused");
+    assert_eq!(
+        err.to_string(),
+        format!(
+            "unexpected commit digest {}, expected {}",
+            Digest::of("other"),
+            Digest::of("expected")
+        )
+    );
+    assert_eq!(
+        (ingests(&store), store.list().expect("listed").len()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_dropped_writer_leaves_nothing_behind() {
+    let (_dir, store) = store();
+    let mut writer = store.writer(None).expect("a writer");
+    writer.write_all(b"half").expect("written");
+    assert_eq!(ingests(&store), 1);
+    drop(writer);
+    assert_eq!(ingests(&store), 0);
+}
+
+#[test]
+fn writing_a_blob_twice_keeps_the_first() {
+    let (_dir, store) = store();
+    let write = || {
+        let mut writer = store.writer(None).expect("a writer");
+        writer.write_all(b"same").expect("written");
+        writer.commit().expect("stored")
+    };
+    assert_eq!(write(), write());
+    assert_eq!(ingests(&store), 0);
+}
+
+#[test]
+fn unfinished_files_are_swept_at_start() {
+    let (_dir, store) = store();
+    std::fs::write(store.root().join("ingest/7"), "left by a killed daemon").expect("written");
+    let again = Store::open(store.root()).expect("a store");
+    assert_eq!(ingests(&again), 0);
+}
+
+#[test]
+fn other_algorithms_are_verified_too() {
+    let (_dir, store) = store();
+    let expected: Digest = "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+        .parse()
+        .expect("a digest");
+    let mut writer = store.writer(Some(&expected)).expect("a writer");
+    writer.write_all(b"abc").expect("written");
+    assert_eq!(writer.commit().expect("stored").0, expected);
+    assert!(store.contains(&expected));
+}
+
+#[test]
+fn what_was_not_synced_can_be_dropped() {
+    let (_dir, store) = store();
+    let digest = store.put("young").expect("stored");
+    let past = SystemTime::now() - std::time::Duration::from_secs(3600);
+    let future = SystemTime::now() + std::time::Duration::from_secs(3600);
+    assert_eq!(store.drop_written_since(future).expect("nothing to do"), 0);
+    assert!(store.contains(&digest));
+    assert_eq!(store.drop_written_since(past).expect("dropped"), 1);
+    assert!(!store.contains(&digest));
+}
+
+proptest! {
+    #[test]
+    fn pieces_of_any_size_make_the_same_blob(sizes in prop::collection::vec(0_usize..300_000, 0..6)) {
+        let (_dir, store) = store();
+        let mut all = Vec::new();
+        let mut writer = store.writer(None).expect("a writer");
+        for (index, size) in sizes.into_iter().enumerate() {
+            let piece = vec![index as u8; size];
+            writer.write_all(&piece).expect("written");
+            all.extend_from_slice(&piece);
+        }
+        let (digest, size) = writer.commit().expect("stored");
+        prop_assert_eq!(size, all.len() as u64);
+        prop_assert_eq!(&digest, &Digest::of(&all));
+        prop_assert_eq!(store.read(&digest).expect("read"), all);
+    }
+}
