@@ -1,0 +1,208 @@
+//! The database file.
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition,
+    TableError,
+};
+
+use crate::Error;
+use crate::memory::Memory;
+
+type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+fn bytes(name: &str) -> TableDefinition<'_, &'static [u8], &'static [u8]> {
+    TableDefinition::new(name)
+}
+
+/// What the file says about itself.
+const META: Bytes = TableDefinition::new("\0meta");
+const GENERATION: &[u8] = b"generation";
+const BOOT: &[u8] = b"boot";
+const SYNCED: &[u8] = b"synced";
+
+/// The file, opened.
+#[derive(Debug)]
+pub(crate) struct Base {
+    database: Database,
+}
+
+/// What the file says about itself.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// The log of this generation and those before it are in the file.
+    pub(crate) generation: u64,
+    /// The boot in which it was last written.
+    pub(crate) boot: String,
+    /// When the last sync began.
+    pub(crate) synced: Option<SystemTime>,
+}
+
+/// How opening went.
+pub(crate) enum Opened {
+    Ready(Base, Meta),
+    Damaged(redb::Error),
+}
+
+impl Base {
+    pub(crate) fn open(path: &Path, cache_bytes: usize) -> Result<Opened, Error> {
+        let database = match Builder::new().set_cache_size(cache_bytes).create(path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(Error::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(DatabaseError::Storage(StorageError::Io(source))) if !is_damage(&source) => {
+                return Err(Error::File {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            Err(err) => return Ok(Opened::Damaged(err.into())),
+        };
+        let base = Self { database };
+        match base.meta() {
+            Ok(meta) => Ok(Opened::Ready(base, meta)),
+            Err(err) => Ok(Opened::Damaged(err)),
+        }
+    }
+
+    fn meta(&self) -> Result<Meta, redb::Error> {
+        let read = self.database.begin_read()?;
+        let table = match read.open_table(META) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Meta::default()),
+            Err(err) => return Err(err.into()),
+        };
+        let number = |key| -> Result<Option<u64>, redb::Error> {
+            Ok(table
+                .get(key)?
+                .and_then(|value| value.value().try_into().ok().map(u64::from_le_bytes)))
+        };
+        let boot = table
+            .get(BOOT)?
+            .map(|value| String::from_utf8_lossy(value.value()).into_owned());
+        Ok(Meta {
+            generation: number(GENERATION)?.unwrap_or(0),
+            boot: boot.unwrap_or_default(),
+            synced: number(SYNCED)?
+                .and_then(|nanos| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))),
+        })
+    }
+
+    pub(crate) fn value(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let read = self.database.begin_read().map_err(Error::storage("read"))?;
+        match read.open_table(bytes(table)) {
+            Ok(table) => {
+                let value = table.get(key).map_err(Error::storage("read"))?;
+                Ok(value.map(|value| value.value().to_vec()))
+            }
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(err) => Err(Error::storage("read")(err)),
+        }
+    }
+
+    /// Calls `visit` for each pair between the bounds, in key order, until it returns false.
+    pub(crate) fn range(
+        &self,
+        table: &str,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let read = self.database.begin_read().map_err(Error::storage("read"))?;
+        let table = match read.open_table(bytes(table)) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(err) => return Err(Error::storage("read")(err)),
+        };
+        for pair in table
+            .range::<&[u8]>((from, to))
+            .map_err(Error::storage("read"))?
+        {
+            let (key, value) = pair.map_err(Error::storage("read"))?;
+            if !visit(key.value(), value.value()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes changes, the oldest first, in one durable transaction.
+    pub(crate) fn write<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Memory>,
+        meta: &Meta,
+    ) -> Result<(), Error> {
+        let mut write = self
+            .database
+            .begin_write()
+            .map_err(Error::storage("write"))?;
+        write
+            .set_durability(Durability::Immediate)
+            .map_err(Error::storage("write"))?;
+        // Opening after a kill must not walk the whole file.
+        write.set_quick_repair(true);
+        apply(&write, changes, meta).map_err(|source| Error::Storage {
+            action: "write",
+            source: Box::new(source),
+        })?;
+        write.commit().map_err(Error::storage("commit"))
+    }
+}
+
+fn apply<'a>(
+    write: &redb::WriteTransaction,
+    changes: impl Iterator<Item = &'a Memory>,
+    meta: &Meta,
+) -> Result<(), redb::Error> {
+    for memory in changes {
+        for (name, changes) in memory.tables() {
+            let mut table = write.open_table(bytes(name))?;
+            for (key, value) in changes {
+                match value {
+                    Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
+                    None => drop(table.remove(key.as_slice())?),
+                }
+            }
+        }
+    }
+    let mut table = write.open_table(META)?;
+    table.insert(GENERATION, meta.generation.to_le_bytes().as_slice())?;
+    table.insert(BOOT, meta.boot.as_bytes())?;
+    let synced = meta
+        .synced
+        .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    if let Some(nanos) = synced.and_then(|since| u64::try_from(since.as_nanos()).ok()) {
+        table.insert(SYNCED, nanos.to_le_bytes().as_slice())?;
+    }
+    Ok(())
+}
+
+/// Whether an I/O error says that the content is wrong rather than that it could not be read.
+fn is_damage(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}
+
+/// Renames a damaged file, so that somebody can look at it later.
+pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, Error> {
+    let stamp = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos());
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged-{stamp}"));
+    let aside = PathBuf::from(name);
+    std::fs::rename(path, &aside).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(aside)
+}

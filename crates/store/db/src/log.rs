@@ -1,0 +1,248 @@
+//! The log: batches since the last flush, one record each, in a file that only grows.
+//!
+//! Header: magic, generation (8 bytes, little endian), length of the boot id (1 byte), boot id. Record: length and
+//! checksum of the payload (4 and 8 bytes), payload. Payload: changes, each with kind (0 removed, 1 set), length (1)
+//! and name of the table, length (4) and bytes of the key, and if set length (4) and bytes of the value.
+//!
+//! A record that is cut off ends the log: the process died while writing it, so nobody was told that it is there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::memory::Memory;
+
+const MAGIC: &[u8; 8] = b"kilnlog1";
+
+/// A log being written.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    buffer: Vec<u8>,
+    /// A failed write could not be undone: what follows would be unreadable.
+    broken: bool,
+}
+
+impl Log {
+    pub(crate) fn create(path: PathBuf, generation: u64, boot: &str) -> io::Result<Self> {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(&path)?;
+        let boot = &boot.as_bytes()[..boot.len().min(255)];
+        let mut header = Vec::with_capacity(64);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&generation.to_le_bytes());
+        header.push(u8::try_from(boot.len()).unwrap_or(u8::MAX));
+        header.extend_from_slice(boot);
+        file.write_all(&header)?;
+        let length = header.len() as u64;
+        Ok(Self {
+            path,
+            file,
+            length,
+            buffer: Vec::new(),
+            broken: false,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends one batch with one write.
+    pub(crate) fn append(&mut self, changes: &Memory) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier write to the log failed"));
+        }
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&[0; 12]);
+        encode(changes, &mut self.buffer)?;
+        let payload = &self.buffer[12..];
+        let length = u32::try_from(payload.len()).map_err(too_large)?;
+        let sum = checksum(payload);
+        self.buffer[..4].copy_from_slice(&length.to_le_bytes());
+        self.buffer[4..12].copy_from_slice(&sum.to_le_bytes());
+        if let Err(err) = self.file.write_all(&self.buffer) {
+            // The file may end with half a record; the next one must not stand behind it.
+            self.broken = self.file.set_len(self.length).is_err();
+            return Err(err);
+        }
+        self.length += self.buffer.len() as u64;
+        if self.buffer.capacity() > 1 << 20 {
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+}
+
+/// A log as it was found.
+pub(crate) struct Found {
+    pub(crate) path: PathBuf,
+    pub(crate) generation: u64,
+    pub(crate) boot: String,
+    pub(crate) changes: Memory,
+}
+
+/// Reads a log back; `None` when not even its header is whole.
+pub(crate) fn read(path: &Path) -> io::Result<Option<Found>> {
+    let bytes = std::fs::read(path)?;
+    let mut rest = Reader(&bytes);
+    let Some((generation, boot)) = header(&mut rest) else {
+        return Ok(None);
+    };
+    let mut changes = Memory::default();
+    while let Some(payload) = record(&mut rest) {
+        match decode(payload) {
+            Some(batch) => changes.absorb(batch),
+            None => break,
+        }
+    }
+    Ok(Some(Found {
+        path: path.to_owned(),
+        generation,
+        boot,
+        changes,
+    }))
+}
+
+fn header(rest: &mut Reader<'_>) -> Option<(u64, String)> {
+    if rest.bytes(MAGIC.len())? != MAGIC {
+        return None;
+    }
+    let generation = u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?);
+    let length = usize::from(rest.bytes(1)?[0]);
+    let boot = String::from_utf8(rest.bytes(length)?.to_vec()).ok()?;
+    Some((generation, boot))
+}
+
+fn record<'a>(rest: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let length = rest.length()?;
+    let sum = u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?);
+    let payload = rest.bytes(length)?;
+    (checksum(payload) == sum).then_some(payload)
+}
+
+fn encode(changes: &Memory, out: &mut Vec<u8>) -> io::Result<()> {
+    for (table, changes) in changes.tables() {
+        let name = u8::try_from(table.len()).map_err(too_large)?;
+        for (key, value) in changes {
+            out.push(u8::from(value.is_some()));
+            out.push(name);
+            out.extend_from_slice(table.as_bytes());
+            for part in std::iter::once(key).chain(value) {
+                let length = u32::try_from(part.len()).map_err(too_large)?;
+                out.extend_from_slice(&length.to_le_bytes());
+                out.extend_from_slice(part);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn decode(payload: &[u8]) -> Option<Memory> {
+    let mut rest = Reader(payload);
+    let mut changes = Memory::default();
+    while !rest.0.is_empty() {
+        let set = rest.bytes(1)?[0] == 1;
+        let name = usize::from(rest.bytes(1)?[0]);
+        let table = std::str::from_utf8(rest.bytes(name)?).ok()?;
+        let length = rest.length()?;
+        let key = rest.bytes(length)?.to_vec();
+        let value = if set {
+            let length = rest.length()?;
+            Some(rest.bytes(length)?.to_vec())
+        } else {
+            None
+        };
+        changes.set(table, key, value);
+    }
+    Some(changes)
+}
+
+fn too_large(err: std::num::TryFromIntError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, err)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        let raw: [u8; 4] = self.bytes(4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(raw)).ok()
+    }
+}
+
+/// Enough to recognise a record that was cut off; not against malice.
+fn checksum(bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut sum = (bytes.len() as u64).wrapping_mul(PRIME) ^ PRIME;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let word = u64::from_le_bytes(chunk.try_into().expect("chunks of eight"));
+        sum = (sum ^ word).wrapping_mul(PRIME).rotate_left(29);
+    }
+    for byte in chunks.remainder() {
+        sum = (sum ^ u64::from(*byte)).wrapping_mul(PRIME).rotate_left(29);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(key: &str, value: Option<&str>) -> Memory {
+        let mut changes = Memory::default();
+        changes.set("t", key.into(), value.map(Into::into));
+        changes
+    }
+
+    #[test]
+    fn a_log_is_read_up_to_the_record_that_was_cut_off() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let path = dir.path().join("log");
+        let mut log = Log::create(path.clone(), 7, "boot").expect("made");
+        log.append(&change("a", Some("1"))).expect("written");
+        log.append(&change("b", None)).expect("written");
+        let whole = std::fs::read(&path).expect("read");
+        for cut in 0..whole.len() {
+            std::fs::write(&path, &whole[..cut]).expect("written");
+            let Some(found) = read(&path).expect("read") else {
+                assert!(cut < 21, "header is 21 bytes, cut at {cut}");
+                continue;
+            };
+            assert_eq!((found.generation, found.boot.as_str()), (7, "boot"));
+            assert_eq!(found.changes.look("t", b"b"), None, "cut at {cut}");
+        }
+        std::fs::write(&path, &whole).expect("written");
+        let found = read(&path).expect("read").expect("a header");
+        assert_eq!(found.changes.look("t", b"a"), Some(Some(&b"1".to_vec())));
+        assert_eq!(found.changes.look("t", b"b"), Some(None));
+    }
+
+    #[test]
+    fn every_single_changed_byte_of_a_record_is_noticed() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let path = dir.path().join("log");
+        let mut log = Log::create(path.clone(), 1, "b").expect("made");
+        log.append(&change("some key", Some("some value")))
+            .expect("written");
+        let whole = std::fs::read(&path).expect("read");
+        for at in 18..whole.len() {
+            let mut bent = whole.clone();
+            bent[at] ^= 0x20;
+            std::fs::write(&path, &bent).expect("written");
+            let found = read(&path).expect("read").expect("a header");
+            assert!(found.changes.is_empty(), "byte {at}");
+        }
+    }
+}

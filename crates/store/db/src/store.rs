@@ -1,0 +1,482 @@
+//! The parts put together: memory over file, log beside memory, and the flush from one to the other.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::base::{self, Base, Meta, Opened};
+use crate::log::{self, Log};
+use crate::memory::{Changes, Memory, is_void, prefix_end};
+use crate::{Batch, Error, Options, Pair, Start, Table};
+
+/// A database without its background work.
+///
+/// Locks are taken in this order: `flushing`, `writing`, `state`.
+#[derive(Debug)]
+pub(crate) struct Store {
+    files: Files,
+    options: Options,
+    boot: String,
+    pub(crate) start: Start,
+    flushing: Mutex<()>,
+    writing: Mutex<Writing>,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    name: String,
+}
+
+impl Files {
+    fn database(&self) -> PathBuf {
+        self.dir.join(format!("{}.redb", self.name))
+    }
+
+    fn log(&self, generation: u64) -> PathBuf {
+        self.dir.join(format!("{}.{generation}.log", self.name))
+    }
+
+    /// All logs there are, the oldest first.
+    fn logs(&self) -> std::io::Result<Vec<(u64, PathBuf)>> {
+        let mut logs = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let generation = name.to_str().and_then(|name| {
+                name.strip_prefix(&self.name)?
+                    .strip_prefix('.')?
+                    .strip_suffix(".log")?
+                    .parse()
+                    .ok()
+            });
+            if let Some(generation) = generation {
+                logs.push((generation, entry.path()));
+            }
+        }
+        logs.sort();
+        Ok(logs)
+    }
+}
+
+/// Belongs to whoever writes.
+#[derive(Debug)]
+struct Writing {
+    /// Made with the first change.
+    log: Option<Log>,
+    /// Of the log that is written or would be written next.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Changes since the last flush began.
+    active: Memory,
+    /// Changes on their way to the file, the oldest first.
+    frozen: VecDeque<Frozen>,
+    /// Absent until the first flush of a new database.
+    base: Option<Arc<Base>>,
+}
+
+#[derive(Debug, Clone)]
+struct Frozen {
+    changes: Arc<Memory>,
+    generation: u64,
+    logs: Vec<PathBuf>,
+}
+
+/// Whether, and how urgently, there is something to flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dirty {
+    No,
+    Some,
+    Much,
+}
+
+impl Store {
+    pub(crate) fn open(dir: &Path, name: &str, options: Options) -> Result<Self, Error> {
+        let files = Files {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+        };
+        let fail = |source| Error::File {
+            path: dir.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(dir).map_err(fail)?;
+        let boot = options.boot.clone().unwrap_or_else(boot_id);
+        let logs = files.logs().map_err(fail)?;
+        let (base, meta, aside) = open_base(&files, &options)?;
+        let newest = logs.last().map_or(0, |(generation, _)| *generation);
+        let generation = newest.max(meta.generation) + 1;
+        let is_new = base.is_none() && logs.is_empty();
+        let found = replay(logs, &meta, &boot, aside.is_some())?;
+        let start = match aside {
+            Some(path) => Start::SetAside { path },
+            None if is_new => Start::New,
+            None if found.lost => Start::Lost {
+                synced: meta.synced,
+            },
+            None if base.is_some() && meta.boot != boot => Start::Rebooted,
+            None => Start::Complete,
+        };
+        let mut frozen = VecDeque::new();
+        if !found.changes.is_empty() {
+            frozen.push_back(Frozen {
+                changes: Arc::new(found.changes),
+                generation: generation - 1,
+                logs: found.kept,
+            });
+        }
+        Ok(Self {
+            files,
+            options,
+            boot,
+            start,
+            flushing: Mutex::new(()),
+            writing: Mutex::new(Writing {
+                log: None,
+                generation,
+            }),
+            state: RwLock::new(State {
+                active: Memory::default(),
+                frozen,
+                base: base.map(Arc::new),
+            }),
+        })
+    }
+
+    pub(crate) fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let base = {
+            let state = self.state.read();
+            if let Some(found) = state.look(table, key) {
+                return Ok(found.cloned());
+            }
+            state.base.clone()
+        };
+        base.map_or(Ok(None), |base| base.value(table.name(), key))
+    }
+
+    pub(crate) fn contains(&self, table: Table, key: &[u8]) -> Result<bool, Error> {
+        let base = {
+            let state = self.state.read();
+            if let Some(found) = state.look(table, key) {
+                return Ok(found.is_some());
+            }
+            state.base.clone()
+        };
+        base.map_or(Ok(false), |base| {
+            Ok(base.value(table.name(), key)?.is_some())
+        })
+    }
+
+    /// Merges what lies between the bounds in `own` (nearest), in memory and in the file.
+    pub(crate) fn range(
+        &self,
+        own: Option<&Memory>,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, Error> {
+        let mut pairs = Vec::new();
+        if is_void(from, to) {
+            return Ok(pairs);
+        }
+        let mut changes = Changes::new();
+        let base = {
+            let state = self.state.read();
+            for frozen in &state.frozen {
+                frozen.changes.collect(table.name(), from, to, &mut changes);
+            }
+            state.active.collect(table.name(), from, to, &mut changes);
+            state.base.clone()
+        };
+        if let Some(own) = own {
+            own.collect(table.name(), from, to, &mut changes);
+        }
+        let mut changes = changes.into_iter().peekable();
+        if let Some(base) = base {
+            base.range(table.name(), from, to, |key, value| {
+                while let Some((changed, new)) =
+                    changes.next_if(|(changed, _)| changed.as_slice() < key)
+                {
+                    pairs.extend(new.map(|new| (changed, new)));
+                }
+                match changes.next_if(|(changed, _)| changed.as_slice() == key) {
+                    Some((changed, new)) => pairs.extend(new.map(|new| (changed, new))),
+                    None => pairs.push((key.to_vec(), value.to_vec())),
+                }
+                pairs.len() < limit
+            })?;
+        }
+        pairs.extend(
+            changes
+                .filter_map(|(key, value)| Some((key, value?)))
+                .take(limit.saturating_sub(pairs.len())),
+        );
+        pairs.truncate(limit);
+        Ok(pairs)
+    }
+
+    pub(crate) fn commit(&self, batch: Batch) -> Result<Dirty, Error> {
+        let writing = self.writing.lock();
+        self.apply(writing, batch.changes)
+    }
+
+    pub(crate) fn transaction<T, E: From<Error>>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<(T, Dirty), E> {
+        let writing = self.writing.lock();
+        let mut transaction = Transaction {
+            store: self,
+            own: Memory::default(),
+        };
+        let value = work(&mut transaction)?;
+        let own = transaction.own;
+        Ok((value, self.apply(writing, own)?))
+    }
+
+    /// To the log, then to the memory, where readers see it.
+    fn apply(&self, mut writing: MutexGuard<'_, Writing>, changes: Memory) -> Result<Dirty, Error> {
+        if changes.is_empty() {
+            return Ok(Dirty::No);
+        }
+        let path = self.files.log(writing.generation);
+        let fail = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
+        let generation = writing.generation;
+        let log = match &mut writing.log {
+            Some(log) => log,
+            none => none.insert(Log::create(path.clone(), generation, &self.boot).map_err(fail)?),
+        };
+        log.append(&changes).map_err(fail)?;
+        let mut state = self.state.write();
+        state.active.absorb(changes);
+        if state.active.bytes() > self.options.flush_bytes {
+            return Ok(Dirty::Much);
+        }
+        Ok(Dirty::Some)
+    }
+
+    /// What a start found in the logs is to be flushed as well.
+    pub(crate) fn dirty(&self) -> Dirty {
+        let state = self.state.read();
+        if state.active.is_empty() && state.frozen.is_empty() {
+            Dirty::No
+        } else {
+            Dirty::Some
+        }
+    }
+
+    /// Moves everything committed so far to the file.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.flushing.lock();
+        let began = SystemTime::now();
+        let frozen = self.freeze();
+        let Some(newest) = frozen.last() else {
+            return Ok(());
+        };
+        if let Some(sync) = &self.options.before_flush {
+            sync().map_err(|source| Error::Sync { source })?;
+        }
+        let base = self.base()?;
+        let meta = Meta {
+            generation: newest.generation,
+            boot: self.boot.clone(),
+            synced: Some(began),
+        };
+        base.write(frozen.iter().map(|frozen| frozen.changes.as_ref()), &meta)?;
+        self.state.write().frozen.drain(..frozen.len());
+        for path in frozen.iter().flat_map(|frozen| &frozen.logs) {
+            if let Err(err) = std::fs::remove_file(path) {
+                // Harmless: the next start knows by its generation that it is in the file.
+                tracing::warn!(path = %path.display(), error = %err, "old log left behind");
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a new memory and a new log; what was written before is returned, the oldest first.
+    fn freeze(&self) -> Vec<Frozen> {
+        let mut writing = self.writing.lock();
+        let mut state = self.state.write();
+        if !state.active.is_empty() {
+            let changes = Arc::new(std::mem::take(&mut state.active));
+            let logs = writing
+                .log
+                .take()
+                .map(|log| log.path().to_owned())
+                .into_iter()
+                .collect();
+            state.frozen.push_back(Frozen {
+                changes,
+                generation: writing.generation,
+                logs,
+            });
+            writing.generation += 1;
+        }
+        state.frozen.iter().cloned().collect()
+    }
+
+    fn base(&self) -> Result<Arc<Base>, Error> {
+        if let Some(base) = &self.state.read().base {
+            return Ok(base.clone());
+        }
+        let path = self.files.database();
+        match Base::open(&path, self.options.cache_bytes)? {
+            Opened::Ready(base, _) => {
+                let base = Arc::new(base);
+                self.state.write().base = Some(base.clone());
+                Ok(base)
+            }
+            Opened::Damaged(source) => Err(Error::Storage {
+                action: "create",
+                source: Box::new(source),
+            }),
+        }
+    }
+}
+
+impl State {
+    /// What memory knows of a key; `None` when nothing.
+    fn look(&self, table: Table, key: &[u8]) -> Option<Option<&Vec<u8>>> {
+        self.active.look(table.name(), key).or_else(|| {
+            self.frozen
+                .iter()
+                .rev()
+                .find_map(|frozen| frozen.changes.look(table.name(), key))
+        })
+    }
+}
+
+/// Reads and writes that nobody else's writes come between.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    store: &'a Store,
+    own: Memory,
+}
+
+impl Transaction<'_> {
+    /// The value under `key`.
+    pub fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match self.own.look(table.name(), key) {
+            Some(found) => Ok(found.cloned()),
+            None => self.store.value(table, key),
+        }
+    }
+
+    /// Whether there is a value under `key`.
+    pub fn contains(&self, table: Table, key: &[u8]) -> Result<bool, Error> {
+        match self.own.look(table.name(), key) {
+            Some(found) => Ok(found.is_some()),
+            None => self.store.contains(table, key),
+        }
+    }
+
+    /// All pairs whose key starts with `prefix`, in key order.
+    pub fn prefix(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair>, Error> {
+        let end = prefix_end(prefix);
+        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.range(table, Bound::Included(prefix), to, usize::MAX)
+    }
+
+    /// The first `limit` pairs between the bounds, in key order.
+    pub fn range(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, Error> {
+        self.store.range(Some(&self.own), table, from, to, limit)
+    }
+
+    /// Sets a value.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.own.set(table.name(), key.into(), Some(value.into()));
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.own.set(table.name(), key.into(), None);
+    }
+}
+
+fn open_base(
+    files: &Files,
+    options: &Options,
+) -> Result<(Option<Base>, Meta, Option<PathBuf>), Error> {
+    let path = files.database();
+    if !path.exists() {
+        return Ok((None, Meta::default(), None));
+    }
+    match Base::open(&path, options.cache_bytes)? {
+        Opened::Ready(base, meta) => Ok((Some(base), meta, None)),
+        Opened::Damaged(err) => {
+            let aside = base::set_aside(&path)?;
+            tracing::warn!(
+                path = %path.display(), set_aside = %aside.display(), error = %err,
+                "database is damaged, starting with an empty one"
+            );
+            Ok((None, Meta::default(), Some(aside)))
+        }
+    }
+}
+
+#[derive(Default)]
+struct Replayed {
+    changes: Memory,
+    kept: Vec<PathBuf>,
+    lost: bool,
+}
+
+/// Reads the logs that are not in the file yet; removes those that are, and those of another boot.
+fn replay(
+    logs: Vec<(u64, PathBuf)>,
+    meta: &Meta,
+    boot: &str,
+    set_aside: bool,
+) -> Result<Replayed, Error> {
+    let mut replayed = Replayed::default();
+    for (generation, path) in logs {
+        let fail = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
+        // Without the file it was an addition to, a log says nothing.
+        if generation > meta.generation && !set_aside {
+            let found = log::read(&path).map_err(fail)?;
+            match found {
+                Some(found) if found.boot == boot && found.generation == generation => {
+                    replayed.changes.absorb(found.changes);
+                    replayed.kept.push(found.path);
+                    continue;
+                }
+                // Even an empty one: it may have been cut off by the same power cut.
+                _ => replayed.lost = true,
+            }
+        }
+        std::fs::remove_file(&path).map_err(fail)?;
+    }
+    Ok(replayed)
+}
+
+/// Names this run of the machine; a new name each time where the kernel does not tell.
+fn boot_id() -> String {
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(err) => {
+            tracing::warn!(error = %err, "the kernel does not tell its boot id, a killed daemon loses what was not synced");
+            format!("unknown-{:?}", SystemTime::now())
+        }
+    }
+}

@@ -1,0 +1,280 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const T: Table = Table::new("t");
+const U: Table = Table::new("u");
+
+fn manual(boot: &str) -> Options {
+    Options {
+        flush_after: Duration::from_secs(3600),
+        boot: Some(boot.to_owned()),
+        ..Options::default()
+    }
+}
+
+fn open(dir: &Path, boot: &str) -> Db {
+    Db::open(dir, "test-v1", manual(boot)).expect("opened")
+}
+
+fn put(db: &Db, table: Table, key: &str, value: &str) {
+    let mut batch = Batch::new();
+    batch.put(table, key, value);
+    db.commit(batch).expect("committed");
+}
+
+fn value(db: &Db, key: &str) -> Option<String> {
+    let value = db.value(T, key.as_bytes()).expect("read")?;
+    Some(String::from_utf8(value).expect("text"))
+}
+
+fn keys(db: &Db, prefix: &str) -> Vec<String> {
+    let pairs = db.prefix(T, prefix.as_bytes()).expect("read");
+    pairs
+        .into_iter()
+        .map(|(key, _)| String::from_utf8(key).expect("text"))
+        .collect()
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a scratch folder")
+}
+
+#[test]
+fn a_change_is_seen_at_once_and_after_a_restart() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    assert_eq!(db.start(), &Start::New);
+    put(&db, T, "k", "v");
+    assert_eq!(value(&db, "k").as_deref(), Some("v"));
+    drop(db);
+    let db = open(dir.path(), "b");
+    assert_eq!(db.start(), &Start::Complete);
+    assert_eq!(value(&db, "k").as_deref(), Some("v"));
+}
+
+#[test]
+fn a_change_survives_a_reboot_once_it_was_synced() {
+    let dir = scratch();
+    let db = open(dir.path(), "first");
+    put(&db, T, "synced", "1");
+    db.sync().expect("synced");
+    put(&db, T, "young", "1");
+    drop(db);
+    let db = open(dir.path(), "second");
+    assert!(
+        matches!(db.start(), Start::Lost { synced: Some(_) }),
+        "{:?}",
+        db.start()
+    );
+    assert_eq!(value(&db, "synced").as_deref(), Some("1"));
+    assert_eq!(value(&db, "young"), None);
+}
+
+#[test]
+fn a_reboot_with_nothing_waiting_loses_nothing() {
+    let dir = scratch();
+    let db = open(dir.path(), "first");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    drop(db);
+    assert_eq!(open(dir.path(), "second").start(), &Start::Rebooted);
+}
+
+#[test]
+fn a_removed_key_stays_away_however_far_the_flush_got() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    let mut batch = Batch::new();
+    batch.remove(T, "k");
+    db.commit(batch).expect("committed");
+    assert_eq!(value(&db, "k"), None);
+    assert!(keys(&db, "").is_empty());
+    db.sync().expect("synced");
+    assert_eq!(value(&db, "k"), None);
+}
+
+#[test]
+fn a_prefix_finds_its_keys_in_memory_and_file() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    for key in ["a", "b1", "b3", "c"] {
+        put(&db, T, key, "file");
+    }
+    db.sync().expect("synced");
+    for key in ["b0", "b2", "b3", "b4"] {
+        put(&db, T, key, "memory");
+    }
+    put(&db, U, "b9", "other table");
+    assert_eq!(keys(&db, "b"), ["b0", "b1", "b2", "b3", "b4"]);
+    assert_eq!(value(&db, "b3").as_deref(), Some("memory"));
+    let first = db
+        .range(T, Bound::Excluded(b"b0"), Bound::Unbounded, 2)
+        .expect("read");
+    assert_eq!(first.len(), 2);
+    assert_eq!(first[0].0, b"b1");
+    let none = db
+        .range(T, Bound::Excluded(b"b"), Bound::Excluded(b"b"), 9)
+        .expect("read");
+    assert!(none.is_empty());
+}
+
+#[test]
+fn a_transaction_sees_its_own_changes_and_leaves_none_when_it_fails() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "n", "1");
+    let result: Result<(), Error> = db.transaction(|tx| {
+        tx.put(T, "n", "2");
+        tx.put(T, "m", "3");
+        assert_eq!(tx.value(T, b"n")?, Some(b"2".to_vec()));
+        assert_eq!(tx.prefix(T, b"")?.len(), 2);
+        tx.remove(T, "m");
+        assert!(!tx.contains(T, b"m")?);
+        Err(Error::InUse {
+            path: PathBuf::new(),
+        })
+    });
+    assert!(result.is_err());
+    assert_eq!(value(&db, "n").as_deref(), Some("1"));
+}
+
+#[test]
+fn counting_from_many_threads_loses_no_step() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..100 {
+                    let step = |tx: &mut Transaction<'_>| -> Result<(), Error> {
+                        let old = tx.value(T, b"n")?.map_or(0, |raw| raw[0]);
+                        tx.put(T, "n", vec![old.wrapping_add(1)]);
+                        Ok(())
+                    };
+                    db.transaction(step).expect("committed");
+                    if round % 40 == 0 {
+                        db.sync().expect("synced");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(db.value(T, b"n").expect("read"), Some(vec![144]));
+}
+
+#[test]
+fn files_are_synced_before_the_database_says_so() {
+    let dir = scratch();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let options = Options {
+        before_flush: Some(Arc::new(move || {
+            if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err(io::Error::other("disk on fire"));
+            }
+            Ok(())
+        })),
+        ..manual("b")
+    };
+    let db = Db::open(dir.path(), "test-v1", options).expect("opened");
+    put(&db, T, "a", "1");
+    assert!(matches!(db.sync(), Err(Error::Sync { .. })));
+    put(&db, T, "a", "2");
+    put(&db, T, "b", "3");
+    db.sync().expect("synced");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    drop(db);
+    let db = open(dir.path(), "other boot");
+    assert_eq!(db.start(), &Start::Rebooted);
+    assert_eq!(
+        (value(&db, "a").as_deref(), value(&db, "b").as_deref()),
+        (Some("2"), Some("3"))
+    );
+}
+
+#[test]
+fn the_background_flushes_by_itself() {
+    let dir = scratch();
+    let (told, hear) = std::sync::mpsc::channel();
+    let options = Options {
+        flush_after: Duration::ZERO,
+        before_flush: Some(Arc::new(move || told.send(()).map_err(io::Error::other))),
+        ..manual("b")
+    };
+    let db = Db::open(dir.path(), "test-v1", options).expect("opened");
+    put(&db, T, "a", "1");
+    hear.recv_timeout(Duration::from_secs(60)).expect("flushed");
+}
+
+#[test]
+fn a_damaged_file_is_set_aside() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    put(&db, T, "later", "v");
+    drop(db);
+    std::fs::write(dir.path().join("test-v1.redb"), "this is no database").expect("written");
+    let db = open(dir.path(), "b");
+    let Start::SetAside { path } = db.start() else {
+        panic!("{:?}", db.start());
+    };
+    assert_eq!(std::fs::read(path).expect("read"), b"this is no database");
+    assert_eq!((value(&db, "k"), value(&db, "later")), (None, None));
+    put(&db, T, "k", "new");
+    db.sync().expect("synced");
+}
+
+#[test]
+fn a_file_that_is_open_already_is_left_alone() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    let err = Db::open(dir.path(), "test-v1", manual("b")).expect_err("refused");
+    assert!(matches!(err, Error::InUse { .. }), "{err}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_reads_like_a_map(
+        steps in prop::collection::vec((0_u8..12, prop::option::weighted(0.7, 0_u8..250), 0_u8..10), 1..60)
+    ) {
+        let dir = scratch();
+        let mut db = open(dir.path(), "b");
+        let mut model = BTreeMap::new();
+        for (key, new, action) in steps {
+            let mut batch = Batch::new();
+            match new {
+                Some(new) => {
+                    batch.put(T, vec![key], vec![new]);
+                    model.insert(vec![key], vec![new]);
+                }
+                None => {
+                    batch.remove(T, vec![key]);
+                    model.remove(&vec![key]);
+                }
+            }
+            db.commit(batch).expect("committed");
+            match action {
+                0 => db.sync().expect("synced"),
+                1 => {
+                    drop(db);
+                    db = open(dir.path(), "b");
+                }
+                _ => {}
+            }
+            let expected: Vec<Pair> = model.clone().into_iter().collect();
+            prop_assert_eq!(db.prefix(T, b"").expect("read"), expected);
+            prop_assert_eq!(db.value(T, &[key]).expect("read"), model.get(&vec![key]).cloned());
+        }
+    }
+}
