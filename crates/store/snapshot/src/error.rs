@@ -1,0 +1,41 @@
+//! Why something with snapshots failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fault::{Class, Classify};
+
+/// Why something with snapshots failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("failed to {action} snapshot {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path: path.clone(),
+            source,
+        }
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Io { source, .. } => fault::class_of(source, Class::Internal),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Directory trees in layers, and mounts of them.
+//!
+//! A snapshot is a directory named by a [`Key`]. It is written through a mount on top of the snapshots below it, and
+//! once nothing writes to it any more it may itself be below others. A [`Snapshotter`] knows how trees are laid out
+//! on disk; which snapshots exist, what is below what, and what may still be written is known to `cache`, which hands
+//! in the chain of keys. So there is no metadata here, and a commit is not a matter of this crate at all.
+//!
+//! Nothing is mounted here either: a [`mount::Mount`] is only a description.
+
+mod error;
+mod overlay;
+mod usage;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use mount::Mount;
+
+pub use error::Error;
+pub use overlay::Overlay;
+pub use usage::{Usage, usage};
+
+/// Names a snapshot within its snapshotter. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u64);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Key {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// Committed snapshots that make up one tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// The nearest first; at least one.
+    pub keys: Vec<Key>,
+    /// The lowest one was made on top of others that are not part of this tree: it may hold marks for files of theirs
+    /// that it deleted.
+    pub cut: bool,
+}
+
+/// Stores trees in layers. All calls may block on the disk; none waits for it to be synced.
+///
+/// 1. `prepare` makes an empty change on top of `below`, and nothing if it fails.
+/// 2. What is below is never written by anything done here.
+/// 3. `edit` and `view` only describe: they cannot fail and cost nothing.
+/// 4. `remove` of what is not there is no error; a removal that was cut short can be repeated.
+pub trait Snapshotter: Send + Sync + fmt::Debug {
+    /// `overlayfs`, `native`.
+    fn name(&self) -> &'static str;
+
+    /// Makes a snapshot that can be written, on top of `below`.
+    fn prepare(&self, key: Key, below: Option<&Chain>) -> Result<(), Error>;
+
+    /// The mount through which a snapshot is written.
+    fn edit(&self, key: Key, below: Option<&Chain>) -> Mount;
+
+    /// A read-only mount of committed snapshots.
+    fn view(&self, chain: &Chain) -> Mount;
+
+    /// Whether the snapshot differs in nothing from what is below.
+    fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error>;
+
+    /// The directory of a snapshot's files.
+    fn directory(&self, key: Key) -> PathBuf;
+
+    /// Whether that directory holds only what was changed, with the marks of overlayfs for what was deleted. If not,
+    /// it holds the whole tree.
+    fn is_layered(&self) -> bool;
+
+    /// Removes a snapshot.
+    fn remove(&self, key: Key) -> Result<(), Error>;
+
+    /// All snapshots there are, in no particular order.
+    fn keys(&self) -> Result<Vec<Key>, Error>;
+}
+
+/// Keys among the names in a directory; other names are none of ours.
+fn keys_in(root: &Path) -> Result<Vec<Key>, Error> {
+    let fail = Error::io("list", root);
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(&fail)? {
+        let name = entry.map_err(&fail)?.file_name();
+        keys.extend(name.to_str().and_then(|name| name.parse::<Key>().ok()));
+    }
+    Ok(keys)
+}
