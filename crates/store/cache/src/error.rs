@@ -1,0 +1,113 @@
+//! Why something with the cache failed.
+
+use std::io;
+
+use fault::{Class, Classify};
+
+use crate::RefId;
+
+/// Why something with the cache failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such record.
+    #[error("{id}: not found")]
+    NotFound {
+        /// Which.
+        id: RefId,
+    },
+    /// Somebody uses the record, or other records stand on it.
+    #[error("{id}: in use")]
+    InUse {
+        /// Which.
+        id: RefId,
+    },
+    /// The tree of the record was not fetched and unpacked yet.
+    #[error("{id}: layers are not unpacked")]
+    Lazy {
+        /// Which.
+        id: RefId,
+    },
+    /// A layer is neither here nor is it known where to get it.
+    #[error("missing blob for layer {digest} and no provider for it")]
+    NoProvider {
+        /// The blob.
+        digest: oci::Digest,
+    },
+    /// A layer unpacked to something else than the image says.
+    #[error("layer {blob} has diff id {actual}, expected {expected}")]
+    DiffId {
+        /// The blob.
+        blob: oci::Digest,
+        /// What was unpacked.
+        actual: oci::Digest,
+        /// What the image config says.
+        expected: oci::Digest,
+    },
+    /// A file operation of the cache itself failed.
+    #[error("failed to {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// What stands in the database cannot be understood.
+    #[error("record {id} is damaged")]
+    Damaged {
+        /// Which.
+        id: RefId,
+        /// Cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A difference was asked for between trees of which one was not made on top of the other.
+    #[error("{upper} was not made on top of {lower}")]
+    Unrelated {
+        /// The lower one.
+        lower: RefId,
+        /// The upper one.
+        upper: RefId,
+    },
+    /// The snapshotter stores whole trees.
+    #[error("the {snapshotter} snapshotter has no layers to put together")]
+    NotLayered {
+        /// Which.
+        snapshotter: &'static str,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    /// The blob store failed.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// The trees failed.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::Error),
+    /// Somebody asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] tasks::Cancelled),
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, source }
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::NotFound { .. } | Self::NoProvider { .. } => Class::NotFound,
+            Self::InUse { .. } => Class::Unavailable,
+            Self::Unrelated { .. } | Self::NotLayered { .. } => Class::Unsupported,
+            Self::Lazy { .. } | Self::Damaged { .. } => Class::Internal,
+            Self::DiffId { .. } => Class::User,
+            Self::Io { source, .. } => fault::class_of(source, Class::Internal),
+            Self::Db(err) => err.class(),
+            Self::Content(err) => err.class(),
+            Self::Snapshot(err) => err.class(),
+            Self::Cancelled(err) => err.class(),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Layers of images: known at once, fetched and unpacked when somebody looks inside.
+//!
+//! A layer is found again by its chain id, the digest over its diff id and all below, so images with the same base share
+//! records. With a layered snapshotter every layer unpacks by itself, so all of them are fetched and unpacked beside
+//! each other.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use db::Batch;
+use oci::Digest;
+use progress::Progress;
+use snapshot::Chain;
+use tasks::{Cx, Scope};
+
+use crate::node::Node;
+use crate::record::{Blob, Body, CHAINS, Record, to_nanos};
+use crate::{Cache, Error, ImageLayer, Inner, RecordType, Ref, RefId, unpack};
+
+impl Cache {
+    /// The tree of an image with these layers, the lowest first. Nothing is fetched. `None` for no layers.
+    pub fn image(&self, layers: Vec<ImageLayer>) -> Result<Option<Ref>, Error> {
+        let mut nodes = self.inner.nodes.lock();
+        let mut batch = Batch::new();
+        let mut fresh = HashSet::new();
+        let mut top: Option<Arc<Node>> = None;
+        let mut chain_id: Option<Digest> = None;
+        for layer in layers {
+            let next = match &chain_id {
+                None => layer.diff_id.clone(),
+                Some(below) => Digest::of(format!("{below} {}", layer.diff_id)),
+            };
+            let found = match self.inner.db.value(CHAINS, next.as_str().as_bytes())? {
+                Some(id) => std::str::from_utf8(&id).ok().and_then(RefId::parse),
+                None => None,
+            };
+            let found = match found {
+                Some(id) => self.inner.load(&mut nodes, &id)?,
+                None => None,
+            };
+            // Its parent may differ if that was removed and made again: then it is another record.
+            let same_parent = |node: &Arc<Node>| {
+                node.parents.first().map(|parent| &parent.id) == top.as_ref().map(|node| &node.id)
+            };
+            let provider = layer.provider.clone();
+            let node = match found.filter(same_parent) {
+                Some(node) => node,
+                None => {
+                    let id = RefId::random();
+                    let record = self.inner.lazy(layer, top.as_ref(), next.clone());
+                    record.put(&id, &mut batch);
+                    fresh.insert(id.clone());
+                    nodes.add(Node::new(id, record, top.iter().cloned().collect()))
+                }
+            };
+            *node.provider.lock() = Some(provider);
+            chain_id = Some(next);
+            top = Some(node);
+        }
+        self.inner.db.commit(batch).inspect_err(|_| {
+            for id in &fresh {
+                nodes.forget(id);
+            }
+        })?;
+        Ok(top.map(|node| Ref::new(self.clone(), node)))
+    }
+
+    /// Fetches and unpacks what is missing of `node`'s layers.
+    pub(crate) async fn ensure(
+        &self,
+        cx: &Cx,
+        node: &Arc<Node>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let layers = node.layers();
+        let missing: Vec<_> = layers
+            .into_iter()
+            .filter(|layer| layer.record.read().snapshot().is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(cx.check()?);
+        }
+        if !self.inner.snapshots.is_layered() {
+            self.fetch_all(cx, &missing, progress).await?;
+            for layer in missing {
+                self.unpack(cx, &layer, progress).await?;
+            }
+            return Ok(());
+        }
+        let mut scope = Scope::new(cx, "unpack layers");
+        for layer in missing {
+            let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
+            scope.spawn("unpack layer", async move {
+                cache.unpack(&cx, &layer, &progress).await
+            });
+        }
+        scope.join().await
+    }
+
+    /// Where layers must be unpacked in order, they can at least be fetched beside each other.
+    async fn fetch_all(
+        &self,
+        cx: &Cx,
+        layers: &[Arc<Node>],
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let mut scope = Scope::new(cx, "fetch layers");
+        for layer in layers {
+            let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
+            let layer = layer.clone();
+            scope.spawn("fetch layer", async move {
+                let _one_at_a_time = layer.working.lock().await;
+                cache.inner.fetch(&cx, &layer, &progress).await.map(drop)
+            });
+        }
+        scope.join().await
+    }
+
+    /// Fetches and unpacks one layer, once however many ask for it.
+    async fn unpack(&self, cx: &Cx, node: &Arc<Node>, progress: &Progress) -> Result<(), Error> {
+        let _one_at_a_time = cx.run(node.working.lock()).await?;
+        if node.record.read().snapshot().is_some() {
+            return Ok(());
+        }
+        let blob = self.inner.fetch(cx, node, progress).await?;
+        let below = match node.parents.first() {
+            Some(parent) if !self.inner.snapshots.is_layered() => Some(parent.chain()?),
+            _ => None,
+        };
+        let key = self.inner.new_key()?;
+        let status = format!("extracting {}", blob.descriptor.digest);
+        let status = progress.status(&status, "extracting");
+        let (inner, work) = (self.inner.clone(), cx.clone());
+        let has_parent = !node.parents.is_empty();
+        let unpacked = tasks::blocking(move || {
+            let result = inner.unpack_into(&work, key, below.as_ref(), has_parent, &blob);
+            if result.is_err() {
+                inner.reaper.remove(key);
+            }
+            result
+        })
+        .await;
+        drop(status);
+        unpacked?;
+        self.inner.change(node, |record| {
+            if let Body::Layer { snapshot, .. } = &mut record.body {
+                *snapshot = Some(key.0);
+            }
+        })
+    }
+}
+
+impl Inner {
+    /// The record of a layer that is only known so far.
+    fn lazy(&self, layer: ImageLayer, parent: Option<&Arc<Node>>, chain_id: Digest) -> Record {
+        Record {
+            parents: parent.iter().map(|parent| parent.id.clone()).collect(),
+            body: Body::Layer {
+                snapshot: None,
+                unchanged: false,
+                blob: Some(Box::new(Blob {
+                    descriptor: layer.descriptor,
+                    diff_id: layer.diff_id,
+                    chain_id: Some(chain_id),
+                })),
+            },
+            description: layer.description,
+            record_type: RecordType::Regular,
+            created: to_nanos(layer.created.unwrap_or_else(|| (self.clock)())),
+        }
+    }
+
+    /// Makes the blob of a layer present.
+    async fn fetch(&self, cx: &Cx, node: &Node, progress: &Progress) -> Result<Blob, Error> {
+        let blob = node.record.read().blob().cloned();
+        let Some(blob) = blob else {
+            return Err(Error::Lazy {
+                id: node.id.clone(),
+            });
+        };
+        if !self.content.contains(&blob.descriptor.digest) {
+            let provider = node
+                .provider
+                .lock()
+                .clone()
+                .ok_or_else(|| Error::NoProvider {
+                    digest: blob.descriptor.digest.clone(),
+                })?;
+            provider
+                .fetch(cx, &blob.descriptor, &self.content, progress)
+                .await?;
+        }
+        Ok(blob)
+    }
+
+    /// Unpacks a blob into a new snapshot.
+    fn unpack_into(
+        &self,
+        cx: &Cx,
+        key: snapshot::Key,
+        below: Option<&Chain>,
+        has_parent: bool,
+        blob: &Blob,
+    ) -> Result<(), Error> {
+        self.snapshots.prepare(key, below)?;
+        let target = self.snapshots.directory(key);
+        let layered = self.snapshots.is_layered() && has_parent;
+        let actual = unpack::unpack(cx, &self.content, &blob.descriptor, &target, layered)?;
+        if actual != blob.diff_id {
+            return Err(Error::DiffId {
+                blob: blob.descriptor.digest.clone(),
+                actual,
+                expected: blob.diff_id.clone(),
+            });
+        }
+        Ok(())
+    }
+}

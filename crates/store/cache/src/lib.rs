@@ -1,0 +1,393 @@
+//! The trees of builds: what steps made, what images brought, what clients sent, and how they stand on each other.
+//!
+//! A record is *mutable* (one holder writes to its tree), a *layer* (a tree that never changes, on top of one parent at
+//! most, perhaps still only a blob in a registry), a *merge* or a *diff* of others, or a *view* of a mutable nobody
+//! writes to. [`Ref`] and [`MutableRef`] keep a record in use; everything else about it stands in the database.
+//!
+//! How it survives:
+//!
+//! 1. A record is written (one batch, one `write` call) after its files are; no step waits for the disk. A killed
+//!    daemon loses nothing, because the page cache stays.
+//! 2. Every few seconds the filesystem is synced in the background and only then do the records of before go into the
+//!    database file. After a power cut the records since the last sync are gone, and so is what they named.
+//! 3. What no record names is swept at start.
+//!
+//! Invariant: the tree of a committed record never changes.
+//!
+//! This crate does not decide what is thrown away and when; it says what there is ([`Cache::list`]) and removes what
+//! it is told to ([`Cache::remove`]).
+
+mod error;
+mod image;
+mod mutable;
+mod node;
+mod open;
+mod record;
+mod refs;
+mod types;
+mod unpack;
+mod usage;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use content::Store;
+use db::{Batch, Db};
+use parking_lot::Mutex;
+use snapshot::{Key, Snapshotter};
+use tasks::Cx;
+
+pub use error::Error;
+pub use mutable::MutableRef;
+pub use open::{Options, SnapshotterKind};
+pub use refs::Ref;
+pub use types::{ImageLayer, LayerBlob, RecordOptions, RecordType, RefId, Usage};
+
+use node::{Node, Nodes};
+use open::Reaper;
+use record::{Body, Record, STATE, second_id, to_nanos};
+
+/// Snapshot keys are reserved in the database so many at a time.
+const KEYS_AT_ONCE: u64 = 1024;
+const NEXT_KEY: &[u8] = b"next-snapshot";
+
+/// The cache. Clones share it.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    root: PathBuf,
+    db: Db,
+    content: Store,
+    snapshots: Arc<dyn Snapshotter>,
+    clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// Taken before the database writes, never the other way round, and never over an await.
+    nodes: Mutex<Nodes>,
+    next_key: AtomicU64,
+    /// Keys below this are reserved.
+    reserved: Mutex<u64>,
+    reaper: Reaper,
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("root", &self.inner.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// The blobs.
+    pub fn content(&self) -> &Store {
+        &self.inner.content
+    }
+
+    /// The database, for those who keep something that must be consistent with the records.
+    pub fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    /// The directory of the state.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// `overlayfs` or `native`.
+    pub fn snapshotter(&self) -> &'static str {
+        self.inner.snapshots.name()
+    }
+
+    /// Makes a tree that can be written, on top of `parent` or empty. Its layers must be here: `ensure` first.
+    ///
+    /// The record is kept when it is committed or gets an index key; otherwise dropping it removes the tree.
+    pub async fn new_mutable(
+        &self,
+        cx: &Cx,
+        parent: Option<&Ref>,
+        options: RecordOptions,
+    ) -> Result<MutableRef, Error> {
+        cx.check()?;
+        if let Some(parent) = parent {
+            self.inner.settle(parent.node())?;
+        }
+        let below = parent.map(|parent| parent.node().chain()).transpose()?;
+        let key = self.inner.new_key()?;
+        let snapshots = self.inner.snapshots.clone();
+        tasks::blocking(move || snapshots.prepare(key, below.as_ref())).await?;
+        let record = Record {
+            parents: parent.iter().map(|parent| parent.id().clone()).collect(),
+            body: Body::Mutable {
+                snapshot: key.0,
+                open: true,
+                view: None,
+            },
+            description: options.description,
+            record_type: options.record_type,
+            created: to_nanos(options.created.unwrap_or_else(|| (self.inner.clock)())),
+        };
+        let parents = parent.iter().map(|parent| parent.node().clone()).collect();
+        let node = self
+            .inner
+            .nodes
+            .lock()
+            .add(Node::new(RefId::random(), record, parents));
+        Ok(MutableRef::new(self.clone(), node, mutable::Kept::No))
+    }
+
+    /// The immutable record of this id, if there is one and its tree is here or can be had.
+    pub fn get(&self, id: &RefId) -> Option<Ref> {
+        let node = self.load(id)?;
+        if node.record.read().is_mutable() || !self.inner.is_available(&node) {
+            return None;
+        }
+        Some(Ref::new(self.clone(), node))
+    }
+
+    /// Whether [`Cache::get`] would find it.
+    pub fn exists(&self, id: &RefId) -> bool {
+        let Some(node) = self.load(id) else {
+            return false;
+        };
+        !node.record.read().is_mutable() && self.inner.is_available(&node)
+    }
+
+    fn load(&self, id: &RefId) -> Option<Arc<Node>> {
+        let loaded = self.inner.load(&mut self.inner.nodes.lock(), id);
+        loaded.unwrap_or_else(|err| {
+            tracing::warn!(%id, error = %fault::chain(&err), "record cannot be read");
+            None
+        })
+    }
+
+    /// The first mutable record under this index key that nobody holds, neither itself nor its view.
+    ///
+    /// Its view, if there was one, is gone from here on: the tree is about to change.
+    pub fn find_mutable(&self, index: &str) -> Option<MutableRef> {
+        match self.inner.take_mutable(index) {
+            Ok(node) => node.map(|node| MutableRef::new(self.clone(), node, mutable::Kept::Yes)),
+            Err(err) => {
+                tracing::warn!(index, error = %fault::chain(&err), "index cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Puts refs on top of each other, the first one lowest. Files of later ones hide those of earlier ones, deletions
+    /// included. `None` for nothing at all.
+    pub fn merge(&self, refs: &[Ref], options: RecordOptions) -> Result<Option<Ref>, Error> {
+        match refs {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            many => self
+                .inner
+                .combine(self, Body::Merge, many, options)
+                .map(Some),
+        }
+    }
+
+    /// What `upper` has on top of `lower`: `Ok(None)` when that is nothing. An error with [`Error::Unrelated`] when
+    /// `upper` was not made on top of `lower`.
+    pub fn diff(
+        &self,
+        lower: Option<&Ref>,
+        upper: &Ref,
+        options: RecordOptions,
+    ) -> Result<Option<Ref>, Error> {
+        let Some(lower) = lower else {
+            return Ok(Some(upper.clone()));
+        };
+        let (below, all) = (lower.node().layers(), upper.node().layers());
+        let starts = below.len() <= all.len()
+            && below
+                .iter()
+                .zip(&all)
+                .all(|(mine, theirs)| mine.id == theirs.id);
+        if !starts {
+            return Err(Error::Unrelated {
+                lower: lower.id().clone(),
+                upper: upper.id().clone(),
+            });
+        }
+        if below.len() == all.len() {
+            return Ok(None);
+        }
+        let both = [lower.clone(), upper.clone()];
+        self.inner
+            .combine(self, Body::Diff, &both, options)
+            .map(Some)
+    }
+}
+
+impl Inner {
+    /// A key nobody had before, even if the daemon is killed now.
+    fn new_key(&self) -> Result<Key, Error> {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let mut reserved = self.reserved.lock();
+        if key >= *reserved {
+            let next = key + KEYS_AT_ONCE;
+            let mut batch = Batch::new();
+            batch.put(STATE, NEXT_KEY, next.to_le_bytes());
+            self.db.commit(batch)?;
+            *reserved = next;
+        }
+        Ok(Key(key))
+    }
+
+    /// The node of a record, with those it stands on.
+    fn load(&self, nodes: &mut Nodes, id: &RefId) -> Result<Option<Arc<Node>>, Error> {
+        if let Some(node) = nodes.find(id) {
+            return Ok(Some(node));
+        }
+        // A chain may be long: no recursion along first parents. Bottom of the stack: the record asked for.
+        let mut stack: Vec<(RefId, Record)> = Vec::new();
+        let mut below = None;
+        let mut at = id.clone();
+        loop {
+            if let Some(node) = nodes.find(&at) {
+                below = Some(node);
+                break;
+            }
+            let Some(record) = record::read(&self.db, &at)? else {
+                if !stack.is_empty() {
+                    tracing::warn!(%id, parent = %at, "record stands on one that is gone");
+                }
+                return Ok(None);
+            };
+            let next = record.parents.first().cloned();
+            stack.push((at, record));
+            match next {
+                Some(parent) => at = parent,
+                None => break,
+            }
+        }
+        while let Some((id, record)) = stack.pop() {
+            let mut parents: Vec<Arc<Node>> = below.take().into_iter().collect();
+            for parent in record.parents.iter().skip(1) {
+                match self.load(nodes, parent)? {
+                    Some(node) => parents.push(node),
+                    None => return Ok(None),
+                }
+            }
+            let owner = match &record.body {
+                Body::View { of, .. } => match self.load(nodes, of)? {
+                    Some(owner) => Some(owner),
+                    None => return Ok(None),
+                },
+                _ => None,
+            };
+            let mut node = Node::new(id, record, parents);
+            node.owner = owner;
+            below = Some(nodes.add(node));
+        }
+        Ok(below)
+    }
+
+    /// Whether all layers are unpacked, or their blobs are here, or somebody can bring them.
+    fn is_available(&self, node: &Arc<Node>) -> bool {
+        node.layers().iter().all(|layer| {
+            let record = layer.record.read();
+            record.snapshot().is_some()
+                || layer.provider.lock().is_some()
+                || record
+                    .blob()
+                    .is_some_and(|blob| self.content.contains(&blob.descriptor.digest))
+        })
+    }
+
+    fn take_mutable(&self, index: &str) -> Result<Option<Arc<Node>>, Error> {
+        let mut nodes = self.nodes.lock();
+        for (row, _) in self.db.prefix(record::INDEX, &record::pair(index, ""))? {
+            let Some(id) = second_id(&row) else {
+                continue;
+            };
+            if nodes.find(&id).is_some() {
+                continue;
+            }
+            let Some(node) = self.load(&mut nodes, &id)? else {
+                continue;
+            };
+            let mut batch = Batch::new();
+            let mut record = node.record.write();
+            let Body::Mutable { open, view, .. } = &mut record.body else {
+                continue;
+            };
+            *open = true;
+            if let Some(view) = view.take() {
+                if let Some(old) = record::read(&self.db, &view)? {
+                    old.erase(&view, &self.db, &mut batch)?;
+                }
+                nodes.forget(&view);
+            }
+            record.put(&id, &mut batch);
+            self.db.commit(batch)?;
+            drop(record);
+            return Ok(Some(node));
+        }
+        Ok(None)
+    }
+
+    /// A view that something is to stand on takes the tree over from its mutable for good.
+    fn settle(&self, node: &Arc<Node>) -> Result<(), Error> {
+        for layer in node.layers() {
+            let Body::View { snapshot, of } = layer.record.read().body.clone() else {
+                continue;
+            };
+            let _nodes = self.nodes.lock();
+            if let Some(owner) = &layer.owner
+                && owner.given_away.swap(true, Ordering::Relaxed)
+            {
+                continue;
+            }
+            let mut batch = Batch::new();
+            if let Some(owner) = record::read(&self.db, &of)? {
+                owner.erase(&of, &self.db, &mut batch)?;
+            }
+            let mut record = layer.record.write();
+            record.body = Body::Layer {
+                snapshot: Some(snapshot),
+                unchanged: false,
+                blob: None,
+            };
+            record.put(&layer.id, &mut batch);
+            self.db.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    fn combine(
+        &self,
+        cache: &Cache,
+        body: Body,
+        refs: &[Ref],
+        options: RecordOptions,
+    ) -> Result<Ref, Error> {
+        if !self.snapshots.is_layered() {
+            return Err(Error::NotLayered {
+                snapshotter: self.snapshots.name(),
+            });
+        }
+        for one in refs {
+            self.settle(one.node())?;
+        }
+        let record = Record {
+            parents: refs.iter().map(|one| one.id().clone()).collect(),
+            body,
+            description: options.description,
+            record_type: options.record_type,
+            created: to_nanos(options.created.unwrap_or_else(|| (self.clock)())),
+        };
+        let id = RefId::random();
+        let mut batch = Batch::new();
+        record.put(&id, &mut batch);
+        self.db.commit(batch)?;
+        let parents = refs.iter().map(|one| one.node().clone()).collect();
+        let node = self.nodes.lock().add(Node::new(id, record, parents));
+        Ok(Ref::new(cache.clone(), node))
+    }
+}

@@ -1,0 +1,185 @@
+//! Records that are in use.
+//!
+//! A node is in memory exactly as long as somebody holds it: a [`crate::Ref`], a [`crate::MutableRef`], or a node that
+//! stands on it. So "is there a node" is the answer to "is it in use", and a build that is over costs no memory.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Weak};
+
+use content::Provider;
+use mount::{Mount, Tree};
+use parking_lot::{Mutex, RwLock};
+use snapshot::{Chain, Key, Snapshotter};
+
+use crate::record::{Body, Record};
+use crate::{Error, RefId};
+
+/// A record in use.
+pub(crate) struct Node {
+    pub(crate) id: RefId,
+    /// What it stands on, the lowest first.
+    pub(crate) parents: Vec<Arc<Node>>,
+    /// For a view: the mutable it shows.
+    pub(crate) owner: Option<Arc<Node>>,
+    pub(crate) record: RwLock<Record>,
+    /// For a mutable: its tree now belongs to an immutable record.
+    pub(crate) given_away: AtomicBool,
+    /// Refs that name this node directly.
+    pub(crate) users: AtomicUsize,
+    /// Where the blob can be had.
+    pub(crate) provider: Mutex<Option<Arc<dyn Provider>>>,
+    /// Held while the blob is fetched and unpacked, or a blob is made.
+    pub(crate) working: tokio::sync::Mutex<()>,
+    /// The tree, once somebody looked inside.
+    pub(crate) tree: tokio::sync::OnceCell<Arc<Tree>>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("record", &self.record.read())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub(crate) fn new(id: RefId, record: Record, parents: Vec<Arc<Self>>) -> Self {
+        Self {
+            id,
+            parents,
+            owner: None,
+            record: RwLock::new(record),
+            given_away: AtomicBool::new(false),
+            users: AtomicUsize::new(0),
+            provider: Mutex::new(None),
+            working: tokio::sync::Mutex::new(()),
+            tree: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// The nodes whose trees lie on top of each other to make this one's, the lowest first.
+    pub(crate) fn layers(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        let mut found = Vec::new();
+        self.collect_layers(&mut found);
+        found.reverse();
+        found
+    }
+
+    /// Appends the layers, the topmost first.
+    fn collect_layers(self: &Arc<Self>, found: &mut Vec<Arc<Self>>) {
+        let mut at = self.clone();
+        loop {
+            let body = at.record.read().body.clone();
+            match body {
+                Body::Layer { .. } | Body::Mutable { .. } | Body::View { .. } => {
+                    found.push(at.clone());
+                }
+                Body::Merge => {
+                    for parent in at.parents.iter().rev() {
+                        parent.collect_layers(found);
+                    }
+                    return;
+                }
+                Body::Diff => {
+                    if let [lower, upper] = at.parents.as_slice() {
+                        let mut layers = upper.layers();
+                        layers.drain(..lower.layers().len());
+                        found.extend(layers.into_iter().rev());
+                    }
+                    return;
+                }
+            }
+            match at.parents.first().cloned() {
+                Some(parent) => at = parent,
+                None => return,
+            }
+        }
+    }
+
+    /// The snapshots that make up this record's tree; an error when one is not unpacked.
+    pub(crate) fn chain(self: &Arc<Self>) -> Result<Chain, Error> {
+        let layers = self.layers();
+        let mut keys = Vec::with_capacity(layers.len());
+        let mut seen = HashSet::with_capacity(layers.len());
+        for node in layers.iter().rev() {
+            let (key, skip) = node.shown()?;
+            // A layer that occurs twice in a merge hides its lower occurrence.
+            if !skip && seen.insert(key) {
+                keys.push(key);
+            }
+        }
+        let lowest = layers.first().ok_or_else(|| Error::NotFound {
+            id: self.id.clone(),
+        })?;
+        if keys.is_empty() {
+            keys.push(lowest.shown()?.0);
+        }
+        Ok(Chain {
+            keys,
+            cut: !lowest.parents.is_empty(),
+        })
+    }
+
+    /// The snapshot of this node alone, and whether mounts can leave it out.
+    fn shown(&self) -> Result<(Key, bool), Error> {
+        let record = self.record.read();
+        let key = record.snapshot().ok_or_else(|| Error::Lazy {
+            id: self.id.clone(),
+        })?;
+        Ok((
+            key,
+            matches!(
+                record.body,
+                Body::Layer {
+                    unchanged: true,
+                    ..
+                }
+            ),
+        ))
+    }
+
+    /// A read-only mount of an immutable record.
+    pub(crate) fn view(self: &Arc<Self>, snapshots: &dyn Snapshotter) -> Result<Mount, Error> {
+        Ok(snapshots.view(&self.chain()?))
+    }
+
+    /// The chain below a mutable record.
+    pub(crate) fn below(&self) -> Result<Option<Chain>, Error> {
+        self.parents.first().map(Self::chain).transpose()
+    }
+}
+
+/// The nodes there are.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    map: HashMap<RefId, Weak<Node>>,
+    /// Entries of nodes that are gone are removed when the map has grown to this size.
+    clean_at: usize,
+}
+
+impl Nodes {
+    pub(crate) fn find(&self, id: &RefId) -> Option<Arc<Node>> {
+        self.map.get(id)?.upgrade()
+    }
+
+    pub(crate) fn add(&mut self, node: Node) -> Arc<Node> {
+        let node = Arc::new(node);
+        if self.map.len() >= self.clean_at.max(64) {
+            self.map.retain(|_, node| node.strong_count() > 0);
+            self.clean_at = self.map.len() * 2;
+        }
+        self.map.insert(node.id.clone(), Arc::downgrade(&node));
+        node
+    }
+
+    pub(crate) fn forget(&mut self, id: &RefId) {
+        self.map.remove(id);
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.map.values().filter_map(Weak::upgrade).collect()
+    }
+}

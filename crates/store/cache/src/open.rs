@@ -1,0 +1,340 @@
+//! Opening the cache: finding the state, putting it in order, and the thread that removes trees.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use content::Store;
+use db::{Batch, Db, Start};
+use parking_lot::Mutex;
+use snapshot::{Key, Overlay, Snapshotter};
+
+use crate::node::Nodes;
+use crate::record::{Body, INDEXED, SNAPSHOTS, STATE, read};
+use crate::{Cache, Error, Inner, NEXT_KEY, RecordType, RefId};
+
+/// Clocks are not exact, and a blob gets its time before it gets its name.
+const DOUBT: Duration = Duration::from_secs(120);
+
+/// Which snapshotter to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SnapshotterKind {
+    /// overlayfs where it works, else native.
+    #[default]
+    Auto,
+    /// overlayfs.
+    Overlay,
+    /// Whole copies.
+    Native,
+}
+
+/// How to open the cache.
+#[derive(Clone)]
+pub struct Options {
+    /// The directory of the state. This process must be its only user.
+    pub root: PathBuf,
+    /// How trees are stored.
+    pub snapshotter: SnapshotterKind,
+    /// How long something may be exposed to a power cut.
+    pub sync_after: Duration,
+    /// What time it is.
+    pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl Options {
+    /// The defaults, with the state in `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            snapshotter: SnapshotterKind::Auto,
+            sync_after: Duration::from_secs(15),
+            clock: Arc::new(SystemTime::now),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("root", &self.root)
+            .field("snapshotter", &self.snapshotter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// Opens the cache, making it if need be. What no record names is removed in the background.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let root = std::path::absolute(&options.root).map_err(Error::io("find the state"))?;
+        std::fs::create_dir_all(&root).map_err(Error::io("make the state directory"))?;
+        let db = open_db(&root, options.sync_after)?;
+        let start = db.start().clone();
+        let snapshots = open_snapshots(&root, options.snapshotter, &start)?;
+        let content = Store::open(&root.join("content-v1"))?;
+        let _ = std::fs::remove_dir_all(root.join("mounts"));
+        let next = db
+            .value(STATE, NEXT_KEY)?
+            .and_then(|raw| raw.try_into().ok().map(u64::from_le_bytes))
+            .unwrap_or(1);
+        after_reboot(&start, &db, &content)?;
+        let reaper = Reaper::new(snapshots.clone(), db.clone());
+        match start {
+            // Trees of keys that were reserved but not synced may be in the way of new ones.
+            Start::Lost { .. } => {
+                sweep(&db, snapshots.as_ref(), u64::MAX, &AtomicBool::new(false))?
+            }
+            _ => reaper.send(Job::Sweep { below: next }),
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                db,
+                content,
+                snapshots,
+                clock: options.clock,
+                nodes: Mutex::new(Nodes::default()),
+                next_key: AtomicU64::new(next),
+                reserved: Mutex::new(next),
+                reaper,
+            }),
+        })
+    }
+
+    /// Puts everything on disk, for a shutdown. Trees that wait for their removal are left to the next start.
+    pub fn close(&self) -> Result<(), Error> {
+        self.inner.reaper.stop();
+        Ok(self.inner.db.sync()?)
+    }
+
+    /// Waits until the trees that were to be removed are gone.
+    pub async fn settle_removals(&self) {
+        let (told, hear) = tokio::sync::oneshot::channel();
+        self.inner.reaper.send(Job::Tell(told));
+        // An error means that the thread has stopped: then there is nothing to wait for.
+        let _ = hear.await;
+    }
+}
+
+fn open_db(root: &Path, flush_after: Duration) -> Result<Db, Error> {
+    let directory = Arc::new(File::open(root).map_err(Error::io("open the state directory"))?);
+    let options = db::Options {
+        flush_after,
+        // One call for trees, blobs and everything else: they are all on this filesystem.
+        before_flush: Some(Arc::new(move || Ok(rustix::fs::syncfs(&*directory)?))),
+        ..db::Options::default()
+    };
+    Ok(Db::open(root, "cache-v1", options)?)
+}
+
+fn open_snapshots(
+    root: &Path,
+    kind: SnapshotterKind,
+    start: &Start,
+) -> Result<Arc<dyn Snapshotter>, Error> {
+    let path = root.join("snapshots-overlayfs-v1");
+    if matches!(start, Start::New | Start::SetAside { .. }) && path.exists() {
+        // No record names any of these trees, and new keys begin at 1 again.
+        let aside = root.join(format!("trash-{}", RefId::random()));
+        std::fs::rename(&path, &aside).map_err(Error::io("set aside trees without records"))?;
+        remove_in_background(aside);
+    }
+    for entry in std::fs::read_dir(root).map_err(Error::io("read the state directory"))? {
+        let entry = entry.map_err(Error::io("read the state directory"))?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"trash-") {
+            remove_in_background(entry.path());
+        }
+    }
+    let overlay = match kind {
+        SnapshotterKind::Overlay => true,
+        SnapshotterKind::Native => false,
+        SnapshotterKind::Auto => path.exists() || Overlay::is_possible(root),
+    };
+    if overlay {
+        return Ok(Arc::new(Overlay::open(&path)?));
+    }
+    Err(Error::Io {
+        action: "use native snapshots",
+        source: io::ErrorKind::Unsupported.into(),
+    })
+}
+
+fn remove_in_background(path: PathBuf) {
+    let work = move || {
+        if let Err(err) = std::fs::remove_dir_all(&path)
+            && err.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), error = %err, "old trees left behind");
+        }
+    };
+    // The next start tries again.
+    let _ = std::thread::Builder::new()
+        .name("cache trash".to_owned())
+        .spawn(work);
+}
+
+/// Drops what may be half-written because the machine went down.
+fn after_reboot(start: &Start, db: &Db, content: &Store) -> Result<(), Error> {
+    let lost = match start {
+        Start::Lost { synced } => {
+            let since = synced
+                .and_then(|at| at.checked_sub(DOUBT))
+                .unwrap_or(SystemTime::UNIX_EPOCH);
+            let dropped = content.drop_written_since(since)?;
+            tracing::warn!(
+                blobs = dropped,
+                "the machine went down, what was not synced is dropped"
+            );
+            true
+        }
+        Start::Rebooted => false,
+        Start::New | Start::Complete | Start::SetAside { .. } => return Ok(()),
+    };
+    let mut batch = Batch::new();
+    for (row, _) in db.prefix(INDEXED, b"")? {
+        let Some(id) = row.split(|byte| *byte == 0).next() else {
+            continue;
+        };
+        let Some(id) = std::str::from_utf8(id).ok().and_then(RefId::parse) else {
+            continue;
+        };
+        let Some(record) = read(db, &id)? else {
+            continue;
+        };
+        // A client's directory is compared by times and sizes, and those may be there without the content.
+        let doubtful = match record.body {
+            Body::Mutable { open, .. } => {
+                (open || lost) && record.record_type == RecordType::SourceLocal
+            }
+            _ => false,
+        };
+        if doubtful {
+            if let Body::Mutable {
+                view: Some(view), ..
+            } = &record.body
+                && let Some(shown) = read(db, view)?
+            {
+                shown.erase(view, db, &mut batch)?;
+            }
+            record.erase(&id, db, &mut batch)?;
+        }
+    }
+    Ok(db.commit(batch)?)
+}
+
+/// Removes trees with a key below `below` that no record names.
+fn sweep(db: &Db, snapshots: &dyn Snapshotter, below: u64, stop: &AtomicBool) -> Result<(), Error> {
+    let mut removed = 0_u64;
+    for key in snapshots.keys()? {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        if key.0 < below && !db.contains(SNAPSHOTS, &key.0.to_be_bytes())? {
+            snapshots.remove(key)?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        tracing::info!(removed, "trees without records removed");
+    }
+    Ok(())
+}
+
+enum Job {
+    Remove(Key),
+    Sweep { below: u64 },
+    Tell(tokio::sync::oneshot::Sender<()>),
+}
+
+/// Removes trees, one after the other, where nobody waits for it.
+pub(crate) struct Reaper {
+    snapshots: Arc<dyn Snapshotter>,
+    db: Db,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<(Sender<Job>, JoinHandle<()>)>>,
+}
+
+impl Reaper {
+    fn new(snapshots: Arc<dyn Snapshotter>, db: Db) -> Self {
+        Self {
+            snapshots,
+            db,
+            stop: Arc::default(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Removes a tree whose record is gone.
+    pub(crate) fn remove(&self, key: Key) {
+        self.send(Job::Remove(key));
+    }
+
+    fn send(&self, job: Job) {
+        let mut thread = self.thread.lock();
+        if self.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if thread.is_none() {
+            *thread = self.start();
+        }
+        if let Some((jobs, _)) = thread.as_ref() {
+            // A thread that is gone has said so; the next start sweeps.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn start(&self) -> Option<(Sender<Job>, JoinHandle<()>)> {
+        let (send, receive) = channel();
+        let (snapshots, db, stop) = (self.snapshots.clone(), self.db.clone(), self.stop.clone());
+        let started = std::thread::Builder::new()
+            .name("cache reaper".to_owned())
+            .spawn(move || reap(&receive, snapshots.as_ref(), &db, &stop));
+        match started {
+            Ok(thread) => Some((send, thread)),
+            Err(err) => {
+                tracing::warn!(error = %err, "trees are not removed before the next start");
+                None
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some((jobs, thread)) = self.thread.lock().take() {
+            drop(jobs);
+            if thread.join().is_err() {
+                tracing::error!("the thread that removes trees panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn reap(jobs: &Receiver<Job>, snapshots: &dyn Snapshotter, db: &Db, stop: &AtomicBool) {
+    while let Ok(job) = jobs.recv() {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let result = match job {
+            Job::Remove(key) => snapshots.remove(key).map_err(Error::from),
+            Job::Sweep { below } => sweep(db, snapshots, below, stop),
+            Job::Tell(waiting) => {
+                // Whoever asked may have gone.
+                let _ = waiting.send(());
+                Ok(())
+            }
+        };
+        if let Err(err) = result {
+            tracing::warn!(error = %fault::chain(&err), "tree left behind");
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The cache over real overlay mounts.
+
+use std::path::{Path, PathBuf};
+
+use cache::{Cache, Error, MutableRef, Options, RecordOptions, RecordType, Ref};
+use tasks::Cx;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    cx: Cx,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a scratch folder"),
+            cx: Cx::root(),
+        }
+    }
+
+    fn open(&self) -> Cache {
+        Cache::open(Options::new(self.dir.path())).expect("a cache")
+    }
+
+    async fn mutable(&self, cache: &Cache, parent: Option<&Ref>) -> MutableRef {
+        cache
+            .new_mutable(&self.cx, parent, RecordOptions::default())
+            .await
+            .expect("a tree")
+    }
+
+    /// A record that holds these files on top of `parent`; a name with a leading `-` is removed.
+    async fn layer(&self, cache: &Cache, parent: Option<&Ref>, files: &[(&str, &str)]) -> Ref {
+        let tree = self.mutable(cache, parent).await;
+        write(&tree.tree(&self.cx).await.expect("mounted").path(), files);
+        tree.commit(&self.cx, "a layer").await.expect("committed")
+    }
+
+    async fn files(&self, tree: &Ref) -> Vec<String> {
+        listing(&tree.tree(&self.cx).await.expect("mounted").path())
+    }
+
+    fn trees(&self) -> usize {
+        let snapshots = self.dir.path().join("snapshots-overlayfs-v1");
+        std::fs::read_dir(snapshots).expect("read").count()
+    }
+}
+
+fn write(root: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        if let Some(name) = name.strip_prefix('-') {
+            let path = root.join(name);
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).expect("removed");
+            } else {
+                std::fs::remove_file(path).expect("removed");
+            }
+            continue;
+        }
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(path, content).expect("written");
+    }
+}
+
+/// `path=content`, sorted.
+fn listing(root: &Path) -> Vec<String> {
+    fn walk(root: &Path, at: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(at).expect("read") {
+            let entry = entry.expect("read");
+            let path: PathBuf = entry.path();
+            let name = path
+                .strip_prefix(root)
+                .expect("below")
+                .display()
+                .to_string();
+            if entry.file_type().expect("known").is_dir() {
+                walk(root, &path, found);
+            } else {
+                found.push(format!(
+                    "{name}={}",
+                    std::fs::read_to_string(&path).expect("read")
+                ));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(root, root, &mut found);
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn layers_stand_on_each_other() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture
+        .layer(&cache, None, &[("etc/os", "v1"), ("bin/sh", "sh")])
+        .await;
+    let next = fixture
+        .layer(&cache, Some(&base), &[("etc/os", "v2"), ("-bin/sh", "")])
+        .await;
+    assert_eq!(fixture.files(&base).await, ["bin/sh=sh", "etc/os=v1"]);
+    assert_eq!(fixture.files(&next).await, ["etc/os=v2"]);
+    assert_eq!(next.parent().expect("a parent").id(), base.id());
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.layer(&cache, None, &[("a", "1")]).await;
+    let top = fixture.layer(&cache, Some(&base), &[("b", "2")]).await;
+    top.set_meta("note", b"kept").expect("kept");
+    let (id, created) = (top.id().clone(), top.created());
+    drop((base, top, cache));
+
+    let cache = fixture.open();
+    let top = cache.get(&id).expect("found");
+    assert_eq!(fixture.files(&top).await, ["a=1", "b=2"]);
+    assert_eq!(
+        (top.description().as_str(), top.created()),
+        ("a layer", created)
+    );
+    assert_eq!(top.meta("note").as_deref(), Some(&b"kept"[..]));
+    cache.settle_removals().await;
+    assert_eq!(fixture.trees(), 2);
+}
+
+#[tokio::test]
+async fn what_was_not_committed_is_removed() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    assert_eq!(fixture.trees(), 1);
+    assert!(!cache.exists(tree.id()));
+    drop(tree);
+    cache.settle_removals().await;
+    assert_eq!(fixture.trees(), 0);
+    std::fs::create_dir_all(fixture.dir.path().join("snapshots-overlayfs-v1/900/fs"))
+        .expect("made");
+    fixture.layer(&cache, None, &[]).await;
+    drop(cache);
+    let cache = fixture.open();
+    cache.settle_removals().await;
+    assert_eq!(
+        fixture.trees(),
+        1,
+        "a tree without a record is swept at start"
+    );
+}
+
+#[tokio::test]
+async fn steps_that_change_nothing_are_not_mounted() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.layer(&cache, None, &[("a", "1")]).await;
+    let mut top = base.clone();
+    for _ in 0..600 {
+        top = fixture.layer(&cache, Some(&top), &[]).await;
+    }
+    assert_eq!(
+        top.mount().expect("mounted"),
+        base.mount().expect("mounted")
+    );
+    let changed = fixture.mutable(&cache, Some(&top)).await;
+    let root = changed.tree(&fixture.cx).await.expect("mounted").path();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(root, mode).expect("changed");
+    let changed = changed
+        .commit(&fixture.cx, "chmod 700 /")
+        .await
+        .expect("committed");
+    assert_ne!(
+        changed.mount().expect("mounted"),
+        base.mount().expect("mounted")
+    );
+}
+
+#[tokio::test]
+async fn a_step_keeps_mode_and_owner_of_the_root_directory() {
+    testkit::require!(root);
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    let root = tree.tree(&fixture.cx).await.expect("mounted").path();
+    std::fs::set_permissions(&root, PermissionsExt::from_mode(0o555)).expect("changed");
+    chown(&root, Some(5), Some(6)).expect("changed");
+    let base = tree.commit(&fixture.cx, "").await.expect("committed");
+    let top = fixture.layer(&cache, Some(&base), &[("a", "1")]).await;
+    let meta =
+        std::fs::metadata(top.tree(&fixture.cx).await.expect("mounted").path()).expect("read");
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        (0o555, 5, 6)
+    );
+}
+
+#[tokio::test]
+async fn a_mutable_with_an_index_key_is_found_by_one_at_a_time() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    tree.set_index("cache-dir:/root").expect("kept");
+    write(
+        &tree.tree(&fixture.cx).await.expect("mounted").path(),
+        &[("f", "1")],
+    );
+    let id = tree.id().clone();
+    assert!(cache.find_mutable("cache-dir:/root").is_none(), "held");
+    assert!(cache.get(&id).is_none(), "not immutable");
+    drop((tree, cache));
+    let cache = fixture.open();
+    let tree = cache.find_mutable("cache-dir:/root").expect("found");
+    assert_eq!(tree.id(), &id);
+    assert_eq!(
+        listing(&tree.tree(&fixture.cx).await.expect("mounted").path()),
+        ["f=1"]
+    );
+    assert!(cache.find_mutable("cache-dir:/root").is_none(), "held");
+    tree.discard();
+    assert!(cache.find_mutable("cache-dir:/root").is_none(), "discarded");
+    cache.settle_removals().await;
+    assert_eq!(fixture.trees(), 0);
+}
+
+#[tokio::test]
+async fn a_view_locks_its_mutable_until_it_is_gone() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    tree.set_index("local:ctx").expect("kept");
+    write(
+        &tree.tree(&fixture.cx).await.expect("mounted").path(),
+        &[("f", "1")],
+    );
+    let view = tree.freeze(&fixture.cx).await.expect("frozen");
+    let id = view.id().clone();
+    drop(tree);
+    assert_eq!(fixture.files(&view).await, ["f=1"]);
+    assert!(
+        cache.find_mutable("local:ctx").is_none(),
+        "locked by the view"
+    );
+    drop(view);
+    assert!(cache.exists(&id), "nobody wrote to it since");
+    drop(cache);
+
+    let cache = fixture.open();
+    let view = cache.get(&id).expect("found");
+    assert!(
+        cache.find_mutable("local:ctx").is_none(),
+        "locked by the view"
+    );
+    drop(view);
+    let tree = cache.find_mutable("local:ctx").expect("free");
+    assert!(!cache.exists(&id), "about to change");
+    write(
+        &tree.tree(&fixture.cx).await.expect("mounted").path(),
+        &[("g", "2")],
+    );
+    let view = tree.freeze(&fixture.cx).await.expect("frozen");
+    drop(tree);
+    assert_eq!(fixture.files(&view).await, ["f=1", "g=2"]);
+}
+
+#[tokio::test]
+async fn a_view_that_is_built_on_keeps_the_tree() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    tree.set_index("local:ctx").expect("kept");
+    write(
+        &tree.tree(&fixture.cx).await.expect("mounted").path(),
+        &[("f", "1")],
+    );
+    let view = tree.freeze(&fixture.cx).await.expect("frozen");
+    let top = fixture.layer(&cache, Some(&view), &[("g", "2")]).await;
+    let id = top.id().clone();
+    drop((tree, view, top));
+    assert!(cache.find_mutable("local:ctx").is_none(), "given away");
+    drop(cache);
+    let cache = fixture.open();
+    cache.settle_removals().await;
+    assert_eq!(
+        fixture.files(&cache.get(&id).expect("found")).await,
+        ["f=1", "g=2"]
+    );
+    assert_eq!(fixture.trees(), 2);
+}
+
+#[tokio::test]
+async fn discarding_a_tree_that_is_shown_leaves_it_to_the_view() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    write(
+        &tree.tree(&fixture.cx).await.expect("mounted").path(),
+        &[("f", "1")],
+    );
+    let view = tree.freeze(&fixture.cx).await.expect("frozen");
+    tree.discard();
+    cache.settle_removals().await;
+    assert_eq!(fixture.files(&view).await, ["f=1"]);
+}
+
+#[tokio::test]
+async fn a_merge_shows_all_and_a_diff_what_came_on_top() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture
+        .layer(
+            &cache,
+            None,
+            &[("etc/os", "1"), ("gone", "x"), ("dir/old", "x")],
+        )
+        .await;
+    let upper = fixture
+        .layer(
+            &cache,
+            Some(&base),
+            &[("-gone", ""), ("-dir", ""), ("dir/new", "2")],
+        )
+        .await;
+    let other = fixture
+        .layer(&cache, None, &[("gone", "y"), ("dir/mine", "3")])
+        .await;
+    let options = RecordOptions::default;
+    let diff = cache
+        .diff(Some(&base), &upper, options())
+        .expect("made")
+        .expect("something");
+    assert_eq!(
+        fixture.files(&diff).await,
+        ["dir/new=2"],
+        "marks of deletions do not show"
+    );
+    let merged = cache
+        .merge(&[other.clone(), diff], options())
+        .expect("made")
+        .expect("something");
+    let id = merged.id().clone();
+    assert_eq!(
+        fixture.files(&merged).await,
+        ["dir/new=2"],
+        "deletions apply to what is below"
+    );
+    let linked = cache
+        .merge(&[base.clone(), other], options())
+        .expect("made")
+        .expect("something");
+    assert_eq!(
+        fixture.files(&linked).await,
+        ["dir/mine=3", "dir/old=x", "etc/os=1", "gone=y"]
+    );
+    let on_top = fixture
+        .layer(&cache, Some(&linked), &[("-etc/os", ""), ("new", "4")])
+        .await;
+    assert_eq!(
+        fixture.files(&on_top).await,
+        ["dir/mine=3", "dir/old=x", "gone=y", "new=4"]
+    );
+    assert!(
+        cache
+            .diff(Some(&base), &base, options())
+            .expect("made")
+            .is_none()
+    );
+    let unrelated = cache.diff(Some(&upper), &base, options());
+    assert!(matches!(unrelated, Err(Error::Unrelated { .. })));
+    drop((merged, linked, on_top, base, upper, cache));
+    let cache = fixture.open();
+    assert_eq!(
+        fixture.files(&cache.get(&id).expect("found")).await,
+        ["dir/new=2"]
+    );
+}
+
+#[tokio::test]
+async fn only_what_nobody_needs_can_be_removed() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.layer(&cache, None, &[("a", "1")]).await;
+    let top = fixture.layer(&cache, Some(&base), &[("b", "2")]).await;
+    let (low, high) = (base.id().clone(), top.id().clone());
+    assert!(matches!(cache.remove(&high), Err(Error::InUse { .. })));
+    drop((base, top));
+    assert!(
+        matches!(cache.remove(&low), Err(Error::InUse { .. })),
+        "something stands on it"
+    );
+    let list = cache.list(&fixture.cx).await.expect("listed");
+    assert_eq!(list.len(), 2);
+    assert!(
+        list.iter()
+            .all(|usage| !usage.in_use && usage.size >= 4096 && usage.usage_count > 0)
+    );
+    assert!(cache.remove(&high).expect("removed") >= 4096);
+    cache.remove(&low).expect("removed");
+    assert!(matches!(cache.remove(&low), Err(Error::NotFound { .. })));
+    cache.settle_removals().await;
+    assert_eq!((fixture.trees(), cache.exists(&low)), (0, false));
+}
+
+#[tokio::test]
+async fn a_cache_mount_on_a_base_can_be_used_by_several_steps() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.layer(&cache, None, &[("a", "1")]).await;
+    let options = RecordOptions {
+        record_type: RecordType::CacheMount,
+        ..RecordOptions::default()
+    };
+    let tree = cache
+        .new_mutable(&fixture.cx, Some(&base), options)
+        .await
+        .expect("a tree");
+    let (one, two) = (
+        tree.mount().expect("mounted"),
+        tree.mount().expect("mounted"),
+    );
+    let (one, two) = (
+        one.detached().expect("mounted"),
+        two.detached().expect("mounted"),
+    );
+    write(&one.path(), &[("b", "2")]);
+    assert_eq!(listing(&two.path()), ["a=1", "b=2"]);
+    drop((one, two, tree));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read");
+    assert!(!mounts.contains(&fixture.dir.path().display().to_string()));
+}
