@@ -19,7 +19,7 @@ use crate::{Error, Group, Secret, Session};
 /// How long a client may take for one answer; it may have to ask its user.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How clients of token servers name themselves.
-const CLIENT_ID: &str = "buildkit-client";
+pub(crate) const CLIENT_ID: &str = "buildkit-client";
 
 /// What identifies the client to a registry. No user name: the secret is a refresh token.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,307 @@
+//! Daemon and client against each other, in memory.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use common::Daemon;
+use fault::{Class, Classify};
+use futures::TryStreamExt;
+use session::client::secrets::SecretSource;
+use session::client::{Client, DockerConfig, auth, secrets, ssh, upload};
+use session::ssh::SocketOptions;
+use session::{Error, Group};
+use std::sync::Arc;
+use tasks::Cx;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+#[tokio::test]
+async fn a_session_is_found_by_id_with_and_without_prefix() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let client = Client::new("shared").await;
+    let id = client.id().to_owned();
+    assert_eq!(id.len(), 25);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    assert_eq!(session.shared_key(), "shared");
+    assert!(session.supports("/grpc.health.v1.health/CHECK"));
+    assert!(!session.supports("/moby.filesync.v1.FileSend/diffcopy"));
+    let other = daemon.manager.get(&cx, &format!("build1:{id}")).await;
+    assert_eq!(other.expect("the session").id(), id);
+}
+
+#[tokio::test]
+async fn the_session_ends_with_its_client() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let client_cx = Cx::root();
+    let (session, client) = daemon.attach(&client_cx, Client::new("").await).await;
+    client_cx.cancel("done");
+    client.await;
+    tokio::time::timeout(Duration::from_secs(5), session.cx().cancelled())
+        .await
+        .expect("the session ends");
+    let err = session
+        .call(&cx, std::future::pending::<Result<(), tonic::Status>>())
+        .await
+        .expect_err("ended");
+    assert_eq!(err.to_string(), "context canceled");
+    tokio::task::yield_now().await;
+    assert!(daemon.manager.now(session.id()).is_none());
+}
+
+#[tokio::test]
+async fn a_session_that_never_comes_is_given_up_after_five_seconds() {
+    let manager = session::Manager::new();
+    let begun = tokio::time::Instant::now();
+    let err = manager.get(&Cx::root(), "nobody").await.expect_err("none");
+    assert_eq!(
+        err.to_string(),
+        "no active session for nobody: context deadline exceeded"
+    );
+    assert_eq!(err.class(), Class::TimedOut);
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    let err = Group::none().any(&Cx::root(), async |_| Ok(())).await;
+    assert_eq!(err.expect_err("none").to_string(), "no active sessions");
+}
+
+#[tokio::test]
+async fn secrets_come_from_files_and_variables() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"top\0secret").expect("write");
+    let mut large = tempfile::NamedTempFile::new().expect("a file");
+    large.write_all(&vec![0; 512_001]).expect("write");
+    let sources = BTreeMap::from([
+        ("f".to_owned(), SecretSource::File(file.path().to_owned())),
+        (
+            "large".to_owned(),
+            SecretSource::File(large.path().to_owned()),
+        ),
+        (
+            "e".to_owned(),
+            SecretSource::Env("CARGO_PKG_NAME".to_owned()),
+        ),
+    ]);
+    let mut client = Client::new("").await;
+    client.add(secrets::service(sources), secrets::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let fetch = async |id: &str| session::secrets::fetch(&cx, &group, id).await;
+    assert_eq!(&fetch("f").await.expect("f").reveal()[..], b"top\0secret");
+    assert_eq!(&fetch("e").await.expect("e").reveal()[..], b"session");
+    let missing = fetch("nope").await.expect_err("nope");
+    assert_eq!(missing.to_string(), "secret nope: not found");
+    let large = fetch("large").await.expect_err("large");
+    assert_eq!(large.to_string(), "invalid secret size 512001");
+}
+
+#[tokio::test]
+async fn a_client_without_secrets_misses_all_of_them() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let (session, _client) = daemon.attach(&cx, Client::new("").await).await;
+    let group = daemon.manager.group([session.id()]);
+    let err = session::secrets::fetch(&cx, &group, "x").await;
+    assert!(matches!(err, Err(Error::SecretMissing { .. })));
+    let err = session::ssh::check(&cx, &group, "")
+        .await
+        .expect_err("none");
+    assert_eq!(err.to_string(), "no SSH key \"\" forwarded from the client");
+}
+
+#[tokio::test]
+async fn an_upload_can_be_read_once() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let uploads = upload::Uploads::default();
+    let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| i as u8).collect();
+    let url = uploads.add(std::io::Cursor::new(bytes.clone()));
+    let path = url
+        .strip_prefix("http://buildkit-session")
+        .expect("host")
+        .to_owned();
+    let mut client = Client::new("").await;
+    client.add(uploads.service(), upload::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let pull = async || -> Result<Vec<u8>, Error> {
+        let chunks = session::upload::pull(&cx, &session, &path, "buildkit-session").await?;
+        let chunks: Vec<_> = chunks.try_collect().await?;
+        Ok(chunks.concat())
+    };
+    assert_eq!(pull().await.expect("first"), bytes);
+    let err = pull().await.expect_err("second").to_string();
+    assert!(
+        err.starts_with("no http response from session for "),
+        "{err}"
+    );
+}
+
+/// An agent that lists no keys, and shuts up at anything else.
+async fn agent(listener: UnixListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("accept");
+        let mut request = [0; 5];
+        while stream.read_exact(&mut request).await.is_ok() {
+            assert_eq!(request, [0, 0, 0, 1, 11]);
+            let none = [0, 0, 0, 5, 12, 0, 0, 0, 0];
+            stream.write_all(&none).await.expect("reply");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_answers_lists_and_is_not_asked_to_change() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let socket = dir.path().join("agent");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    let _agent = tasks::spawn("test agent", agent(listener));
+    let agents = BTreeMap::from([("default".to_owned(), ssh::Agent { socket, raw: false })]);
+    let mut client = Client::new("").await;
+    client.add(ssh::service(agents), ssh::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let err = session::ssh::check(&cx, &group, "other").await;
+    assert_eq!(
+        err.expect_err("unknown").to_string(),
+        "unset ssh forward key other"
+    );
+    let session = session::ssh::check(&cx, &group, "").await.expect("check");
+
+    let meta = std::fs::metadata(dir.path()).expect("meta");
+    let options = SocketOptions {
+        uid: std::os::unix::fs::MetadataExt::uid(&meta),
+        gid: std::os::unix::fs::MetadataExt::gid(&meta),
+        mode: 0o600,
+    };
+    let path = dir.path().join("forwarded");
+    let forward = session::ssh::forward(&cx, session, "", &path, options).expect("forward");
+    let mut stream = UnixStream::connect(forward.path()).await.expect("connect");
+    for _ in 0..2 {
+        stream.write_all(&[0, 0, 0, 1, 11]).await.expect("list");
+        let mut reply = [0; 9];
+        stream.read_exact(&mut reply).await.expect("reply");
+        assert_eq!(reply, [0, 0, 0, 5, 12, 0, 0, 0, 0]);
+    }
+    stream.write_all(&[0, 0, 0, 1, 19]).await.expect("remove");
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).await.expect("reply");
+    assert_eq!(reply, [0, 0, 0, 1, 5]);
+    stream.shutdown().await.expect("shutdown");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.expect("end");
+    assert!(rest.is_empty());
+    drop(forward);
+    assert!(!path.exists());
+}
+
+async fn with_auth(config: &str, fetch_tokens: bool) -> (Daemon, Group, tasks::Task<()>) {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    std::fs::write(dir.path().join("config.json"), config).expect("write");
+    let daemon = Daemon::start().await;
+    let options = auth::Options {
+        config: DockerConfig::load(dir.path()).expect("config"),
+        fetch_tokens,
+        sink: Arc::new(|_: progress::Event| {}),
+    };
+    let mut client = Client::new("").await;
+    client.add(auth::service(options).expect("service"), auth::METHODS);
+    let (session, task) = daemon.attach(&Cx::root(), client).await;
+    let group = daemon.manager.group([session.id()]);
+    (daemon, group, task)
+}
+
+const CONFIG: &str =
+    r#"{"auths":{"r.example":{"auth":"dTpw"},"t.example":{"registrytoken":"tok"}}}"#;
+
+#[tokio::test]
+async fn credentials_come_from_the_users_configuration() {
+    let (_daemon, group, _client) = with_auth(CONFIG, true).await;
+    let cx = Cx::root();
+    let (_, found) = session::auth::credentials(&cx, &group, "r.example")
+        .await
+        .expect("credentials");
+    assert_eq!(found.username, "u");
+    assert_eq!(found.secret.reveal_text(), "p");
+    let wanted = session::auth::TokenRequest {
+        host: "t.example".to_owned(),
+        ..Default::default()
+    };
+    let token = session::auth::fetch_token(&cx, &group, &wanted)
+        .await
+        .expect("token");
+    assert_eq!(token.token.reveal_text(), "tok");
+    assert_eq!(token.expires_in, 60);
+}
+
+#[tokio::test]
+async fn a_client_proves_its_authority() {
+    let (_daemon, group, _client) = with_auth(CONFIG, true).await;
+    let (_other_daemon, others, _other_client) = with_auth(CONFIG, true).await;
+    let cx = Cx::root();
+    let salt = [3; 32];
+    let (_, key) = session::auth::token_authority(&cx, &group, "r.example", &salt)
+        .await
+        .expect("authority")
+        .expect("a key");
+    let verify = async |group: &Group, host: &str| {
+        session::auth::verify_authority(&cx, group, host, &key, &salt)
+            .await
+            .expect("verify")
+            .is_some()
+    };
+    assert!(verify(&group, "r.example").await);
+    assert!(!verify(&others, "r.example").await, "another seed");
+    let (_, anonymous) = session::auth::token_authority(&cx, &group, "x", &salt)
+        .await
+        .expect("authority")
+        .expect("a key");
+    assert_ne!(anonymous, key);
+    let (_, other) = session::auth::token_authority(&cx, &others, "y", &salt)
+        .await
+        .expect("authority")
+        .expect("a key");
+    assert_eq!(anonymous, other, "all anonymous clients are one");
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_tokens_to_the_daemon_has_no_authority() {
+    let (_daemon, group, _client) = with_auth(CONFIG, false).await;
+    let cx = Cx::root();
+    let authority = session::auth::token_authority(&cx, &group, "r.example", &[0; 32]).await;
+    assert!(authority.expect("answer").is_none());
+}
+
+#[tokio::test]
+async fn a_newer_stream_takes_the_id() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let client = Client::new("").await;
+    let (first, _old) = daemon.attach(&cx, client.clone()).await;
+    let newer = client.clone();
+    let control = daemon.control.clone();
+    let running = cx.clone();
+    let _new = tasks::spawn("test client", async move {
+        newer.run(&running, control).await.expect("session");
+    });
+    tokio::time::timeout(Duration::from_secs(5), async {
+        // The table changes when the second stream has been taken.
+        while std::ptr::eq(
+            daemon.manager.now(first.id()).expect("a session").cx(),
+            first.cx(),
+        ) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the new one");
+    first.close("replaced");
+    tokio::task::yield_now().await;
+    assert!(daemon.manager.now(first.id()).is_some());
+}
