@@ -1,0 +1,281 @@
+//! Control groups of containers: made before the run, joined by the child, removed afterwards.
+//!
+//! Three kinds of hosts: the old hierarchies (one per controller), the same with a unified hierarchy beside them that
+//! only groups processes, and the unified hierarchy alone. Where nothing can be written and no limit is asked for, a
+//! container runs without a group of its own.
+
+mod devices;
+mod layout;
+mod limits;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use executor::spec::Resources;
+use rustix::io::Errno;
+
+pub(crate) use layout::Hierarchies;
+
+/// The group of one container.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    dirs: Vec<Member>,
+    /// The unified hierarchy is the only one.
+    unified: bool,
+}
+
+/// The group's directory in one hierarchy.
+#[derive(Debug)]
+pub(crate) struct Member {
+    name: String,
+    aliases: Vec<String>,
+    dir: PathBuf,
+    /// `cgroup.procs`, or for the unified hierarchy the directory when the child is cloned into it.
+    procs: File,
+    kind: Kind,
+}
+
+/// What a hierarchy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Old, with controllers.
+    Old,
+    /// Unified, beside old ones.
+    Beside,
+    /// Unified, alone.
+    Unified,
+}
+
+impl Member {
+    /// Name of its directory in a container.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Controllers that share it under other names.
+    pub(crate) fn aliases(&self) -> impl Iterator<Item = &str> {
+        self.aliases.iter().map(String::as_str)
+    }
+
+    /// Where it is on the host.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Group {
+    /// Makes a group at `path` in all hierarchies and sets its limits.
+    pub(crate) fn create(
+        hierarchies: &Hierarchies,
+        path: &str,
+        resources: Option<&Resources>,
+    ) -> io::Result<Self> {
+        let mut group = Self {
+            dirs: Vec::new(),
+            unified: hierarchies.is_unified(),
+        };
+        let Some(resources) = resources.filter(|_| !path.is_empty()) else {
+            return Ok(group);
+        };
+        match group.fill(hierarchies, path, resources) {
+            Ok(()) => Ok(group),
+            Err(err) if limits::none(resources) && is_refusal(&err) => {
+                tracing::debug!(path, error = %err, "step runs without a control group");
+                group.remove();
+                Ok(Self {
+                    dirs: Vec::new(),
+                    unified: hierarchies.is_unified(),
+                })
+            }
+            Err(err) => {
+                group.remove();
+                Err(err)
+            }
+        }
+    }
+
+    fn fill(
+        &mut self,
+        hierarchies: &Hierarchies,
+        path: &str,
+        resources: &Resources,
+    ) -> io::Result<()> {
+        let relative = path.trim_start_matches('/');
+        for hierarchy in hierarchies.iter() {
+            let dir = hierarchy.root.join(layout::relative(relative));
+            make(hierarchy, &dir)?;
+            let procs = match hierarchy.kind {
+                Kind::Unified if crate::sys::CAN_CLONE_INTO_CGROUP => File::open(&dir)?,
+                _ => OpenOptions::new()
+                    .write(true)
+                    .open(dir.join("cgroup.procs"))?,
+            };
+            self.dirs.push(Member {
+                name: hierarchy.name.clone(),
+                aliases: hierarchy.aliases.clone(),
+                dir: dir.clone(),
+                procs,
+                kind: hierarchy.kind,
+            });
+            match hierarchy.kind {
+                Kind::Old => limits::old(&dir, hierarchy, resources)?,
+                Kind::Beside => {}
+                Kind::Unified => limits::unified(&dir, resources)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The unified hierarchy's directory when it is the only one.
+    pub(crate) fn unified(&self) -> Option<&Path> {
+        if !self.unified {
+            return None;
+        }
+        self.dirs.first().map(Member::dir)
+    }
+
+    /// The old hierarchies.
+    pub(crate) fn hierarchies(&self) -> impl Iterator<Item = &Member> {
+        self.dirs.iter().filter(|member| member.kind == Kind::Old)
+    }
+
+    /// Files the child writes itself into.
+    pub(crate) fn to_join(&self) -> Vec<RawFd> {
+        let by_file =
+            |member: &&Member| self.to_clone_into().is_none() || member.kind != Kind::Unified;
+        self.dirs
+            .iter()
+            .filter(by_file)
+            .map(|member| member.procs.as_raw_fd())
+            .collect()
+    }
+
+    /// The group a child is cloned into.
+    pub(crate) fn to_clone_into(&self) -> Option<BorrowedFd<'_>> {
+        let unified = self
+            .dirs
+            .iter()
+            .find(|member| member.kind == Kind::Unified)?;
+        crate::sys::CAN_CLONE_INTO_CGROUP.then(|| unified.procs.as_fd())
+    }
+
+    /// Whether the kernel killed something in it for memory.
+    pub(crate) fn out_of_memory(&self) -> bool {
+        let Some(dir) = self.unified() else {
+            return false;
+        };
+        match std::fs::read_to_string(dir.join("memory.events")) {
+            Ok(text) => killed_for_memory(&text),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => false,
+            Err(err) => {
+                tracing::warn!(error = %err, "failed to read oom_kill event");
+                false
+            }
+        }
+    }
+
+    /// Takes the group away. Its processes must be gone.
+    pub(crate) fn remove(self) {
+        for member in &self.dirs {
+            remove_dir(&member.dir);
+        }
+    }
+}
+
+/// Whether an error means that control groups are not ours to use here.
+fn is_refusal(err: &io::Error) -> bool {
+    matches!(
+        err.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT | libc::ENOTSUP)
+    )
+}
+
+fn killed_for_memory(events: &str) -> bool {
+    events
+        .lines()
+        .filter_map(|line| line.strip_prefix("oom_kill "))
+        .any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
+}
+
+/// Makes a directory and those above it, which on some hierarchies need settings before anything can live below.
+fn make(hierarchy: &layout::Hierarchy, dir: &Path) -> io::Result<()> {
+    match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) => {
+            if let Some(parent) = dir
+                .parent()
+                .filter(|parent| parent.starts_with(&hierarchy.root))
+            {
+                make(hierarchy, parent)?;
+            }
+            match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    if hierarchy.has("cpuset") && hierarchy.kind == Kind::Old {
+        limits::inherit_cpuset(dir)?;
+    }
+    if hierarchy.kind == Kind::Unified
+        && let Some(parent) = dir.parent()
+    {
+        limits::delegate(parent);
+    }
+    Ok(())
+}
+
+/// Removes a group's directory. The kernel may need a moment after the last process.
+fn remove_dir(dir: &Path) {
+    let mut pause = Duration::from_micros(100);
+    for _ in 0..12 {
+        match std::fs::remove_dir(dir) {
+            Ok(()) => return,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return,
+            Err(err) if err.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(err) => {
+                tracing::warn!(dir = %dir.display(), error = %err, "control group stays behind");
+                return;
+            }
+        }
+        std::thread::sleep(pause);
+        pause *= 2;
+    }
+    tracing::warn!(dir = %dir.display(), "control group stays behind: busy");
+}
+
+/// Kills what is left in a group of an earlier daemon, and removes it.
+pub(crate) fn sweep(hierarchies: &Hierarchies, path: &str) {
+    for hierarchy in hierarchies.iter() {
+        let dir = hierarchy
+            .root
+            .join(layout::relative(path.trim_start_matches('/')));
+        let Ok(procs) = std::fs::read_to_string(dir.join("cgroup.procs")) else {
+            continue;
+        };
+        for pid in procs
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter_map(rustix::process::Pid::from_raw)
+        {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        remove_dir(&dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_for_memory_is_counted() {
+        assert!(killed_for_memory("low 0\nhigh 0\noom 1\noom_kill 1\n"));
+        assert!(!killed_for_memory("oom 1\noom_kill 0\noom_group_kill 0\n"));
+    }
+}

@@ -1,0 +1,329 @@
+//! The life of one container, told by its thread.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use executor::prepare::Prepared;
+use executor::rootfs::{Make, Root};
+use executor::spec::{NamespaceKind, Spec};
+use executor::{Error, MountSource, Step};
+use rustix::fs::{AtFlags, Mode, OFlags, Uid};
+use rustix::process::DumpableBehavior;
+
+use crate::cgroup::Group;
+use crate::control::Control;
+use crate::mounts::{self, Sources};
+use crate::plan::{self, Parts, has};
+use crate::sweep::{self, Note};
+use crate::sys::{self, Child, Exit};
+use crate::{Inner, Setup, child};
+
+/// Exit code of a container whose program could not be started, as runc has it.
+const NOT_STARTED: i32 = 1;
+/// Stack of a child between clone and exec.
+const CHILD_STACK: usize = 64 * 1024;
+
+/// A container to run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub inner: Arc<Inner>,
+    pub step: Step,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub control: Arc<Control>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// 128+n for signal n.
+    pub code: i32,
+    /// The kernel killed something in it for memory.
+    pub out_of_memory: bool,
+}
+
+/// Runs a container from beginning to end.
+pub(crate) fn run(job: Job) -> Result<Ended, Error> {
+    sys::block_signals();
+    let inner = job.inner.clone();
+    let root = job
+        .step
+        .root
+        .movable()
+        .map_err(|err| Error::start_io("failed to mount the root filesystem", err))?;
+    let root = Root::new(root);
+    let root_path = inner.shared.settings.root.join(&job.step.id).join("rootfs");
+    let prepared = inner.shared.prepare(&job.step, &root, &root_path)?;
+    let ended = with_group(job, &root, &prepared);
+    prepared.finish(&root);
+    ended
+}
+
+fn with_group(job: Job, root: &Root, prepared: &Prepared) -> Result<Ended, Error> {
+    let inner = job.inner.clone();
+    let linux = &prepared.spec.linux;
+    let _note = Note::write(
+        &inner.shared.settings.root,
+        &job.step.id,
+        &linux.cgroups_path,
+    )
+    .map_err(|err| Error::start_io("failed to note the container", err))?;
+    let snapshots = job
+        .step
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.source {
+            MountSource::Snapshot(mount) => Some(mount),
+            _ => None,
+        });
+    let _held = inner
+        .overlays
+        .hold(snapshots)
+        .map_err(|err| Error::start_io("failed to mount a cache directory", err))?;
+    let group = Group::create(
+        &inner.hierarchies,
+        &linux.cgroups_path,
+        linux.resources.as_ref(),
+    )
+    .map_err(|err| Error::start_io("failed to create a control group", err))?;
+    let ended = in_namespaces(job, root, prepared, &group);
+    group.remove();
+    ended
+}
+
+fn in_namespaces(
+    job: Job,
+    root: &Root,
+    prepared: &Prepared,
+    group: &Group,
+) -> Result<Ended, Error> {
+    let Job {
+        inner,
+        step,
+        stdout,
+        stderr,
+        control,
+    } = job;
+    let streams = Streams { stdout, stderr };
+    let started = start(&inner, &step, root, prepared, group, &streams, &control);
+    // From here on the host's paths mean what they say again, and nothing but the child keeps the mounts.
+    let back = sys::setns(inner.mount_namespace.as_fd(), libc::CLONE_NEWNS);
+    let ended = match started {
+        Err(setup) => {
+            streams.complain(&setup.to_string());
+            Ok(Ended {
+                code: NOT_STARTED,
+                out_of_memory: false,
+            })
+        }
+        Ok(child) => {
+            drop(streams);
+            let exit = sys::wait(&child)
+                .map_err(|err| Error::start_io("failed to wait for the container", err))?;
+            let code = match exit {
+                Exit::Code(code) => code,
+                Exit::Signal(signal) => 128 + signal,
+            };
+            Ok(Ended {
+                code,
+                out_of_memory: code != 0 && group.out_of_memory(),
+            })
+        }
+    };
+    back.map_err(|err| Error::start_io("failed to leave the container's mount namespace", err))?;
+    ended
+}
+
+/// The container's ends of its output pipes.
+struct Streams {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Streams {
+    /// Tells the user why there is nothing to see.
+    fn complain(self, why: &str) {
+        let line = format!("unable to start container process: {why}\n");
+        // The reader may be gone; then nobody wants to know.
+        let _ = std::fs::File::from(self.stderr).write_all(line.as_bytes());
+    }
+
+    /// Lets the user open its own output again, through /dev/stdout.
+    fn give_to(&self, uid: u32) -> io::Result<()> {
+        for fd in [&self.stdout, &self.stderr] {
+            rustix::fs::chownat(fd, "", Some(Uid::from_raw(uid)), None, AtFlags::EMPTY_PATH)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything from the first namespace to the running program.
+fn start(
+    inner: &Inner,
+    step: &Step,
+    root: &Root,
+    prepared: &Prepared,
+    group: &Group,
+    streams: &Streams,
+    control: &Control,
+) -> Result<Child, Setup> {
+    let spec = &prepared.spec;
+    enter_namespaces(spec)?;
+    let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
+    // Modes of what is made are meant literally; only this thread is concerned.
+    rustix::process::umask(Mode::empty());
+    attach_root(root, &inner.shared.settings.root.join(sweep::ROOT))
+        .map_err(io("attach the root filesystem"))?;
+    let cgroup_namespace = has(spec, NamespaceKind::Cgroup);
+    let sources = Sources {
+        step,
+        group,
+        overlays: &inner.overlays,
+        cgroup_namespace,
+    };
+    let late = mounts::build(root, spec, &sources)?;
+    mounts::mount_point(root, Path::new(&spec.process.cwd), Make::Dir)
+        .map_err(io("create working directory"))?;
+    mounts::protect(root, spec)?;
+    mounts::pivot(root)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Setup::new("open /dev/null".into(), errno.into()))?;
+    streams
+        .give_to(spec.process.user.uid)
+        .map_err(io("give output to the user"))?;
+    let filter = spec
+        .linux
+        .seccomp
+        .as_ref()
+        .map(|filter| inner.programs.of(filter))
+        .transpose()
+        .map_err(|err| Setup::new("assemble seccomp filter".into(), io::Error::other(err)))?;
+    let stdio = [
+        null.as_raw_fd(),
+        streams.stdout.as_raw_fd(),
+        streams.stderr.as_raw_fd(),
+    ];
+    let parts = Parts {
+        id: &step.id,
+        home: &prepared.home,
+        group,
+        late: &late,
+        filter,
+        stdio,
+    };
+    let plan = plan::plan(spec, parts)?;
+    if control.is_killed() {
+        return Err(Setup::because("killed".to_owned()));
+    }
+    let child = spawn(&plan, spec, group, inner.dumpable)?;
+    drop(late);
+    if let Some(failure) = plan.failure() {
+        // It ended before it became the program; nobody else will reap it.
+        let _ = sys::wait(&child);
+        return Err(Setup::because(plan::explain(&failure, spec)));
+    }
+    let process = child
+        .pidfd
+        .try_clone()
+        .map_err(io("duplicate a descriptor"))?;
+    control.started(process);
+    Ok(child)
+}
+
+fn enter_namespaces(spec: &Spec) -> Result<(), Setup> {
+    let mut flags = libc::CLONE_NEWNS;
+    for namespace in &spec.linux.namespaces {
+        if namespace.path.is_some() {
+            continue;
+        }
+        flags |= match namespace.kind {
+            NamespaceKind::Ipc => libc::CLONE_NEWIPC,
+            NamespaceKind::Uts => libc::CLONE_NEWUTS,
+            NamespaceKind::Network => libc::CLONE_NEWNET,
+            // The child's own: clone makes the first two, the child the third.
+            NamespaceKind::Pid | NamespaceKind::Mount | NamespaceKind::Cgroup => 0,
+            NamespaceKind::User => {
+                let unsupported = io::Error::from(io::ErrorKind::Unsupported);
+                return Err(Setup::new("user namespace".into(), unsupported));
+            }
+        };
+    }
+    sys::unshare(flags).map_err(|err| Setup::new("unshare namespaces".into(), err))?;
+    for namespace in &spec.linux.namespaces {
+        let Some(path) = &namespace.path else {
+            continue;
+        };
+        let join = || -> io::Result<()> {
+            let fd = rustix::fs::open(
+                path.as_str(),
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            sys::setns(fd.as_fd(), 0)
+        };
+        join().map_err(|err| Setup::new(format!("join namespace {path}"), err))?;
+    }
+    if flags & libc::CLONE_NEWNET != 0 {
+        sys::loopback_up().map_err(|err| Setup::new("bring up lo".into(), err))?;
+    }
+    if flags & libc::CLONE_NEWUTS != 0 {
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .map_err(|errno| Setup::new("set hostname".into(), errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Cuts the new mount namespace off from the host's, and puts the root somewhere in it.
+fn attach_root(root: &Root, place: &Path) -> io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    move_mount(
+        root.fd(),
+        "",
+        rustix::fs::CWD,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    Ok(())
+}
+
+fn spawn(
+    plan: &child::Plan,
+    spec: &Spec,
+    group: &Group,
+    dumpable: Option<DumpableBehavior>,
+) -> Result<Child, Setup> {
+    let flags = if has(spec, NamespaceKind::Pid) {
+        libc::CLONE_NEWPID
+    } else {
+        0
+    };
+    let mut stack = Vec::<u8>::with_capacity(CHILD_STACK);
+    let plan = std::ptr::from_ref(plan).cast_mut().cast();
+    // SAFETY: `plan` points to a plan that lives until the child no longer uses this memory, and `child::main` does
+    // nothing but raw system calls on it.
+    let child = unsafe {
+        sys::spawn(
+            flags,
+            group.to_clone_into(),
+            stack.spare_capacity_mut(),
+            child::main,
+            plan,
+        )
+    };
+    // A change of user in the child marked the shared memory as not dumpable, and with it the daemon.
+    if let Some(dumpable) = dumpable
+        && let Err(err) = rustix::process::set_dumpable_behavior(dumpable)
+    {
+        tracing::debug!(error = %err, "cannot restore dumpable mark");
+    }
+    child.map_err(|err| Setup::new("clone".into(), err))
+}

@@ -1,0 +1,176 @@
+//! Running steps without any external binary.
+//!
+//! Each container has a thread. The thread takes namespaces of its own (all but the process namespace), puts the file
+//! system together in ordinary code, and clones one child that shares memory with the daemon for the moment between
+//! clone and exec, so that starting a step costs the same however large the daemon is. What the child does in that
+//! moment is in `child`: raw system calls on prepared data, nothing else. The thread then leaves its namespaces, waits
+//! for the child, and cleans up. The program is process 1 of its process namespace: everything it started dies with it.
+//!
+//! What a container looks like is said by the specification from `executor`, and should not differ from what runc makes
+//! of it; the tests run both. Needs Linux 5.12.
+
+#![warn(unsafe_op_in_unsafe_fn)]
+
+mod cgroup;
+mod child;
+mod container;
+mod control;
+mod devices;
+mod errors;
+mod mounts;
+mod options;
+mod output;
+mod plan;
+mod seccomp;
+mod shared;
+mod sweep;
+mod sys;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use executor::prepare::Shared;
+use executor::{Error, Executor, Output, Settings, Step};
+use progress::Stream;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use tasks::Cx;
+
+use crate::container::{Ended, Job};
+use crate::control::{Control, KillOnDrop};
+
+/// Stack of a container's thread.
+const STACK: usize = 512 * 1024;
+
+/// The embedded runtime.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+/// What containers share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub shared: Shared,
+    pub hierarchies: cgroup::Hierarchies,
+    pub programs: seccomp::Programs,
+    pub overlays: shared::SharedOverlays,
+    /// The daemon's mount namespace.
+    pub mount_namespace: OwnedFd,
+    /// Whether the daemon's memory may be dumped.
+    pub dumpable: Option<rustix::process::DumpableBehavior>,
+}
+
+/// A container could not be set up: what was tried, and why it failed.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    text: String,
+}
+
+impl Setup {
+    #[allow(clippy::needless_pass_by_value, reason = "made for map_err")]
+    pub(crate) fn new(doing: String, error: std::io::Error) -> Self {
+        Self {
+            text: format!("{doing}: {}", errors::text(&error)),
+        }
+    }
+
+    pub(crate) fn because(text: String) -> Self {
+        Self { text }
+    }
+}
+
+impl std::fmt::Display for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Runtime {
+    /// A runtime working in `settings.root`; sweeps what an earlier one left there. Blocking.
+    pub fn new(settings: Settings) -> std::io::Result<Self> {
+        let shared = Shared::new(settings)?;
+        let hierarchies = cgroup::Hierarchies::probe();
+        sweep::sweep(&shared.settings.root, &hierarchies);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let mount_namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
+        let overlays =
+            shared::SharedOverlays::new(shared.host.kernel, shared.settings.root.join("overlays"));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                hierarchies,
+                programs: seccomp::Programs::default(),
+                overlays,
+                mount_namespace,
+                dumpable: rustix::process::dumpable_behavior().ok(),
+            }),
+        })
+    }
+}
+
+#[async_trait]
+impl Executor for Runtime {
+    async fn run(&self, cx: &Cx, step: Step, output: Output) -> Result<(), Error> {
+        let not_run = |cancelled| Error::Cancelled {
+            code: 255,
+            cancelled,
+        };
+        cx.check().map_err(not_run)?;
+        let failed = |err| Error::start_io("failed to make a pipe", err);
+        let pipe =
+            || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()));
+        let (stdout, stdout_end) = pipe()?;
+        let (stderr, stderr_end) = pipe()?;
+        let control = Arc::new(Control::default());
+        let valid = step.process.valid_exit_codes.clone();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let job = Job {
+            inner: self.inner.clone(),
+            step,
+            stdout: stdout_end,
+            stderr: stderr_end,
+            control: control.clone(),
+        };
+        std::thread::Builder::new()
+            .name("container".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                // Nobody listens any more when the caller is gone; the container was killed then.
+                let _ = done.send(container::run(job));
+            })
+            .map_err(|err| Error::start_io("failed to start a thread", err))?;
+        let guard = KillOnDrop::new(control);
+        let stdout = output::pump(stdout, Stream::Stdout, &output)?;
+        let stderr = output::pump(stderr, Stream::Stderr, &output)?;
+        let work = async { tokio::join!(stdout, stderr, ended).2 };
+        tokio::pin!(work);
+        let (ended, cancelled) = tokio::select! {
+            biased;
+            ended = &mut work => (ended, None),
+            cancelled = cx.cancelled() => {
+                guard.kill();
+                (work.await, Some(cancelled))
+            }
+        };
+        guard.disarm();
+        let ended = ended.map_err(|_| Error::start("the container's thread died"))?;
+        verdict(ended?, cancelled, &valid)
+    }
+}
+
+/// What the end of a container means for its step.
+fn verdict(ended: Ended, cancelled: Option<tasks::Cancelled>, valid: &[i32]) -> Result<(), Error> {
+    let Err(error) = Error::from_exit(ended.code, valid) else {
+        return Ok(());
+    };
+    Err(match cancelled {
+        Some(cancelled) => Error::Cancelled {
+            code: ended.code,
+            cancelled,
+        },
+        None if ended.out_of_memory => Error::OutOfMemory { code: ended.code },
+        None => error,
+    })
+}
