@@ -58,11 +58,11 @@ pub(crate) fn parse(
         b"label" => pairs("LABEL", rest, escape),
         b"arg" => Ok(Args::Words(quoted_words(rest, escape))),
         b"healthcheck" => {
-            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            let end = rest.find(is_blank).unwrap_or(rest.len());
             let (word, command) = rest.split_at(end);
             Ok(Args::Typed(
                 word.to_owned(),
-                Box::new(json_or_line(command.trim_start())?),
+                Box::new(json_or_line(command.trim_start_matches(is_blank))?),
             ))
         }
         // Triggers of triggers are refused later; there is no need to go deep for that.
@@ -174,12 +174,19 @@ pub(crate) fn quoted_words(text: &str, escape: char) -> Vec<String> {
     }
 }
 
+/// White space between flags. Other blanks than those of ASCII belong to values.
+fn is_blank(c: char) -> bool {
+    c == '\u{b}' || c.is_ascii_whitespace()
+}
+
 /// Takes the flags off the start of `text`, which stands `offset` bytes into its line. Returns what follows them.
+///
+/// Upstream reads flags byte by byte, which garbles other letters than those of ASCII. We keep them.
 pub(crate) fn leading_flags(text: &str, escape: char, offset: usize) -> (Vec<Flag>, &str) {
     let mut flags = Vec::new();
     let mut rest = text;
     loop {
-        rest = rest.trim_start();
+        rest = rest.trim_start_matches(is_blank);
         if !rest.starts_with("--") {
             return (flags, rest);
         }
@@ -215,7 +222,7 @@ fn flag_word(text: &str, escape: char) -> (String, usize) {
             word.push(c);
         } else if matches!(c, '\'' | '"') {
             quote = Some(c);
-        } else if c.is_whitespace() {
+        } else if is_blank(c) {
             return (word, at);
         } else {
             word.push(c);

@@ -98,54 +98,53 @@ pub(crate) fn trigger(expression: &str) -> Result<Instruction, Problem> {
 }
 
 impl Meaning {
-    fn of(statement: Statement, linter: &mut Linter) -> Result<Self, Problem> {
+    fn of(mut statement: Statement, linter: &mut Linter) -> Result<Self, Problem> {
         let keyword = statement.keyword.to_ascii_lowercase();
         if keyword == "from" {
             return stage(statement, linter).map(Self::Stage);
         }
-        let kind = match keyword.as_str() {
-            "add" => files::add(&statement).map(Kind::Add),
-            "arg" => arg(&statement, linter).map(Kind::Arg),
-            "cmd" => plain_command(&statement).map(|command| Kind::Cmd(Cmd { command })),
-            "copy" => files::copy(&statement).map(Kind::Copy),
-            "entrypoint" => {
-                plain_command(&statement).map(|command| Kind::Entrypoint(Entrypoint { command }))
-            }
-            "env" => {
-                pairs("ENV", &statement).map(|(pairs, legacy)| Kind::Env(Env { pairs, legacy }))
-            }
-            "expose" => expose(&statement).map(Kind::Expose),
-            "healthcheck" => health::healthcheck(&statement).map(Kind::Healthcheck),
-            "label" => pairs("LABEL", &statement)
-                .map(|(pairs, legacy)| Kind::Label(Label { pairs, legacy })),
-            "maintainer" => {
-                linter.report(
-                    Lint::MaintainerDeprecated,
-                    statement.span,
-                    &statement.comments,
-                );
-                one_text("MAINTAINER", &statement)
-                    .map(|author| Kind::Maintainer(Maintainer { author }))
-            }
-            "onbuild" => onbuild(&statement).map(Kind::Onbuild),
-            "run" => run(&statement).map(Kind::Run),
-            "shell" => shell(&statement).map(Kind::Shell),
-            "stopsignal" => match words(&statement) {
-                [signal] => Ok(Kind::StopSignal(StopSignal {
-                    signal: signal.clone(),
-                })),
-                _ => Err(Problem::ExactlyOneArgument("STOPSIGNAL")),
-            },
-            "user" => one_text("USER", &statement).map(|user| Kind::User(User { user })),
-            "volume" => volume(&statement).map(Kind::Volume),
-            "workdir" => {
-                one_text("WORKDIR", &statement).map(|path| Kind::Workdir(Workdir { path }))
-            }
-            _ => Err(Problem::UnknownInstruction {
-                hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
-                keyword: statement.keyword.clone(),
-            }),
-        }?;
+        let kind =
+            match keyword.as_str() {
+                "add" => files::add(&statement).map(Kind::Add),
+                "arg" => arg(&statement, linter).map(Kind::Arg),
+                "cmd" => plain_command(&statement).map(|command| Kind::Cmd(Cmd { command })),
+                "copy" => files::copy(&statement).map(Kind::Copy),
+                "entrypoint" => plain_command(&statement)
+                    .map(|command| Kind::Entrypoint(Entrypoint { command })),
+                "env" => pairs("ENV", &mut statement)
+                    .map(|(pairs, legacy)| Kind::Env(Env { pairs, legacy })),
+                "expose" => expose(&statement).map(Kind::Expose),
+                "healthcheck" => health::healthcheck(&statement).map(Kind::Healthcheck),
+                "label" => pairs("LABEL", &mut statement)
+                    .map(|(pairs, legacy)| Kind::Label(Label { pairs, legacy })),
+                "maintainer" => {
+                    linter.report(
+                        Lint::MaintainerDeprecated,
+                        statement.span,
+                        &statement.comments,
+                    );
+                    one_text("MAINTAINER", &statement)
+                        .map(|author| Kind::Maintainer(Maintainer { author }))
+                }
+                "onbuild" => onbuild(&statement).map(Kind::Onbuild),
+                "run" => run(&mut statement).map(Kind::Run),
+                "shell" => shell(&statement).map(Kind::Shell),
+                "stopsignal" => match words(&statement) {
+                    [signal] => Ok(Kind::StopSignal(StopSignal {
+                        signal: signal.clone(),
+                    })),
+                    _ => Err(Problem::ExactlyOneArgument("STOPSIGNAL")),
+                },
+                "user" => one_text("USER", &statement).map(|user| Kind::User(User { user })),
+                "volume" => volume(&statement).map(Kind::Volume),
+                "workdir" => {
+                    one_text("WORKDIR", &statement).map(|path| Kind::Workdir(Workdir { path }))
+                }
+                _ => Err(Problem::UnknownInstruction {
+                    hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
+                    keyword: statement.keyword.clone(),
+                }),
+            }?;
         let Statement {
             keyword,
             flags,
@@ -255,14 +254,14 @@ fn arg(statement: &Statement, linter: &mut Linter) -> Result<Arg, Problem> {
     Ok(Arg { args })
 }
 
-fn pairs(name: &'static str, statement: &Statement) -> Result<(Vec<Pair>, bool), Problem> {
+fn pairs(name: &'static str, statement: &mut Statement) -> Result<(Vec<Pair>, bool), Problem> {
     check(&statement.flags, flags::NONE)?;
-    match &statement.args {
+    match &mut statement.args {
         Args::Pairs { pairs, legacy } if !pairs.is_empty() => {
             if pairs.iter().any(|pair| pair.key.is_empty()) {
                 return Err(Problem::BlankName(name));
             }
-            Ok((pairs.clone(), *legacy))
+            Ok((std::mem::take(pairs), *legacy))
         }
         _ => Err(Problem::AtLeastOneArgument(name)),
     }
@@ -289,7 +288,7 @@ fn plain_command(statement: &Statement) -> Result<Command, Problem> {
     Ok(command_of(&statement.args))
 }
 
-fn run(statement: &Statement) -> Result<Run, Problem> {
+fn run(statement: &mut Statement) -> Result<Run, Problem> {
     let flags = check(&statement.flags, flags::RUN)?;
     let devices = flags
         .values("device")
@@ -312,7 +311,7 @@ fn run(statement: &Statement) -> Result<Run, Problem> {
     };
     Ok(Run {
         command: command_of(&statement.args),
-        heredocs: statement.heredocs.clone(),
+        heredocs: std::mem::take(&mut statement.heredocs),
         mounts,
         network,
         security,

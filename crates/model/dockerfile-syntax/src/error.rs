@@ -123,6 +123,24 @@ pub enum Problem {
     Device(#[from] DeviceError),
 }
 
+impl Classify for Problem {
+    fn class(&self) -> Class {
+        Class::User
+    }
+}
+
+impl Classify for MountError {
+    fn class(&self) -> Class {
+        Class::User
+    }
+}
+
+impl Classify for DeviceError {
+    fn class(&self) -> Class {
+        Class::User
+    }
+}
+
 impl Problem {
     /// At a place the text does not name.
     pub(crate) fn at(self, span: Span) -> Error {

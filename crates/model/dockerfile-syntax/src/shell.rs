@@ -177,6 +177,8 @@ impl Lex {
 
     /// Expands `word` to a list of words. What variables bring in is split at white space, what is quoted is not;
     /// empty words vanish.
+    ///
+    /// Upstream loses what stands in front of `${…}` with an operator in the same word (`80${X:-80}` is `80`). We keep it.
     pub fn process_words(&self, word: &str, env: &dyn Env) -> Result<Vec<String>, ExpandError> {
         Ok(self.scan(word, env)?.0.into_words())
     }

@@ -48,6 +48,10 @@ pub(crate) fn read(source: &[u8]) -> Result<Statements, Error> {
         },
     };
     while reader.statement()? {}
+    if reader.bom == source.len() {
+        // The line the mark stands on.
+        reader.lines.count = 1;
+    }
     let here = Span::line(reader.lines.count);
     if reader.found.list.is_empty() {
         return Err(Problem::NoInstructions.at(here));
