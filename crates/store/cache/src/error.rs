@@ -33,16 +33,6 @@ pub enum Error {
         /// The blob.
         digest: oci::Digest,
     },
-    /// A layer unpacked to something else than the image says.
-    #[error("layer {blob} has diff id {actual}, expected {expected}")]
-    DiffId {
-        /// The blob.
-        blob: oci::Digest,
-        /// What was unpacked.
-        actual: oci::Digest,
-        /// What the image config says.
-        expected: oci::Digest,
-    },
     /// A file operation of the cache itself failed.
     #[error("failed to {action}")]
     Io {
@@ -84,6 +74,12 @@ pub enum Error {
     /// The trees failed.
     #[error(transparent)]
     Snapshot(#[from] snapshot::Error),
+    /// A layer could not be made or unpacked.
+    #[error(transparent)]
+    Layer(#[from] layer::Error),
+    /// There is no checksum.
+    #[error(transparent)]
+    Checksum(#[from] contenthash::Error),
     /// Somebody asked to stop.
     #[error(transparent)]
     Cancelled(#[from] tasks::Cancelled),
@@ -102,11 +98,12 @@ impl Classify for Error {
             Self::InUse { .. } => Class::Unavailable,
             Self::Unrelated { .. } | Self::NotLayered { .. } => Class::Unsupported,
             Self::Lazy { .. } | Self::Damaged { .. } => Class::Internal,
-            Self::DiffId { .. } => Class::User,
             Self::Io { source, .. } => fault::class_of(source, Class::Internal),
             Self::Db(err) => err.class(),
             Self::Content(err) => err.class(),
             Self::Snapshot(err) => err.class(),
+            Self::Layer(err) => err.class(),
+            Self::Checksum(err) => err.class(),
             Self::Cancelled(err) => err.class(),
         }
     }

@@ -1,13 +1,13 @@
 //! Layers of images: known at once, fetched and unpacked when somebody looks inside.
 //!
 //! A layer is found again by its chain id, the digest over its diff id and all below, so images with the same base share
-//! records. With a layered snapshotter every layer unpacks by itself, so all of them are fetched and unpacked beside
-//! each other.
+//! records. All layers are fetched beside each other, and each is unpacked as soon as it and those below are there.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use db::Batch;
+use layer::Target;
 use oci::Digest;
 use progress::Progress;
 use snapshot::Chain;
@@ -15,7 +15,7 @@ use tasks::{Cx, Scope};
 
 use crate::node::Node;
 use crate::record::{Blob, Body, CHAINS, Record, to_nanos};
-use crate::{Cache, Error, ImageLayer, Inner, RecordType, Ref, RefId, unpack};
+use crate::{Cache, Error, ImageLayer, Inner, RecordType, Ref, RefId};
 
 impl Cache {
     /// The tree of an image with these layers, the lowest first. Nothing is fetched. `None` for no layers.
@@ -80,32 +80,8 @@ impl Cache {
         if missing.is_empty() {
             return Ok(cx.check()?);
         }
-        if !self.inner.snapshots.is_layered() {
-            self.fetch_all(cx, &missing, progress).await?;
-            for layer in missing {
-                self.unpack(cx, &layer, progress).await?;
-            }
-            return Ok(());
-        }
         let mut scope = Scope::new(cx, "unpack layers");
-        for layer in missing {
-            let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
-            scope.spawn("unpack layer", async move {
-                cache.unpack(&cx, &layer, &progress).await
-            });
-        }
-        scope.join().await
-    }
-
-    /// Where layers must be unpacked in order, they can at least be fetched beside each other.
-    async fn fetch_all(
-        &self,
-        cx: &Cx,
-        layers: &[Arc<Node>],
-        progress: &Progress,
-    ) -> Result<(), Error> {
-        let mut scope = Scope::new(cx, "fetch layers");
-        for layer in layers {
+        for layer in &missing {
             let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
             let layer = layer.clone();
             scope.spawn("fetch layer", async move {
@@ -113,6 +89,14 @@ impl Cache {
                 cache.inner.fetch(&cx, &layer, &progress).await.map(drop)
             });
         }
+        let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
+        scope.spawn("unpack layers", async move {
+            // In order: a layer need not list the directories its files are in, and then those below count.
+            for layer in missing {
+                cache.unpack(&cx, &layer, &progress).await?;
+            }
+            Ok(())
+        });
         scope.join().await
     }
 
@@ -123,17 +107,13 @@ impl Cache {
             return Ok(());
         }
         let blob = self.inner.fetch(cx, node, progress).await?;
-        let below = match node.parents.first() {
-            Some(parent) if !self.inner.snapshots.is_layered() => Some(parent.chain()?),
-            _ => None,
-        };
+        let below = node.below()?;
         let key = self.inner.new_key()?;
         let status = format!("extracting {}", blob.descriptor.digest);
         let status = progress.status(&status, "extracting");
         let (inner, work) = (self.inner.clone(), cx.clone());
-        let has_parent = !node.parents.is_empty();
         let unpacked = tasks::blocking(move || {
-            let result = inner.unpack_into(&work, key, below.as_ref(), has_parent, &blob);
+            let result = inner.unpack_into(&work, key, below.as_ref(), &blob);
             if result.is_err() {
                 inner.reaper.remove(key);
             }
@@ -171,7 +151,12 @@ impl Inner {
     }
 
     /// Makes the blob of a layer present.
-    async fn fetch(&self, cx: &Cx, node: &Node, progress: &Progress) -> Result<Blob, Error> {
+    pub(crate) async fn fetch(
+        &self,
+        cx: &Cx,
+        node: &Node,
+        progress: &Progress,
+    ) -> Result<Blob, Error> {
         let blob = node.record.read().blob().cloned();
         let Some(blob) = blob else {
             return Err(Error::Lazy {
@@ -199,20 +184,28 @@ impl Inner {
         cx: &Cx,
         key: snapshot::Key,
         below: Option<&Chain>,
-        has_parent: bool,
         blob: &Blob,
     ) -> Result<(), Error> {
         self.snapshots.prepare(key, below)?;
-        let target = self.snapshots.directory(key);
-        let layered = self.snapshots.is_layered() && has_parent;
-        let actual = unpack::unpack(cx, &self.content, &blob.descriptor, &target, layered)?;
-        if actual != blob.diff_id {
-            return Err(Error::DiffId {
-                blob: blob.descriptor.digest.clone(),
-                actual,
-                expected: blob.diff_id.clone(),
-            });
-        }
+        let directory = self.snapshots.directory(key);
+        let target = match below {
+            Some(chain) if self.snapshots.is_layered() => Target::Overlay {
+                upper: directory,
+                lower: chain
+                    .keys
+                    .iter()
+                    .map(|key| self.snapshots.directory(*key))
+                    .collect(),
+            },
+            _ => Target::Plain(directory),
+        };
+        layer::apply(
+            cx,
+            &self.content,
+            &blob.descriptor,
+            Some(&blob.diff_id),
+            &target,
+        )?;
         Ok(())
     }
 }

@@ -17,15 +17,16 @@
 //! This crate does not decide what is thrown away and when; it says what there is ([`Cache::list`]) and removes what
 //! it is told to ([`Cache::remove`]).
 
+mod checksum;
 mod error;
 mod image;
+mod layers;
 mod mutable;
 mod node;
 mod open;
 mod record;
 mod refs;
 mod types;
-mod unpack;
 mod usage;
 
 use std::fmt;
@@ -313,6 +314,7 @@ impl Inner {
                 continue;
             };
             let mut batch = Batch::new();
+            self.withdraw_checksums(&node, &mut batch)?;
             let mut record = node.record.write();
             let Body::Mutable { open, view, .. } = &mut record.body else {
                 continue;

@@ -45,6 +45,10 @@ impl MutableRef {
         }
     }
 
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// The name of the record; a commit keeps it.
     pub fn id(&self) -> &RefId {
         &self.node.id
@@ -137,10 +141,12 @@ impl MutableRef {
             ..self.node.record.read().clone()
         };
         record.put(self.id(), &mut batch);
+        let checksums = inner.hand_over_checksums(&self.node, self.id(), &record, &mut batch);
         inner.db.commit(batch)?;
         *self.kept.lock() = Kept::Committed;
         // The mount that wrote must be gone before the tree lies below others; a new node opens it anew.
         let node = Node::new(self.id().clone(), record, self.node.parents.clone());
+        *node.records.lock() = checksums;
         let node = inner.nodes.lock().add(node);
         Ok(Ref::new(self.cache.clone(), node))
     }
@@ -185,11 +191,13 @@ impl MutableRef {
         }
         record.put(self.id(), &mut batch);
         view.put(&id, &mut batch);
+        let checksums = inner.hand_over_checksums(&self.node, &id, &view, &mut batch);
         inner.db.commit(batch)?;
         *self.node.record.write() = record;
         *self.kept.lock() = Kept::Yes;
         let mut node = Node::new(id, view, self.node.parents.clone());
         node.owner = Some(self.node.clone());
+        *node.records.lock() = checksums;
         let node = nodes.add(node);
         drop(nodes);
         Ok(Ref::new(self.cache.clone(), node))

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Weak};
 
 use content::Provider;
+use contenthash::Records;
 use mount::{Mount, Tree};
 use parking_lot::{Mutex, RwLock};
 use snapshot::{Chain, Key, Snapshotter};
@@ -32,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) provider: Mutex<Option<Arc<dyn Provider>>>,
     /// Held while the blob is fetched and unpacked, or a blob is made.
     pub(crate) working: tokio::sync::Mutex<()>,
+    /// What is known of the tree's checksums. Locked while files are hashed.
+    pub(crate) records: Mutex<Option<Records>>,
     /// The tree, once somebody looked inside.
     pub(crate) tree: tokio::sync::OnceCell<Arc<Tree>>,
 }
@@ -56,6 +59,7 @@ impl Node {
             users: AtomicUsize::new(0),
             provider: Mutex::new(None),
             working: tokio::sync::Mutex::new(()),
+            records: Mutex::new(None),
             tree: tokio::sync::OnceCell::new(),
         }
     }

@@ -9,6 +9,8 @@
 //! | `snapshots` | snapshot key, big endian | id |
 //! | `chains` | chain id | id |
 //! | `blobs` | blob digest, 0, id | |
+//! | `variants` | id, 0, compression | descriptor as JSON |
+//! | `checksums` | snapshot key, big endian, or id | what `contenthash` knows |
 //! | `index` | index key, 0, id | |
 //! | `indexed` | id, 0, index key | |
 //! | `meta` | id, 0, key | free |
@@ -32,6 +34,8 @@ pub(crate) const CHILDREN: Table = Table::new("children");
 pub(crate) const SNAPSHOTS: Table = Table::new("snapshots");
 pub(crate) const CHAINS: Table = Table::new("chains");
 pub(crate) const BLOBS: Table = Table::new("blobs");
+pub(crate) const VARIANTS: Table = Table::new("variants");
+pub(crate) const CHECKSUMS: Table = Table::new("checksums");
 pub(crate) const INDEX: Table = Table::new("index");
 pub(crate) const INDEXED: Table = Table::new("indexed");
 pub(crate) const META: Table = Table::new("meta");
@@ -167,6 +171,9 @@ impl Record {
         {
             batch.remove(SNAPSHOTS, key.to_be_bytes());
         }
+        if !matches!(self.body, Body::View { .. }) {
+            batch.remove(CHECKSUMS, crate::checksum::row(id, self));
+        }
         if let Some(blob) = self.blob() {
             batch.remove(BLOBS, pair(blob.descriptor.digest.as_str(), id.as_str()));
             if let Some(chain_id) = &blob.chain_id
@@ -177,6 +184,12 @@ impl Record {
             }
         }
         erase_index(id, db, batch)?;
+        for (key, json) in db.prefix(VARIANTS, &pair(id.as_str(), ""))? {
+            if let Ok(variant) = serde_json::from_slice::<Descriptor>(&json) {
+                batch.remove(BLOBS, pair(variant.digest.as_str(), id.as_str()));
+            }
+            batch.remove(VARIANTS, key);
+        }
         for (key, _) in db.prefix(META, &pair(id.as_str(), ""))? {
             batch.remove(META, key);
         }

@@ -50,11 +50,12 @@ impl Inner {
             let used = self.db.value(USAGE, id.as_str().as_bytes())?;
             let used = used.as_deref().and_then(Used::parse);
             let mut size = self.tree_size(&id, &record, held.contains(&id))?;
-            if let Some(blob) = record.blob()
-                && counted.insert(blob.descriptor.digest.clone())
-                && let Ok(info) = self.content.info(&blob.descriptor.digest)
-            {
-                size += info.size;
+            for digest in self.blobs_of(&id, &record)? {
+                if counted.insert(digest.clone())
+                    && let Ok(info) = self.content.info(&digest)
+                {
+                    size += info.size;
+                }
             }
             list.push(Usage {
                 in_use: held.contains(&id),
@@ -126,6 +127,7 @@ impl Inner {
         let mut freed = size
             .and_then(|raw| raw.try_into().ok())
             .map_or(0, u64::from_le_bytes);
+        let blobs = self.blobs_of(id, &record)?;
         let mut batch = Batch::new();
         record.erase(id, &self.db, &mut batch)?;
         match &record.body {
@@ -148,18 +150,16 @@ impl Inner {
         }
         self.db.commit(batch)?;
         nodes.forget(id);
-        if let Some(blob) = record.blob()
-            && self
+        for digest in blobs {
+            if self
                 .db
-                .prefix(BLOBS, &pair(blob.descriptor.digest.as_str(), ""))?
+                .prefix(BLOBS, &pair(digest.as_str(), ""))?
                 .is_empty()
-        {
-            let size = self
-                .content
-                .info(&blob.descriptor.digest)
-                .map_or(0, |info| info.size);
-            if self.content.remove(&blob.descriptor.digest)? {
-                freed += size;
+            {
+                let size = self.content.info(&digest).map_or(0, |info| info.size);
+                if self.content.remove(&digest)? {
+                    freed += size;
+                }
             }
         }
         if let Some(Key(key)) = record.snapshot()

@@ -441,3 +441,67 @@ async fn a_cache_mount_on_a_base_can_be_used_by_several_steps() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read");
     assert!(!mounts.contains(&fixture.dir.path().display().to_string()));
 }
+
+#[tokio::test]
+async fn a_checksum_is_kept_with_the_tree() {
+    testkit::require!(root);
+    use contenthash::Query;
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture
+        .layer(&cache, None, &[("a", "1"), ("dir/b", "2")])
+        .await;
+    let top = fixture.layer(&cache, Some(&base), &[("dir/c", "3")]).await;
+    let same = fixture.layer(&cache, Some(&top), &[]).await;
+    let sum = async |tree: &Ref, path: &str| {
+        tree.checksum(&fixture.cx, &Query::of(path))
+            .await
+            .expect("a checksum")
+    };
+    assert_eq!(sum(&base, "/a").await, sum(&top, "/a").await);
+    assert_ne!(sum(&base, "/dir").await, sum(&top, "/dir").await);
+    let whole = sum(&top, "/").await;
+    assert_eq!(sum(&same, "/").await, whole);
+    let id = top.id().clone();
+    drop((base, top, same, cache));
+    let cache = fixture.open();
+    // Only what was kept can answer this: the tree is not what it was.
+    let written = fixture.dir.path().join("snapshots-overlayfs-v1/2/fs/dir/c");
+    std::fs::write(written, "against the rules").expect("written");
+    assert_eq!(sum(&cache.get(&id).expect("found"), "/").await, whole);
+}
+
+#[tokio::test]
+async fn checksums_of_a_client_directory_come_from_its_transfer() {
+    testkit::require!(root);
+    use contenthash::{Change, Query, Records, Sum};
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let tree = fixture.mutable(&cache, None).await;
+    tree.set_index("local:ctx").expect("kept");
+    assert!(tree.take_checksums().is_empty());
+    let mut records = Records::new();
+    records.insert(b"f", Change::File(Sum::of_nothing()));
+    tree.set_checksums(records.clone());
+    let view = tree.freeze(&fixture.cx).await.expect("frozen");
+    let asked = view
+        .checksum(&fixture.cx, &Query::of("/f"))
+        .await
+        .expect("a checksum");
+    drop((tree, view, cache));
+    let cache = fixture.open();
+    let tree = cache.find_mutable("local:ctx").expect("found");
+    let mut kept = tree.take_checksums();
+    assert_eq!(
+        kept.known(&Query::of("/f"))
+            .expect("known")
+            .expect("a checksum"),
+        asked
+    );
+    drop(tree);
+    let tree = cache.find_mutable("local:ctx").expect("found");
+    assert!(
+        tree.take_checksums().is_empty(),
+        "nobody said what the tree is like now"
+    );
+}
