@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -125,6 +125,20 @@ impl Tmpfs {
     }
 }
 
+/// A detached copy of what an open directory or file shows, with what is mounted below it; private, read-only if asked
+/// for. For places inside a tree: the caller resolves the path there and hands in the descriptor.
+///
+/// Places in a detached mount can be copied since Linux 6.15; before, the mount must be attached somewhere.
+pub fn movable_at(place: BorrowedFd<'_>, readonly: bool) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(place, c"", flags)?;
+    set_attributes(&tree, readonly)?;
+    Ok(tree)
+}
+
 /// A detached copy of the mount at `source`, with what is mounted below it; private, read-only if asked for.
 pub(crate) fn clone_tree(source: &Path, readonly: bool) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -133,6 +147,12 @@ pub(crate) fn clone_tree(source: &Path, readonly: bool) -> io::Result<OwnedFd> {
     let tree = rustix::mount::open_tree(CWD, source, flags)?;
     set_attributes(&tree, readonly)?;
     Ok(tree)
+}
+
+/// Attaches a detached mount at `target` until the guard is dropped.
+pub fn attach(mount: &OwnedFd, target: &Path) -> io::Result<Attached> {
+    place(mount, target)?;
+    Ok(Attached::new(target))
 }
 
 /// Moves a detached mount to its place.

@@ -128,4 +128,40 @@ mod tests {
         check(&["/s/1/fs"], "/s/1");
         check(&["/a/x", "/b/y"], "/");
     }
+
+    #[test]
+    fn the_old_call_stacks_more_layers_than_absolute_names_allow() {
+        testkit::require!(root);
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let dir = |name: &str| {
+            let path = scratch.path().join(name);
+            std::fs::create_dir_all(&path).expect("made");
+            path
+        };
+        let lower: Vec<PathBuf> = (0..250)
+            .rev()
+            .map(|index| dir(&format!("{index}/fs")))
+            .collect();
+        std::fs::write(lower[249].join("deepest"), "found").expect("written");
+        let upper = Upper {
+            dir: dir("999/fs"),
+            work: dir("999/work"),
+        };
+        let options = crate::probe::overlay_options();
+        let before = std::env::current_dir().expect("known");
+        let mount = create(&lower, Some(&upper), &options).expect("mounted");
+        assert_eq!(std::env::current_dir().expect("known"), before);
+        let tree = crate::Tree::of_mount(mount).expect("opened");
+        assert_eq!(
+            std::fs::read(tree.path().join("deepest")).expect("read"),
+            b"found"
+        );
+        std::fs::write(tree.path().join("new"), "").expect("written");
+        assert!(upper.dir.join("new").exists());
+        drop(tree);
+        let target = dir("target");
+        mount_at(&lower, None, &options, &target).expect("mounted");
+        assert!(target.join("deepest").exists());
+        rustix::mount::unmount(&target, UnmountFlags::DETACH).expect("unmounted");
+    }
 }

@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-pub use attach::{Attached, Tmpfs, bind};
+pub use attach::{Attached, Tmpfs, attach, bind, movable_at};
 pub use tree::Tree;
 
 /// What to mount. Cheap to clone compared to mounting it.

@@ -9,21 +9,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::attach::{Attached, place};
-use crate::{Upper, legacy};
+use crate::{Upper, legacy, probe};
 
 /// The kernel refuses more lower directories than this.
 const MAX_LOWER: usize = 500;
 /// Longest value `fsconfig` takes, with its NUL.
 const MAX_VALUE: usize = 256;
-
-/// Set once the kernel was seen not to know `lowerdir+`.
-static CLASSIC: AtomicBool = AtomicBool::new(false);
 
 /// A detached overlay mount.
 pub(crate) fn create(
@@ -32,14 +28,11 @@ pub(crate) fn create(
     options: &[String],
 ) -> io::Result<OwnedFd> {
     forget_volatile(upper, options);
-    if !CLASSIC.load(Ordering::Relaxed) {
-        match create_new(lower, upper, options) {
-            Err(Refused::Unknown) => CLASSIC.store(true, Ordering::Relaxed),
-            Err(Refused::Failed(err)) => return Err(explain(err, lower.len(), upper)),
-            Ok(mount) => return Ok(mount),
-        }
+    match create_new(lower, upper, options) {
+        Some(created) => created,
+        None => legacy::create(lower, upper, options),
     }
-    legacy::create(lower, upper, options).map_err(|err| explain(err, lower.len(), upper))
+    .map_err(|err| explain(err, lower.len(), upper))
 }
 
 /// An overlay mount at `target`.
@@ -50,18 +43,11 @@ pub(crate) fn attach(
     target: &Path,
 ) -> io::Result<Attached> {
     forget_volatile(upper, options);
-    if !CLASSIC.load(Ordering::Relaxed) {
-        match create_new(lower, upper, options) {
-            Err(Refused::Unknown) => CLASSIC.store(true, Ordering::Relaxed),
-            Err(Refused::Failed(err)) => return Err(explain(err, lower.len(), upper)),
-            Ok(mount) => {
-                place(&mount, target)?;
-                return Ok(Attached::new(target));
-            }
-        }
+    match create_new(lower, upper, options) {
+        Some(created) => created.and_then(|mount| place(&mount, target)),
+        None => legacy::mount_at(lower, upper, options, target),
     }
-    legacy::mount_at(lower, upper, options, target)
-        .map_err(|err| explain(err, lower.len(), upper))?;
+    .map_err(|err| explain(err, lower.len(), upper))?;
     Ok(Attached::new(target))
 }
 
@@ -101,59 +87,47 @@ fn forget_volatile(upper: Option<&Upper>, options: &[String]) {
     }
 }
 
-enum Refused {
-    /// This kernel does not know the new API or `lowerdir+`.
-    Unknown,
-    Failed(io::Error),
-}
-
-impl<E: Into<io::Error>> From<E> for Refused {
-    fn from(err: E) -> Self {
-        Self::Failed(err.into())
-    }
-}
-
+/// `None` where the kernel (or a filter in front of it) does not know how.
 fn create_new(
     lower: &[PathBuf],
     upper: Option<&Upper>,
     options: &[String],
-) -> Result<OwnedFd, Refused> {
-    if lower.len() <= MAX_LOWER {
-        return create_flat(lower, &[], upper, options);
+) -> Option<io::Result<OwnedFd>> {
+    if !probe::has_layers_one_by_one() {
+        return None;
     }
-    let (near, bottom) = lower.split_at(MAX_LOWER - 1);
-    let bottom = create_flat(bottom, &[], None, options)?;
-    create_flat(near, &[bottom.as_fd()], upper, options)
+    let created = if lower.len() <= MAX_LOWER {
+        create_flat(lower, None, upper, options)
+    } else {
+        let (near, bottom) = lower.split_at(MAX_LOWER - 1);
+        create_flat(bottom, None, None, options)
+            .and_then(|bottom| create_flat(near, Some(bottom.as_fd()), upper, options))
+    };
+    match created {
+        Err(err) if err.raw_os_error() == Some(libc::ENOSYS) => None,
+        other => Some(other),
+    }
 }
 
 /// One overlay of at most [`MAX_LOWER`] layers: `lower`, and below them what `deepest` refers to.
 fn create_flat(
     lower: &[PathBuf],
-    deepest: &[BorrowedFd<'_>],
+    deepest: Option<BorrowedFd<'_>>,
     upper: Option<&Upper>,
     options: &[String],
-) -> Result<OwnedFd, Refused> {
-    let context = match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
-        Err(rustix::io::Errno::NOSYS) => return Err(Refused::Unknown),
-        other => other?,
+) -> io::Result<OwnedFd> {
+    let context = Context {
+        fd: rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?,
     };
-    let context = Context { fd: context };
     // External tools show the source of a mount.
     context.string("source", OsStr::new("overlay"))?;
     // Descriptors of directories with long names stay open until the mount stands.
     let mut held = Vec::new();
-    for (index, path) in lower.iter().enumerate() {
+    for path in lower {
         let value = short(path, &mut held)?;
-        match rustix::mount::fsconfig_set_string(context.fd.as_fd(), "lowerdir+", &value) {
-            // An unknown key is EINVAL, and only the first layer can be the first to meet it.
-            Err(rustix::io::Errno::INVAL) if index == 0 && path.is_dir() => {
-                return Err(Refused::Unknown);
-            }
-            Err(err) => return Err(Refused::Failed(context.failure(err))),
-            Ok(()) => {}
-        }
+        context.string("lowerdir+", value.as_os_str())?;
     }
-    for fd in deepest {
+    if let Some(fd) = deepest {
         context.string(
             "lowerdir+",
             OsStr::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())),

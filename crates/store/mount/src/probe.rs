@@ -25,15 +25,27 @@ pub fn overlay_options() -> Vec<String> {
     options
 }
 
-/// Whether the kernel knows overlay mounts that ignore fsync (5.10 and later).
+/// Whether the kernel knows overlay mounts that ignore fsync.
 pub fn has_volatile() -> bool {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
+    kernel() >= (5, 10)
+}
+
+/// Whether overlayfs takes its layers one by one through the new mount API. Older kernels have the API but collect the
+/// options as text, and only fail at the end.
+pub(crate) fn has_layers_one_by_one() -> bool {
+    kernel() >= (6, 7)
+}
+
+/// Major and minor version of the running kernel.
+fn kernel() -> (u32, u32) {
+    version(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    version >= (5, 10)
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether this process lives in a user namespace other than the first.
@@ -49,6 +61,14 @@ fn is_identity(map: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_begins_with_its_version() {
+        assert_eq!(version("6.18.44-fc-v445"), (6, 18));
+        assert_eq!(version("5.10"), (5, 10));
+        assert_eq!(version("6.7-rc1+"), (6, 7));
+        assert_eq!(version(""), (0, 0));
+    }
 
     #[test]
     fn only_the_full_map_is_the_first_namespace() {
