@@ -1,0 +1,46 @@
+use std::sync::Arc;
+
+/// Environment variables in the order of their last assignment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Env(Arc<Vec<(Arc<str>, Arc<str>)>>);
+
+impl Env {
+    /// No variables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(name, _)| &**name == key)
+            .map(|(_, value)| &**value)
+    }
+
+    /// Sets `key`; it becomes the last one.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let list = Arc::make_mut(&mut self.0);
+        list.retain(|(name, _)| &**name != key);
+        list.push((Arc::from(key), Arc::from(value)));
+    }
+
+    /// Forgets `key`.
+    pub fn remove(&mut self, key: &str) {
+        if self.get(key).is_some() {
+            Arc::make_mut(&mut self.0).retain(|(name, _)| &**name != key);
+        }
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// `KEY=value` in order.
+    pub fn to_list(&self) -> Vec<String> {
+        self.iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
+    }
+}

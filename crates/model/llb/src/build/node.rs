@@ -1,0 +1,143 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use proto::pb;
+
+use super::exec::Exec;
+use super::file::Actions;
+use super::options::Options;
+
+/// An op that is being written.
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    pub(super) options: Options,
+}
+
+pub(super) enum Kind {
+    Source {
+        identifier: String,
+        attrs: BTreeMap<String, String>,
+        caps: Vec<&'static str>,
+    },
+    Exec(Box<Exec>),
+    File(Actions),
+    Merge(Vec<Output>),
+    Diff {
+        lower: Option<Output>,
+        upper: Option<Output>,
+    },
+    /// An op that was written before.
+    Written {
+        bytes: Bytes,
+        inputs: Vec<Output>,
+        metadata: Box<pb::OpMetadata>,
+    },
+    /// Left behind when a node is taken apart.
+    Gone,
+}
+
+/// What an op makes.
+#[derive(Clone)]
+pub struct Output(Target);
+
+#[derive(Clone)]
+enum Target {
+    Of { node: Arc<Node>, index: u32 },
+    Later(Arc<OnceLock<Option<Output>>>),
+}
+
+/// An output that is not known yet. See [`super::State::later`].
+#[derive(Clone)]
+pub struct Later(Arc<OnceLock<Option<Output>>>);
+
+impl Later {
+    pub(super) fn new() -> (Self, Output) {
+        let cell = Arc::new(OnceLock::new());
+        (Self(cell.clone()), Output(Target::Later(cell)))
+    }
+
+    /// Says what it is. The first answer counts.
+    pub fn set(&self, state: &super::State) {
+        // A second answer would change graphs that were written already.
+        let _ = self.0.set(state.output().cloned());
+    }
+}
+
+impl Output {
+    pub(super) fn new(node: Arc<Node>, index: u32) -> Self {
+        Self(Target::Of { node, index })
+    }
+
+    /// The op and the number of its output; `None` for an empty tree, or when a later output was never set.
+    pub(super) fn resolve(&self) -> Option<(&Arc<Node>, u32)> {
+        let mut output = self;
+        loop {
+            match &output.0 {
+                Target::Of { node, index } => return Some((node, *index)),
+                Target::Later(cell) => output = cell.get()?.as_ref()?,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.resolve() {
+            Some((node, index)) => write!(f, "{:p}@{index}", Arc::as_ptr(node)),
+            None => f.write_str("unset"),
+        }
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Later")
+    }
+}
+
+impl Kind {
+    /// What the op reads, in the order in which a definition lists it.
+    pub(super) fn inputs(&self) -> Vec<&Output> {
+        match self {
+            Self::Source { .. } | Self::Gone => Vec::new(),
+            Self::Exec(exec) => exec.inputs(),
+            Self::File(file) => file.inputs(),
+            Self::Merge(inputs) | Self::Written { inputs, .. } => inputs.iter().collect(),
+            Self::Diff { lower, upper } => lower.iter().chain(upper).collect(),
+        }
+    }
+}
+
+impl Drop for Node {
+    /// A chain of 100,000 ops must not be dropped by recursion.
+    fn drop(&mut self) {
+        let mut stack = std::mem::replace(&mut self.kind, Kind::Gone).into_inputs();
+        while let Some(output) = stack.pop() {
+            match output.0 {
+                Target::Of { node, .. } => {
+                    if let Some(mut node) = Arc::into_inner(node) {
+                        stack.extend(std::mem::replace(&mut node.kind, Kind::Gone).into_inputs());
+                    }
+                }
+                Target::Later(cell) => {
+                    let inner = Arc::into_inner(cell).and_then(OnceLock::into_inner);
+                    stack.extend(inner.flatten());
+                }
+            }
+        }
+    }
+}
+
+impl Kind {
+    fn into_inputs(self) -> Vec<Output> {
+        match self {
+            Self::Source { .. } | Self::Gone => Vec::new(),
+            Self::Exec(exec) => exec.into_inputs(),
+            Self::File(file) => file.into_inputs(),
+            Self::Merge(inputs) | Self::Written { inputs, .. } => inputs,
+            Self::Diff { lower, upper } => lower.into_iter().chain(upper).collect(),
+        }
+    }
+}
