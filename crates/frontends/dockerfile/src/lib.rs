@@ -1,0 +1,217 @@
+//! The frontend that builds from Dockerfiles: `dockerfile.v0`.
+//!
+//! A request goes through these steps, in upstream's order: attributes are parsed (`options`), the Dockerfile and the
+//! contexts are found (`files`, `named`), the file is turned into LLB once per platform (`lower`), the LLB is solved,
+//! and the results get their metadata (`answer`). What the words of a Dockerfile mean as text is `dockerfile-syntax`'s
+//! business; nothing here reads bytes into instructions.
+//!
+//! Nothing here runs steps or touches files of the machine: all of that is asked of the [`frontend::Bridge`].
+
+mod answer;
+mod error;
+mod files;
+mod git_ref;
+mod image;
+mod lower;
+mod named;
+mod options;
+mod paths;
+mod reference;
+mod sbom;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use diagnostics::{Detail, Failure};
+use dockerfile_syntax::lint::{Config, Linter};
+use frontend::{Bridge, Frontend, Outcome, Request, SolveRequest, Warning};
+use futures::future::join_all;
+use llb::build::SourceMap;
+use oci::Platform;
+use tasks::Cx;
+
+use crate::answer::{Built, answer};
+use crate::error::{Error, Locate, Result, Trouble, ranges, text};
+use crate::files::{Files, Source};
+use crate::lower::{Lowered, lower};
+use crate::options::Options;
+
+/// `dockerfile.v0`
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dockerfile;
+
+#[async_trait]
+impl Frontend for Dockerfile {
+    fn name(&self) -> &'static str {
+        "dockerfile.v0"
+    }
+
+    async fn solve(
+        &self,
+        cx: &Cx,
+        bridge: Arc<dyn Bridge>,
+        request: Request,
+    ) -> std::result::Result<Outcome, Failure> {
+        let mut map = None;
+        solve(cx, bridge, request, &mut map)
+            .await
+            .map_err(|trouble| trouble.into_failure(map.as_ref()))
+    }
+}
+
+/// `map` is set as soon as the Dockerfile is read, for errors that have a place in it.
+async fn solve(
+    cx: &Cx,
+    bridge: Arc<dyn Bridge>,
+    request: Request,
+    map: &mut Option<Arc<SourceMap>>,
+) -> Result<Outcome> {
+    let options = Options::parse(&request, bridge.as_ref())?;
+    let missing = options.missing_cap.clone();
+    if let Some(cap) = missing.as_ref().filter(|cap| !cap.may_forward) {
+        return Err(Error::FrontendCap(cap.name.clone()).into());
+    }
+    let files = Files::open(cx, bridge, options, request.inputs, &request.session).await?;
+    let source = files.dockerfile().await?;
+    *map = Some(source.map.clone());
+    if let Some(outcome) = forward(&files, &source).await? {
+        return Ok(outcome);
+    }
+    if let Some(cap) = missing {
+        return Err(Error::FrontendCap(cap.name).into());
+    }
+    match files.options.attribute("requestid") {
+        "" => {}
+        other => return Err(Error::Subrequest(other.to_owned()).into()),
+    }
+    build(&files, &source).await
+}
+
+/// Passes the request on if the file or the client names another frontend and there is a way to run one.
+async fn forward(files: &Files, source: &Source) -> Result<Option<Outcome>> {
+    const ARGUMENT: &str = "build-arg:BUILDKIT_SYNTAX";
+    if files.options.attributes.contains_key("cmdline") {
+        return Ok(None);
+    }
+    let argument = files.options.attributes.get(ARGUMENT);
+    let directive = dockerfile_syntax::directive::syntax(&source.map.data);
+    let (command, line) = match (argument, &directive) {
+        (Some(command), _) => (command.as_str(), None),
+        (None, Some(directive)) => (directive.value.as_str(), Some(directive.line)),
+        (None, None) => return Ok(None),
+    };
+    if !files.bridge.offers("gateway.v0") {
+        tracing::debug!(
+            syntax = command,
+            "no gateway: the built-in frontend reads the file"
+        );
+        return Ok(None);
+    }
+    let image = command.trim().split(' ').next().unwrap_or_default();
+    let mut options = files.options.attributes.clone();
+    options.insert("cmdline".to_owned(), command.to_owned());
+    options.insert("source".to_owned(), image.to_owned());
+    let request = SolveRequest {
+        frontend: "gateway.v0".to_owned(),
+        options,
+        inputs: files.inputs.clone(),
+        ..SolveRequest::default()
+    };
+    let outcome = files.bridge.solve(&files.cx, request).await;
+    let placed = |failure: &Failure| {
+        failure
+            .details()
+            .iter()
+            .any(|detail| matches!(detail, Detail::Source { .. }))
+    };
+    match outcome {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(failure) if placed(&failure) => Err(failure.into()),
+        Err(failure) => match line {
+            Some(line) => Err(failure).at(dockerfile_syntax::Span::line(line)),
+            None => Err(failure).with_context(|| format!("failed with {ARGUMENT} = {command}")),
+        },
+    }
+}
+
+async fn build(files: &Files, source: &Source) -> Result<Outcome> {
+    let scanner = match &files.options.sbom {
+        Some(sbom) => Some(sbom::Scanner::find(files, sbom).await?),
+        None => None,
+    };
+    let platforms: Vec<Option<&Platform>> = match files.options.platforms.as_slice() {
+        [] => vec![None],
+        list => list.iter().map(Some).collect(),
+    };
+    let builds = platforms
+        .iter()
+        .enumerate()
+        .map(|(number, platform)| build_platform(files, source, *platform, number == 0));
+    let mut built = Vec::with_capacity(platforms.len());
+    for one in join_all(builds).await {
+        built.push(one?);
+    }
+    answer(files, scanner.as_ref(), built).await
+}
+
+async fn build_platform(
+    files: &Files,
+    source: &Source,
+    platform: Option<&Platform>,
+    warns: bool,
+) -> Result<Built> {
+    let mut linter = match (warns, &files.options.lint) {
+        (false, _) => Linter::off(),
+        (true, Some(config)) => Linter::new(config.clone()),
+        (true, None) => Linter::new(lint_directive(&source.map.data)?),
+    };
+    let lowered = lower(files, source, platform, &mut linter).await;
+    for finding in linter.findings() {
+        warn(files, source, finding).await?;
+    }
+    let lowered = lowered?;
+    let Lowered {
+        state, defaults, ..
+    } = &lowered;
+    let definition = state
+        .marshal(defaults)
+        .map_err(|err| text(err.to_string()))
+        .context("failed to marshal LLB definition")?;
+    let request = SolveRequest {
+        definition: Some(definition),
+        cache_imports: files.options.cache_imports.clone(),
+        ..SolveRequest::default()
+    };
+    let outcome = files.bridge.solve(&files.cx, request).await?;
+    Ok(Built {
+        platform: platform.cloned(),
+        reference: outcome.single.flatten(),
+        lowered,
+    })
+}
+
+fn lint_directive(data: &[u8]) -> Result<Config> {
+    match dockerfile_syntax::directive::check(data) {
+        None => Ok(Config::default()),
+        Some(directive) => Config::from_directive(&directive.value)
+            .map_err(|err| text(err.to_string()))
+            .context("failed to parse check options"),
+    }
+}
+
+async fn warn(
+    files: &Files,
+    source: &Source,
+    finding: &dockerfile_syntax::lint::Finding,
+) -> Result<()> {
+    let warning = Warning {
+        vertex: source.vertex.clone(),
+        level: 1,
+        short: finding.short(),
+        detail: vec![finding.rule.description.to_owned()],
+        url: finding.rule.url.to_owned(),
+        info: Some(source.map.info()),
+        ranges: ranges(finding.span),
+    };
+    files.bridge.warn(warning).await.map_err(Trouble::from)
+}

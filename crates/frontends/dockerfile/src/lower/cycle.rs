@@ -1,0 +1,50 @@
+//! Finds stages that need themselves.
+
+use dockerfile_syntax::Span;
+
+use super::Lower;
+use crate::error::{Result, Trouble, text};
+
+impl Lower<'_> {
+    /// Refuses cycles over all records, needed or not. The walk keeps its own stack: a file may have many stages.
+    pub(super) fn refuse_cycles(&self) -> Result<()> {
+        let mut seen = vec![false; self.records.len()];
+        for start in 0..self.records.len() {
+            if let Some(spans) = self.cycle_from(start, &mut seen) {
+                let name = &self.records[start].display;
+                let error = Box::new(text(format!("circular dependency detected on stage: {name}")));
+                return Err(Trouble { error, spans });
+            }
+        }
+        Ok(())
+    }
+
+    /// The instructions on the way from `start` into a cycle.
+    fn cycle_from(&self, start: usize, seen: &mut [bool]) -> Option<Vec<Span>> {
+        if std::mem::replace(&mut seen[start], true) {
+            return None;
+        }
+        let mut on_path = vec![false; self.records.len()];
+        on_path[start] = true;
+        // Each entry: a record, the next link to look at, and the instruction that led here.
+        let mut path: Vec<(usize, usize, Option<Span>)> = vec![(start, 0, None)];
+        while let Some((at, next, _)) = path.last_mut() {
+            let at = *at;
+            let Some(&(to, span)) = self.records[at].links.get(*next) else {
+                on_path[at] = false;
+                path.pop();
+                continue;
+            };
+            *next += 1;
+            if on_path[to] {
+                let walked = path.iter().filter_map(|(_, _, span)| *span);
+                return Some(walked.chain([span]).collect());
+            }
+            if !std::mem::replace(&mut seen[to], true) {
+                on_path[to] = true;
+                path.push((to, 0, Some(span)));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,312 @@
+//! Named contexts: images, repositories, directories and inputs that take the place of a name.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use frontend::{OciStore, ResolveOptions};
+use llb::build::{
+    Http, Image as ImageSource, Later, Local, OciLayout, Options as OpOptions, State,
+};
+use oci::Platform;
+
+use crate::error::{Error, Locate, Result, text};
+use crate::files::{Files, IGNORE_FILE};
+use crate::git_ref;
+use crate::image::Image;
+use crate::reference::Named;
+
+/// A named context that was asked for and exists.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedContext {
+    /// The name that was looked up.
+    name: String,
+    /// The name under which it was found, perhaps with a platform.
+    key: String,
+    value: String,
+    platform: Option<Platform>,
+}
+
+/// What a named context is.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) state: State,
+    pub(crate) image: Option<Image>,
+    pub(crate) local: Option<PendingLocal>,
+}
+
+/// A directory of which it is not yet known what is needed.
+#[derive(Debug)]
+pub(crate) struct PendingLocal {
+    later: Later,
+    local: Local,
+    name: String,
+}
+
+impl PendingLocal {
+    /// Only these paths are needed; none: all.
+    pub(crate) fn resolve(mut self, follow: Vec<String>) {
+        self.local.follow_paths = follow;
+        self.later
+            .set(&self.local.state(OpOptions::named(self.name)));
+    }
+}
+
+/// The state an image config describes, on the tree of `state`.
+pub(crate) fn with_image(mut state: State, image: &Image) -> State {
+    for (key, value) in image.env().filter(|(key, _)| !key.is_empty()) {
+        state = state.env(key, value);
+    }
+    let dir = match image.config.working_dir.as_str() {
+        dir if dir.starts_with('/') => dir.to_owned(),
+        dir => crate::paths::rooted(dir),
+    };
+    state = state.dir(&dir);
+    if !image.architecture.is_empty() && !image.os.is_empty() {
+        state = state.platform(image.platform());
+    }
+    state
+}
+
+impl Files {
+    /// Looks for a context that replaces `name` on `platform`.
+    pub(crate) fn named_context(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Option<NamedContext>> {
+        if ["scratch", "context"]
+            .iter()
+            .any(|reserved| name.eq_ignore_ascii_case(reserved))
+        {
+            return Ok(None);
+        }
+        let named = Named::parse(name)
+            .map_err(text)
+            .with_context(|| format!("invalid context name {name}"))?;
+        let familiar = named.familiar();
+        let short = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+        let wanted = platform
+            .cloned()
+            .unwrap_or_else(Platform::host)
+            .normalized();
+        for key in [format!("{short}::{wanted}"), short.to_owned()] {
+            if let Some(value) = self.options.attributes.get(&format!("context:{key}")) {
+                return Ok(Some(NamedContext {
+                    name: short.to_owned(),
+                    key,
+                    value: value.clone(),
+                    platform: platform.cloned(),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a tree of a named context.
+    pub(crate) async fn load_named(&self, context: &NamedContext) -> Result<Loaded> {
+        let NamedContext { key, value, .. } = context;
+        let Some((scheme, rest)) = value.split_once(':') else {
+            return Err(text(format!("invalid context specifier {value} for {key}")).into());
+        };
+        let plain = |state| Loaded {
+            state,
+            image: None,
+            local: None,
+        };
+        match scheme {
+            "docker-image" => self.image_context(context, rest).await,
+            _ if scheme == "git" || scheme.starts_with("git@") => match git_ref::parse(value) {
+                Some(git) => Ok(plain(self.git_context(&git?, value, false))),
+                None => Err(text(format!("invalid git context {value}")).into()),
+            },
+            "http" | "https" => {
+                if let Some(git) = git_ref::parse(value) {
+                    return Ok(plain(self.git_context(&git?, value, false)));
+                }
+                let source = Http {
+                    url: value.clone(),
+                    filename: "context".to_owned(),
+                    ..Http::default()
+                };
+                Ok(plain(source.state(OpOptions::named(format!(
+                    "[context {key}] {value}"
+                )))))
+            }
+            "oci-layout" => self.layout_context(context, rest).await,
+            "local" => self.local_context(context, rest).await,
+            "input" => self.input_context(context, rest),
+            other => Err(text(format!("unsupported context source {other} for {key}")).into()),
+        }
+    }
+
+    async fn image_context(&self, context: &NamedContext, rest: &str) -> Result<Loaded> {
+        let written = rest.strip_prefix("//").unwrap_or(rest);
+        if written == "scratch" {
+            return Ok(Loaded {
+                state: State::scratch(),
+                image: None,
+                local: None,
+            });
+        }
+        let named = Named::parse(written).map_err(text)?.tagged();
+        let options = ResolveOptions {
+            platform: context.platform.clone(),
+            mode: self.options.resolve_mode.as_str().to_owned(),
+            log_name: format!("[context {}] load metadata for {written}", context.key),
+            store: None,
+        };
+        let resolved = self
+            .bridge
+            .resolve_image(&self.cx, &named.to_string(), options)
+            .await?;
+        let mut image = parse_image(&resolved.config)?;
+        image.created = None;
+        let mut options = OpOptions::named(format!("[context {}] {written}", context.key));
+        options.platform.clone_from(&context.platform);
+        // Compat: the digest is left out on purpose, as upstream does (frontend/dockerui/namedcontext.go).
+        let state = ImageSource::new(resolved.reference).state(options);
+        Ok(Loaded {
+            state: with_image(state, &image),
+            image: Some(image),
+            local: None,
+        })
+    }
+
+    async fn layout_context(&self, context: &NamedContext, rest: &str) -> Result<Loaded> {
+        let written = rest.strip_prefix("//").unwrap_or(rest);
+        let Some((name, digest)) = Named::parse_plain(written) else {
+            let what = format!("could not parse oci-layout reference {}", quoted(written));
+            return Err(text(format!("{what}: invalid reference format")).into());
+        };
+        let Some(digest) = digest else {
+            let what = format!("oci-layout reference {} has no digest", quoted(written));
+            return Err(text(what).into());
+        };
+        let shown = Named::parse(&context.name)
+            .map_err(text)
+            .with_context(|| {
+                format!(
+                    "could not parse oci-layout reference {}",
+                    quoted(&context.name)
+                )
+            })?
+            .with_digest(&digest)
+            .to_string();
+        let session = self.session().to_owned();
+        let options = ResolveOptions {
+            platform: context.platform.clone(),
+            mode: String::new(),
+            log_name: format!("[context {}] load metadata for {shown}", context.key),
+            store: Some(OciStore {
+                session: session.clone(),
+                store: name.clone(),
+            }),
+        };
+        let resolved = self.bridge.resolve_image(&self.cx, &shown, options).await?;
+        let image =
+            parse_image(&resolved.config).context("could not parse oci-layout image config")?;
+        let mut options =
+            OpOptions::named(format!("[context {}] OCI load from client", context.key));
+        options.platform.clone_from(&context.platform);
+        let source = OciLayout {
+            reference: shown,
+            session,
+            store: name,
+        };
+        let state = with_image(source.state(options), &image);
+        Ok(Loaded {
+            state,
+            image: Some(image),
+            local: None,
+        })
+    }
+
+    async fn local_context(&self, context: &NamedContext, name: &str) -> Result<Loaded> {
+        let key = &context.key;
+        let session = self.session_of(name);
+        let ignore = Local {
+            session: session.clone(),
+            follow_paths: vec![IGNORE_FILE.to_owned()],
+            shared_key_hint: format!("context:{key}-{IGNORE_FILE}"),
+            without_differ: true,
+            ..Local::new(name)
+        };
+        let ignore = ignore.state(OpOptions::named(format!(
+            "[context {key}] load {IGNORE_FILE}"
+        )));
+        let reference = self.solve(&ignore, true).await?;
+        // Most directories have none; that is no reason to fail.
+        let data = self
+            .read(reference.as_ref(), IGNORE_FILE, None)
+            .await
+            .unwrap_or_default();
+        let exclude = fstree::ignore::parse(&data)
+            .map_err(|err| text(err.to_string()))
+            .context("failed parsing .dockerignore")?;
+        let hint = self.options.attribute(&format!("sharedkey:localdir:{key}"));
+        let local = Local {
+            session,
+            exclude,
+            shared_key_hint: format!("context:{key}-{hint}"),
+            ..Local::new(name)
+        };
+        let (state, later) = State::later();
+        let name = format!("[context {key}] load from client");
+        let pending = PendingLocal { later, local, name };
+        Ok(Loaded {
+            state,
+            image: None,
+            local: Some(pending),
+        })
+    }
+
+    fn input_context(&self, context: &NamedContext, name: &str) -> Result<Loaded> {
+        let Some(state) = self.input(name)? else {
+            return Err(text(format!("invalid input {name} for {}", context.key)).into());
+        };
+        let Some(metadata) = self
+            .options
+            .attributes
+            .get(&format!("input-metadata:{name}"))
+        else {
+            return Ok(Loaded {
+                state,
+                image: None,
+                local: None,
+            });
+        };
+        let failed = |reason: String| {
+            text(format!(
+                "failed to parse input metadata {metadata}: {reason}"
+            ))
+        };
+        let values: BTreeMap<String, String> =
+            serde_json::from_str(metadata).map_err(|err| failed(err.to_string()))?;
+        let Some(config) = values.get("containerimage.config") else {
+            return Ok(Loaded {
+                state,
+                image: None,
+                local: None,
+            });
+        };
+        let config = base64::engine::general_purpose::STANDARD
+            .decode(config)
+            .map_err(|err| failed(err.to_string()))?;
+        let image = parse_image(&config)
+            .with_context(|| format!("failed to parse image config for {}", context.key))?;
+        Ok(Loaded {
+            state: with_image(state, &image),
+            image: Some(image),
+            local: None,
+        })
+    }
+}
+
+/// Reads an image config.
+pub(crate) fn parse_image(config: &[u8]) -> Result<Image> {
+    serde_json::from_slice(config).map_err(|err| Error::Text(err.to_string()).into())
+}
+
+fn quoted(text: &str) -> String {
+    dockerfile_syntax::quote::go(text).to_string()
+}
