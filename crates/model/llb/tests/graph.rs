@@ -208,7 +208,7 @@ fn bad_definitions_are_refused_in_upstreams_words() {
     );
     let good = source("local://x");
     assert_eq!(
-        refused(&raw(&[good.clone()])),
+        refused(&raw(std::slice::from_ref(&good))),
         "invalid LLB with 1 vertexes"
     );
     assert_eq!(
