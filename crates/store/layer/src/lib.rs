@@ -1,0 +1,136 @@
+//! Trees to tar blobs and back: the layers of an image.
+//!
+//! [`diff`] reads a change and writes it as a layer into the content store, in one pass: walk, tar, diff id,
+//! compression, digest. [`apply`] is the mirror. Both block: call them through `tasks::blocking`. What a layer belongs
+//! to, and which blobs should be kept, is not known here.
+//!
+//! Invariant: the bytes of a blob depend on the tree and the options alone, never on the number of threads.
+
+mod apply;
+pub mod archive;
+mod compress;
+mod decompress;
+mod diff;
+mod error;
+mod options;
+mod write;
+
+use std::io::BufRead;
+use std::path::PathBuf;
+
+use fstree::Root;
+use oci::{Descriptor, Digest};
+use tasks::Cx;
+
+pub use error::Error;
+pub use options::{Compression, Options, convert_media_type, is_nondistributable};
+
+/// A change to a tree.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The upper directory of an overlay: only what changed, with the kernel's marks for what was deleted.
+    Overlay {
+        /// The whole tree below; absent: nothing is.
+        lower: Option<Root>,
+        /// The upper directory itself, not a mount of it.
+        upper: Root,
+    },
+    /// Two whole trees.
+    Trees {
+        /// The tree before; absent: everything is new.
+        lower: Option<Root>,
+        /// The tree after.
+        upper: Root,
+    },
+}
+
+/// A layer in the content store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// The blob, with the media type of its compression. No annotations.
+    pub descriptor: Descriptor,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Bytes of the uncompressed tar.
+    pub uncompressed_size: u64,
+}
+
+/// Where a layer is unpacked.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Onto a tree, which may have content already: whiteouts remove things.
+    Plain(PathBuf),
+    /// Into an empty upper directory: whiteouts become the kernel's marks.
+    Overlay {
+        /// The upper directory.
+        upper: PathBuf,
+        /// The directories below, nearest first. Parents that the layer does not list look as they look there.
+        lower: Vec<PathBuf>,
+    },
+}
+
+/// Writes a change as a layer into `store`.
+pub fn diff(
+    cx: &Cx,
+    change: &Change,
+    options: &Options,
+    store: &content::Store,
+) -> Result<LayerBlob, Error> {
+    compress::store(options, store, |out| write::write(cx, change, out))
+}
+
+/// Unpacks the layer `blob`, which must be in `store`, and verifies `diff_id` if it is known. Returns the diff id.
+///
+/// After a failure the target is in an undefined state.
+pub fn apply(
+    cx: &Cx,
+    store: &content::Store,
+    blob: &Descriptor,
+    diff_id: Option<&Digest>,
+    target: &Target,
+) -> Result<Digest, Error> {
+    let file = store.open_blob(&blob.digest)?;
+    let bad = |source| Error::Read {
+        digest: blob.digest.clone(),
+        source,
+    };
+    let ((), actual) =
+        decompress::with_stream(file, |stream| apply::unpack(cx, stream, target, &bad))?;
+    match diff_id {
+        Some(expected) if *expected != actual => Err(Error::DiffId {
+            actual,
+            expected: expected.clone(),
+        }),
+        _ => Ok(actual),
+    }
+}
+
+/// The same layer under another compression. It is made anew even if `blob` has that compression.
+pub fn convert(
+    cx: &Cx,
+    store: &content::Store,
+    blob: &Descriptor,
+    options: &Options,
+) -> Result<LayerBlob, Error> {
+    let file = store.open_blob(&blob.digest)?;
+    let bad = |source| Error::Read {
+        digest: blob.digest.clone(),
+        source,
+    };
+    let (layer, _) = decompress::with_stream(file, |mut stream| {
+        compress::store(options, store, |out| {
+            loop {
+                cx.check()?;
+                let bytes = stream.fill_buf().map_err(bad)?;
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                let len = bytes.len();
+                out.write_all(bytes)
+                    .map_err(|source| Error::Write { source })?;
+                stream.consume(len);
+            }
+        })
+    })?;
+    Ok(layer)
+}
