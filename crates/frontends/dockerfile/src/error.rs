@@ -69,7 +69,8 @@ pub(crate) type Result<T> = std::result::Result<T, Trouble>;
 impl<E: Into<Error>> From<E> for Trouble {
     fn from(error: E) -> Self {
         Self {
-            error: Box::new(error.into()), spans: Vec::new(),
+            error: Box::new(error.into()),
+            spans: Vec::new(),
         }
     }
 }

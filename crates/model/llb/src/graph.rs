@@ -11,10 +11,9 @@
 use std::collections::HashMap;
 
 use oci::{Digest, Platform};
-use proto::encode::marshal_op;
 use proto::pb;
 
-use crate::encode::decode;
+use crate::encode::{decode, op_bytes};
 use crate::name::default_name;
 use crate::validate::validate;
 use crate::{Error, caps};
@@ -217,7 +216,7 @@ impl Parsed {
         for (edge, digest) in entry.op.inputs.iter_mut().zip(inputs) {
             edge.digest = digest;
         }
-        let mut bytes = marshal_op(&entry.op);
+        let mut bytes = op_bytes(&entry.op);
         if options.proxy_network && uses_proxy(&entry.op)? {
             bytes.extend_from_slice(PROXY_NETWORK_SUFFIX);
         }

@@ -204,10 +204,7 @@ impl Lower<'_> {
                     self.likely_names().iter().map(String::as_str),
                     Case::Sensitive,
                 );
-                Error::Hinted(
-                    Box::new(Error::InText(written.clone(), err.error)),
-                    hint,
-                )
+                Error::Hinted(Box::new(Error::InText(written.clone(), err.error)), hint)
             })?;
         let image = parse_image(&resolved.config).context("failed to parse image config")?;
         Ok(Found::Image {

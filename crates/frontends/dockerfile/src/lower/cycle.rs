@@ -12,7 +12,9 @@ impl Lower<'_> {
         for start in 0..self.records.len() {
             if let Some(spans) = self.cycle_from(start, &mut seen) {
                 let name = &self.records[start].display;
-                let error = Box::new(text(format!("circular dependency detected on stage: {name}")));
+                let error = Box::new(text(format!(
+                    "circular dependency detected on stage: {name}"
+                )));
                 return Err(Trouble { error, spans });
             }
         }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oci::{Digest, Platform};
-use proto::encode::marshal_op;
 use proto::pb;
 
 use super::node::{Kind, Node, Output};
 use super::source_map::Collector;
 use super::state::State;
+use crate::encode::op_bytes;
 use crate::graph::to_pb;
 use crate::{Error, attr, caps};
 
@@ -96,7 +96,7 @@ impl Writer<'_> {
             } => (bytes.clone(), (**metadata).clone()),
             _ => {
                 let (op, caps) = self.op(node)?;
-                (Bytes::from(marshal_op(&op)), metadata(node, caps))
+                (Bytes::from(op_bytes(&op)), metadata(node, caps))
             }
         };
         let digest = Digest::of(&bytes);
@@ -220,7 +220,7 @@ impl Writer<'_> {
             inputs: vec![input],
             ..pb::Op::default()
         };
-        let bytes = marshal_op(&terminal);
+        let bytes = op_bytes(&terminal);
         let mut needed = vec![caps::CONSTRAINTS, caps::PLATFORM];
         for metadata in self.definition.metadata.values() {
             if metadata.ignore_cache {
