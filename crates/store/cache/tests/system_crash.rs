@@ -1,0 +1,125 @@
+//! A daemon that is killed loses nothing it had acknowledged, and leaves nothing behind.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cache::{Cache, Options, RecordOptions, Ref, RefId};
+use tasks::Cx;
+
+const DIRECTORY: &str = "CACHE_CRASH_DIRECTORY";
+const ROUNDS: u64 = 12;
+
+fn open(root: &Path) -> Cache {
+    let mut options = Options::new(root);
+    // Flushes fall into the rounds as well.
+    options.sync_after = Duration::from_millis(20);
+    Cache::open(options).expect("a cache")
+}
+
+/// Not a test: runs in a process of its own and is killed. Prints what it has committed.
+#[tokio::test]
+#[ignore = "run by the test below"]
+async fn child_that_commits_until_it_is_killed() {
+    let Some(root) = std::env::var_os(DIRECTORY) else {
+        return;
+    };
+    let cx = Cx::root();
+    let cache = open(Path::new(&root));
+    let mut top: Option<Ref> = None;
+    for count in 0_u64.. {
+        let parent = top.as_ref().filter(|_| count % 20 != 0);
+        let tree = cache
+            .new_mutable(&cx, parent, RecordOptions::default())
+            .await
+            .expect("a tree");
+        let name = format!("f{}", count % 20);
+        let content = tree.id().to_string();
+        let mounted = tree.tree(&cx).await.expect("mounted");
+        std::fs::write(mounted.path().join(&name), &content).expect("written");
+        drop(mounted);
+        let blob = cache.content().put(&content).expect("stored");
+        let committed = tree.commit(&cx, &name).await.expect("committed");
+        committed
+            .set_meta("blob", blob.as_str().as_bytes())
+            .expect("kept");
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "ack {} {name}", committed.id()).expect("told");
+        out.flush().expect("told");
+        top = Some(committed);
+    }
+}
+
+fn run_and_kill(root: &Path, after: Duration) -> Vec<(RefId, String)> {
+    let mut child = Command::new(std::env::current_exe().expect("known"))
+        .args([
+            "child_that_commits_until_it_is_killed",
+            "--exact",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(DIRECTORY, root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let out = child.stdout.take().expect("a pipe");
+    let reader = std::thread::spawn(move || {
+        let mut acknowledged = Vec::new();
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            // The test harness may print in front of the first one.
+            let Some((_, rest)) = line.split_once("ack ") else {
+                continue;
+            };
+            let (id, name) = rest.split_once(' ').expect("two words");
+            acknowledged.push((RefId::parse(id).expect("an id"), name.to_owned()));
+        }
+        acknowledged
+    });
+    std::thread::sleep(after);
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let mut acknowledged = reader.join().expect("read");
+    // A line that was cut off was not told.
+    acknowledged.retain(|(id, _)| id.as_str().len() == 25);
+    acknowledged
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_kill_9() {
+    testkit::require!(root);
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let cx = Cx::root();
+    let mut all = Vec::new();
+    for round in 0..ROUNDS {
+        let after = Duration::from_millis(60 + round * 37 % 200);
+        let acknowledged = run_and_kill(dir.path(), after);
+        all.extend(acknowledged);
+        let cache = open(dir.path());
+        for (id, name) in &all {
+            let tree = cache
+                .get(id)
+                .unwrap_or_else(|| panic!("{id} was acknowledged, round {round}"));
+            let root = tree.tree(&cx).await.expect("mounted").path();
+            let content = std::fs::read_to_string(root.join(name)).expect("read");
+            assert_eq!(content, id.as_str());
+            let blob = tree.meta("blob").expect("kept");
+            let blob = std::str::from_utf8(&blob)
+                .expect("text")
+                .parse()
+                .expect("a digest");
+            assert_eq!(cache.content().read(&blob).expect("read"), id.as_str());
+        }
+        cache.settle_removals().await;
+        let records = cache.list(&cx).await.expect("listed").len();
+        let trees = dir.path().join("snapshots-overlayfs-v1");
+        assert_eq!(std::fs::read_dir(trees).expect("read").count(), records);
+        let unfinished = dir.path().join("content-v1/ingest");
+        assert_eq!(std::fs::read_dir(unfinished).expect("read").count(), 0);
+    }
+    let distinct: BTreeSet<_> = all.iter().map(|(id, _)| id).collect();
+    assert_eq!(distinct.len(), all.len());
+    assert!(all.len() > 100, "only {} commits in all rounds", all.len());
+    eprintln!("{} commits in {ROUNDS} rounds", all.len());
+}
