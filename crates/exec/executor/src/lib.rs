@@ -8,6 +8,8 @@ pub mod caps;
 pub mod files;
 pub mod generate;
 pub mod host;
+pub mod output;
+pub mod overlays;
 pub mod prepare;
 pub mod rootfs;
 pub mod runc;

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -12,11 +13,12 @@ use executor::rootfs::{Make, Root};
 use executor::spec::{NamespaceKind, Spec};
 use executor::{Error, MountSource, Step};
 use rustix::fs::{AtFlags, Mode, OFlags, Uid};
+use rustix::pipe::PipeFlags;
 use rustix::process::DumpableBehavior;
 
 use crate::cgroup::Group;
 use crate::control::Control;
-use crate::mounts::{self, Sources};
+use crate::mounts::{self, LateMounts, Sources};
 use crate::plan::{self, Parts, has};
 use crate::sweep::{self, Note};
 use crate::sys::{self, Child, Exit};
@@ -49,58 +51,6 @@ pub(crate) struct Ended {
 /// Runs a container from beginning to end.
 pub(crate) fn run(job: Job) -> Result<Ended, Error> {
     sys::block_signals();
-    let inner = job.inner.clone();
-    let root = job
-        .step
-        .root
-        .movable()
-        .map_err(|err| Error::start_io("failed to mount the root filesystem", err))?;
-    let root = Root::new(root);
-    let root_path = inner.shared.settings.root.join(&job.step.id).join("rootfs");
-    let prepared = inner.shared.prepare(&job.step, &root, &root_path)?;
-    let ended = with_group(job, &root, &prepared);
-    prepared.finish(&root);
-    ended
-}
-
-fn with_group(job: Job, root: &Root, prepared: &Prepared) -> Result<Ended, Error> {
-    let inner = job.inner.clone();
-    let linux = &prepared.spec.linux;
-    let _note = Note::write(
-        &inner.shared.settings.root,
-        &job.step.id,
-        &linux.cgroups_path,
-    )
-    .map_err(|err| Error::start_io("failed to note the container", err))?;
-    let snapshots = job
-        .step
-        .mounts
-        .iter()
-        .filter_map(|mount| match &mount.source {
-            MountSource::Snapshot(mount) => Some(mount),
-            _ => None,
-        });
-    let _held = inner
-        .overlays
-        .hold(snapshots)
-        .map_err(|err| Error::start_io("failed to mount a cache directory", err))?;
-    let group = Group::create(
-        &inner.hierarchies,
-        &linux.cgroups_path,
-        linux.resources.as_ref(),
-    )
-    .map_err(|err| Error::start_io("failed to create a control group", err))?;
-    let ended = in_namespaces(job, root, prepared, &group);
-    group.remove();
-    ended
-}
-
-fn in_namespaces(
-    job: Job,
-    root: &Root,
-    prepared: &Prepared,
-    group: &Group,
-) -> Result<Ended, Error> {
     let Job {
         inner,
         step,
@@ -108,38 +58,188 @@ fn in_namespaces(
         stderr,
         control,
     } = job;
-    let streams = Streams { stdout, stderr };
-    let started = start(&inner, &step, root, prepared, group, &streams, &control);
-    // From here on the host's paths mean what they say again, and nothing but the child keeps the mounts.
-    let back = sys::setns(inner.mount_namespace.as_fd(), libc::CLONE_NEWNS);
-    let ended = match started {
-        Err(setup) => {
-            streams.complain(&setup.to_string());
-            Ok(Ended {
-                code: NOT_STARTED,
-                out_of_memory: false,
-            })
-        }
-        Ok(child) => {
-            drop(streams);
-            let exit = sys::wait(&child)
-                .map_err(|err| Error::start_io("failed to wait for the container", err))?;
-            let code = match exit {
-                Exit::Code(code) => code,
-                Exit::Signal(signal) => 128 + signal,
-            };
-            Ok(Ended {
-                code,
-                out_of_memory: code != 0 && group.out_of_memory(),
-            })
-        }
+    let (stdin, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Error::start_io("failed to make a pipe", errno.into()))?;
+    let streams = Streams {
+        stdin,
+        stdout,
+        stderr,
     };
-    back.map_err(|err| Error::start_io("failed to leave the container's mount namespace", err))?;
+    let root = step
+        .root
+        .movable()
+        .map_err(|err| Error::start_io("failed to mount the root filesystem", err))?;
+    let root = Root::new(root);
+    let root_path = inner.shared.settings.root.join(&step.id).join("rootfs");
+    let prepared = inner.shared.prepare(&step, &root, &root_path)?;
+    let container = Container {
+        inner: &inner,
+        step: &step,
+        root: &root,
+        prepared: &prepared,
+        control: &control,
+        writable: OnceCell::new(),
+    };
+    let ended = container.run(streams);
+    let writable = container.writable.into_inner();
+    prepared.finish(writable.as_ref().unwrap_or(&root));
     ended
 }
 
-/// The container's ends of its output pipes.
+/// What the stages of a container's life work on.
+struct Container<'a> {
+    inner: &'a Inner,
+    step: &'a Step,
+    root: &'a Root,
+    prepared: &'a Prepared,
+    control: &'a Control,
+    /// The root for us, when the container's is read-only.
+    writable: OnceCell<Root>,
+}
+
+impl Container<'_> {
+    fn spec(&self) -> &Spec {
+        &self.prepared.spec
+    }
+
+    fn run(&self, streams: Streams) -> Result<Ended, Error> {
+        let linux = &self.spec().linux;
+        let directory = &self.inner.shared.settings.root;
+        let _note = Note::write(directory, &self.step.id, &linux.cgroups_path)
+            .map_err(|err| Error::start_io("failed to note the container", err))?;
+        let snapshots = self
+            .step
+            .mounts
+            .iter()
+            .filter_map(|mount| match &mount.source {
+                MountSource::Snapshot(mount) => Some(mount),
+                _ => None,
+            });
+        let _held = self
+            .inner
+            .overlays
+            .hold(snapshots)
+            .map_err(|err| Error::start_io("failed to mount a cache directory", err))?;
+        let resources = linux.resources.as_ref();
+        let group = Group::create(&self.inner.hierarchies, &linux.cgroups_path, resources)
+            .map_err(|err| Error::start_io("failed to create a control group", err))?;
+        let ended = self.run_in(&group, streams);
+        group.remove();
+        ended
+    }
+
+    fn run_in(&self, group: &Group, streams: Streams) -> Result<Ended, Error> {
+        let started = self
+            .assemble(group)
+            .and_then(|late| self.launch(group, &late, &streams));
+        // From here on the host's paths mean what they say again, and nothing but the child keeps the mounts.
+        let back = sys::setns(self.inner.mount_namespace.as_fd(), libc::CLONE_NEWNS);
+        let ended = match started {
+            Err(setup) => {
+                streams.complain(&setup.to_string());
+                Ended {
+                    code: NOT_STARTED,
+                    out_of_memory: false,
+                }
+            }
+            Ok(child) => {
+                drop(streams);
+                let exit = sys::wait(&child)
+                    .map_err(|err| Error::start_io("failed to wait for the container", err))?;
+                let code = match exit {
+                    Exit::Code(code) => code,
+                    Exit::Signal(signal) => 128 + signal,
+                };
+                Ended {
+                    code,
+                    out_of_memory: code != 0 && group.out_of_memory(),
+                }
+            }
+        };
+        back.map_err(|err| {
+            Error::start_io("failed to leave the container's mount namespace", err)
+        })?;
+        Ok(ended)
+    }
+
+    /// Enters the container's namespaces and puts its file system together.
+    fn assemble(&self, group: &Group) -> Result<LateMounts, Setup> {
+        let spec = self.spec();
+        let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
+        enter_namespaces(spec)?;
+        // Modes of what is made are meant literally; only this thread is concerned.
+        rustix::process::umask(Mode::empty());
+        attach_root(
+            self.root,
+            &self.inner.shared.settings.root.join(sweep::ROOT),
+        )
+        .map_err(io("attach the root filesystem"))?;
+        if spec.root.readonly {
+            let writable =
+                mounts::clone_fd(self.root.fd(), false).map_err(io("clone the root filesystem"))?;
+            self.writable.get_or_init(|| Root::new(writable));
+        }
+        let sources = Sources {
+            step: self.step,
+            group,
+            overlays: &self.inner.overlays,
+            cgroup_namespace: has(spec, NamespaceKind::Cgroup),
+        };
+        let late = mounts::build(self.root, spec, &sources)?;
+        mounts::mount_point(self.root, Path::new(&spec.process.cwd), Make::Dir)
+            .map_err(io("create working directory"))?;
+        mounts::protect(self.root, spec)?;
+        mounts::pivot(self.root)?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        Ok(late)
+    }
+
+    /// Starts the program.
+    fn launch(&self, group: &Group, late: &LateMounts, streams: &Streams) -> Result<Child, Setup> {
+        let spec = self.spec();
+        let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
+        streams
+            .give_to(spec.process.user.uid)
+            .map_err(io("give output to the user"))?;
+        let filter = spec
+            .linux
+            .seccomp
+            .as_ref()
+            .map(|filter| self.inner.programs.of(filter));
+        let filter = filter
+            .transpose()
+            .map_err(|err| Setup::new("assemble seccomp filter".into(), io::Error::other(err)))?;
+        let parts = Parts {
+            id: &self.step.id,
+            home: &self.prepared.home,
+            group,
+            late,
+            filter,
+            stdio: [&streams.stdin, &streams.stdout, &streams.stderr].map(AsRawFd::as_raw_fd),
+        };
+        let plan = plan::plan(spec, parts)?;
+        if self.control.is_killed() {
+            return Err(Setup::because("killed".to_owned()));
+        }
+        let child = spawn(&plan, spec, group, self.inner.dumpable)?;
+        if let Some(failure) = plan.failure() {
+            // It ended before it became the program; nobody else will reap it.
+            let _ = sys::wait(&child);
+            return Err(Setup::because(plan::explain(&failure, spec)));
+        }
+        let process = child
+            .pidfd
+            .try_clone()
+            .map_err(io("duplicate a descriptor"))?;
+        self.control.started(process);
+        Ok(child)
+    }
+}
+
+/// The container's ends of its pipes.
 struct Streams {
+    /// Compat: a pipe nobody writes to, not /dev/null: some programs look for it.
+    stdin: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
 }
@@ -154,85 +254,11 @@ impl Streams {
 
     /// Lets the user open its own output again, through /dev/stdout.
     fn give_to(&self, uid: u32) -> io::Result<()> {
-        for fd in [&self.stdout, &self.stderr] {
+        for fd in [&self.stdin, &self.stdout, &self.stderr] {
             rustix::fs::chownat(fd, "", Some(Uid::from_raw(uid)), None, AtFlags::EMPTY_PATH)?;
         }
         Ok(())
     }
-}
-
-/// Everything from the first namespace to the running program.
-fn start(
-    inner: &Inner,
-    step: &Step,
-    root: &Root,
-    prepared: &Prepared,
-    group: &Group,
-    streams: &Streams,
-    control: &Control,
-) -> Result<Child, Setup> {
-    let spec = &prepared.spec;
-    enter_namespaces(spec)?;
-    let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
-    // Modes of what is made are meant literally; only this thread is concerned.
-    rustix::process::umask(Mode::empty());
-    attach_root(root, &inner.shared.settings.root.join(sweep::ROOT))
-        .map_err(io("attach the root filesystem"))?;
-    let cgroup_namespace = has(spec, NamespaceKind::Cgroup);
-    let sources = Sources {
-        step,
-        group,
-        overlays: &inner.overlays,
-        cgroup_namespace,
-    };
-    let late = mounts::build(root, spec, &sources)?;
-    mounts::mount_point(root, Path::new(&spec.process.cwd), Make::Dir)
-        .map_err(io("create working directory"))?;
-    mounts::protect(root, spec)?;
-    mounts::pivot(root)?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Setup::new("open /dev/null".into(), errno.into()))?;
-    streams
-        .give_to(spec.process.user.uid)
-        .map_err(io("give output to the user"))?;
-    let filter = spec
-        .linux
-        .seccomp
-        .as_ref()
-        .map(|filter| inner.programs.of(filter))
-        .transpose()
-        .map_err(|err| Setup::new("assemble seccomp filter".into(), io::Error::other(err)))?;
-    let stdio = [
-        null.as_raw_fd(),
-        streams.stdout.as_raw_fd(),
-        streams.stderr.as_raw_fd(),
-    ];
-    let parts = Parts {
-        id: &step.id,
-        home: &prepared.home,
-        group,
-        late: &late,
-        filter,
-        stdio,
-    };
-    let plan = plan::plan(spec, parts)?;
-    if control.is_killed() {
-        return Err(Setup::because("killed".to_owned()));
-    }
-    let child = spawn(&plan, spec, group, inner.dumpable)?;
-    drop(late);
-    if let Some(failure) = plan.failure() {
-        // It ended before it became the program; nobody else will reap it.
-        let _ = sys::wait(&child);
-        return Err(Setup::because(plan::explain(&failure, spec)));
-    }
-    let process = child
-        .pidfd
-        .try_clone()
-        .map_err(io("duplicate a descriptor"))?;
-    control.started(process);
-    Ok(child)
 }
 
 fn enter_namespaces(spec: &Spec) -> Result<(), Setup> {

@@ -95,8 +95,10 @@ impl Runtime {
         sweep::sweep(&shared.settings.root, &hierarchies);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mount_namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
-        let overlays =
-            shared::SharedOverlays::new(shared.host.kernel, shared.settings.root.join("overlays"));
+        let overlays = shared::SharedOverlays::new(
+            shared.host.kernel,
+            shared.settings.root.join(sweep::OVERLAYS),
+        );
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,

@@ -390,8 +390,10 @@ fn cover(root: &Root, path: &str) -> io::Result<()> {
     };
     let stat = rustix::fs::fstat(walk.at())?;
     let tree = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let data = vec![("ro".to_owned(), None)];
         let options = Options {
             set: libc::MOUNT_ATTR_RDONLY,
+            data,
             ..Options::default()
         };
         filesystem("tmpfs", "tmpfs", &options)?

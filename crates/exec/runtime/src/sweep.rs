@@ -11,6 +11,9 @@ const RUNNING: &str = "running";
 /// Empty directory on which each container's namespace mounts its root. On the host nothing is ever mounted there.
 pub(crate) const ROOT: &str = "rootfs";
 
+/// Directory of overlays several containers share, on kernels that need one.
+pub(crate) const OVERLAYS: &str = "overlays";
+
 /// A note that a container runs; its text is the control group. Goes away with this value.
 #[derive(Debug)]
 pub(crate) struct Note {
@@ -55,11 +58,7 @@ pub(crate) fn sweep(root: &Path, hierarchies: &Hierarchies) {
             remove(std::fs::remove_file(&entry), &entry);
         }
     }
-    for entry in entries(&root.join("overlays")) {
-        // Not mounted after a restart of the machine; then this fails and does not matter.
-        let _ = rustix::mount::unmount(&entry, rustix::mount::UnmountFlags::DETACH);
-        remove(std::fs::remove_dir(&entry), &entry);
-    }
+    executor::overlays::sweep(&root.join(OVERLAYS));
     for dir in [running, root.join(ROOT)] {
         if let Err(err) = std::fs::create_dir_all(&dir) {
             tracing::warn!(path = %dir.display(), error = %err, "containers will not start");

@@ -7,8 +7,8 @@ use executor::spec::DeviceRule;
 
 /// What every container may use, whatever its own rules say: making nodes, and the standard devices.
 const STANDARD: [&str; 11] = [
-    "c *:* m",
     "b *:* m",
+    "c *:* m",
     "c 1:3 rwm",
     "c 1:5 rwm",
     "c 1:7 rwm",
@@ -31,13 +31,12 @@ pub(super) fn old(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     let mut allow = std::fs::OpenOptions::new()
         .write(true)
         .open(dir.join("devices.allow"))?;
-    for rule in STANDARD {
-        allow.write_all(rule.as_bytes())?;
-    }
-    for rule in rules.iter().filter(|rule| rule.allow) {
-        allow.write_all(text(rule).as_bytes())?;
-    }
-    Ok(())
+    let mut all: Vec<String> = STANDARD.iter().map(|&rule| rule.to_owned()).collect();
+    all.extend(rules.iter().filter(|rule| rule.allow).map(text));
+    // The list can be read inside; rules for block devices come first there.
+    all.sort_by_key(|rule| !rule.starts_with('b'));
+    all.iter()
+        .try_for_each(|rule| allow.write_all(rule.as_bytes()))
 }
 
 fn allows_everything(rule: &DeviceRule) -> bool {
