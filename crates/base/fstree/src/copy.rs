@@ -1,10 +1,23 @@
-//! Moves content from file to file without copying bytes where the file system can share them.
+//! Copies entries of trees without copying bytes where the file system can share them.
+//!
+//! [`content`] fills one file from another. A [`Batch`] takes [`Task`]s, one per entry that is no directory, and runs
+//! them on several threads; who walks the source makes the directories and, when all tasks are done, sets their times.
+//! [`tree`] does all of that for a whole tree.
+//!
+//! Invariant: a task never writes to an inode it did not make itself. What stands in the way is removed, so an inode
+//! shared with another tree stays as it is.
+
+mod task;
+mod tree;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use rustix::io::Errno;
+
+pub use task::{Attributes, Batch, Existing, Outcome, Task, copy_xattrs};
+pub use tree::tree;
 
 /// The most that is asked of the kernel at once.
 const RANGE: usize = 1 << 30;
