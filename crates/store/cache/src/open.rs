@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use content::Store;
 use db::{Batch, Db, Start};
 use parking_lot::Mutex;
-use snapshot::{Key, Overlay, Snapshotter};
+use snapshot::{Key, Native, Overlay, Snapshotter};
 
 use crate::node::Nodes;
 use crate::record::{Body, INDEXED, SNAPSHOTS, STATE, read};
@@ -20,6 +20,9 @@ use crate::{Cache, Error, Inner, NEXT_KEY, RecordType, RefId};
 
 /// Clocks are not exact, and a blob gets its time before it gets its name.
 const DOUBT: Duration = Duration::from_secs(120);
+
+/// Begins the names of directories that are being removed.
+const TRASH: &str = "trash-";
 
 /// Which snapshotter to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,9 +75,11 @@ impl Cache {
     pub fn open(options: Options) -> Result<Self, Error> {
         let root = std::path::absolute(&options.root).map_err(Error::io("find the state"))?;
         std::fs::create_dir_all(&root).map_err(Error::io("make the state directory"))?;
-        let db = open_db(&root, options.sync_after)?;
+        let layout = Layout::choose(&root, options.snapshotter);
+        let db = open_db(&root, layout, options.sync_after)?;
         let start = db.start().clone();
-        let snapshots = open_snapshots(&root, options.snapshotter, &start)?;
+        set_old_trees_aside(&root, layout, &start)?;
+        let snapshots = layout.open(&root)?;
         let content = Store::open(&root.join("content-v1"))?;
         let _ = std::fs::remove_dir_all(root.join("mounts"));
         let next = db
@@ -120,7 +125,50 @@ impl Cache {
     }
 }
 
-fn open_db(root: &Path, flush_after: Duration) -> Result<Db, Error> {
+/// How trees are stored, and what their directory and database are called. Records name trees of one layout only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Overlay,
+    Native,
+}
+
+impl Layout {
+    fn choose(root: &Path, kind: SnapshotterKind) -> Self {
+        match kind {
+            SnapshotterKind::Overlay => Self::Overlay,
+            SnapshotterKind::Native => Self::Native,
+            // What was found once need not be found out again.
+            SnapshotterKind::Auto if Self::Overlay.trees(root).exists() => Self::Overlay,
+            SnapshotterKind::Auto if Self::Native.trees(root).exists() => Self::Native,
+            SnapshotterKind::Auto if Overlay::is_possible(root) => Self::Overlay,
+            SnapshotterKind::Auto => Self::Native,
+        }
+    }
+
+    fn trees(self, root: &Path) -> PathBuf {
+        root.join(match self {
+            Self::Overlay => "snapshots-overlayfs-v1",
+            Self::Native => "snapshots-native-v1",
+        })
+    }
+
+    fn database(self) -> &'static str {
+        match self {
+            Self::Overlay => "cache-v1",
+            Self::Native => "cache-native-v1",
+        }
+    }
+
+    fn open(self, root: &Path) -> Result<Arc<dyn Snapshotter>, Error> {
+        let trees = self.trees(root);
+        Ok(match self {
+            Self::Overlay => Arc::new(Overlay::open(&trees)?),
+            Self::Native => Arc::new(Native::open(&trees)?),
+        })
+    }
+}
+
+fn open_db(root: &Path, layout: Layout, flush_after: Duration) -> Result<Db, Error> {
     let directory = Arc::new(File::open(root).map_err(Error::io("open the state directory"))?);
     let options = db::Options {
         flush_after,
@@ -128,39 +176,27 @@ fn open_db(root: &Path, flush_after: Duration) -> Result<Db, Error> {
         before_flush: Some(Arc::new(move || Ok(rustix::fs::syncfs(&*directory)?))),
         ..db::Options::default()
     };
-    Ok(Db::open(root, "cache-v1", options)?)
+    Ok(Db::open(root, layout.database(), options)?)
 }
 
-fn open_snapshots(
-    root: &Path,
-    kind: SnapshotterKind,
-    start: &Start,
-) -> Result<Arc<dyn Snapshotter>, Error> {
-    let path = root.join("snapshots-overlayfs-v1");
-    if matches!(start, Start::New | Start::SetAside { .. }) && path.exists() {
-        // No record names any of these trees, and new keys begin at 1 again.
-        let aside = root.join(format!("trash-{}", RefId::random()));
-        std::fs::rename(&path, &aside).map_err(Error::io("set aside trees without records"))?;
-        remove_in_background(aside);
+/// Without a database no record names any tree, and new keys begin at 1 again.
+fn set_old_trees_aside(root: &Path, layout: Layout, start: &Start) -> Result<(), Error> {
+    let trees = layout.trees(root);
+    if matches!(start, Start::New | Start::SetAside { .. }) && trees.exists() {
+        let aside = root.join(format!("{TRASH}{}", RefId::random()));
+        std::fs::rename(&trees, &aside).map_err(Error::io("set aside trees without records"))?;
     }
     for entry in std::fs::read_dir(root).map_err(Error::io("read the state directory"))? {
         let entry = entry.map_err(Error::io("read the state directory"))?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"trash-") {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(TRASH.as_bytes())
+        {
             remove_in_background(entry.path());
         }
     }
-    let overlay = match kind {
-        SnapshotterKind::Overlay => true,
-        SnapshotterKind::Native => false,
-        SnapshotterKind::Auto => path.exists() || Overlay::is_possible(root),
-    };
-    if overlay {
-        return Ok(Arc::new(Overlay::open(&path)?));
-    }
-    Err(Error::Io {
-        action: "use native snapshots",
-        source: io::ErrorKind::Unsupported.into(),
-    })
+    Ok(())
 }
 
 fn remove_in_background(path: PathBuf) {

@@ -25,6 +25,11 @@ pub fn overlay_options() -> Vec<String> {
     options
 }
 
+/// Whether this process may begin an overlay mount: the kernel has the filesystem, and the process the capability.
+pub fn knows_overlay() -> bool {
+    rustix::mount::fsopen("overlay", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+}
+
 /// Whether the kernel knows overlay mounts that ignore fsync.
 pub fn has_volatile() -> bool {
     kernel() >= (5, 10)

@@ -19,6 +19,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A tree could not be copied.
+    #[error(transparent)]
+    Copy(#[from] fstree::Error),
 }
 
 impl Error {
@@ -36,6 +39,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Io { source, .. } => fault::class_of(source, Class::Internal),
+            Self::Copy(err) => err.class(),
         }
     }
 }

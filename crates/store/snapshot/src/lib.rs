@@ -8,6 +8,7 @@
 //! Nothing is mounted here either: a [`mount::Mount`] is only a description.
 
 mod error;
+mod native;
 mod overlay;
 mod usage;
 
@@ -18,6 +19,7 @@ use std::str::FromStr;
 use mount::Mount;
 
 pub use error::Error;
+pub use native::Native;
 pub use overlay::Overlay;
 pub use usage::{Usage, usage};
 

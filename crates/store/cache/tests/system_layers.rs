@@ -1,0 +1,297 @@
+//! Blobs from trees and trees from blobs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cache::{Cache, Error, ImageLayer, LayerBlob, Options, RecordOptions, Ref, SnapshotterKind};
+use layer::Compression;
+use progress::Progress;
+use tasks::Cx;
+
+/// Brings blobs from another store and counts them.
+struct Elsewhere {
+    store: content::Store,
+    fetched: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl content::Provider for Elsewhere {
+    async fn fetch(
+        &self,
+        _cx: &Cx,
+        blob: &oci::Descriptor,
+        store: &content::Store,
+        _progress: &Progress,
+    ) -> Result<(), content::Error> {
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        store.put(self.store.read(&blob.digest)?).map(drop)
+    }
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    cx: Cx,
+    kind: SnapshotterKind,
+}
+
+impl Fixture {
+    fn new(kind: SnapshotterKind) -> Self {
+        Self {
+            dir: tempfile::tempdir().expect("a scratch folder"),
+            cx: Cx::root(),
+            kind,
+        }
+    }
+
+    fn open(&self) -> Cache {
+        let mut options = Options::new(self.dir.path());
+        options.snapshotter = self.kind;
+        Cache::open(options).expect("a cache")
+    }
+
+    async fn layer(&self, cache: &Cache, parent: Option<&Ref>, work: impl FnOnce(&Path)) -> Ref {
+        let tree = cache
+            .new_mutable(&self.cx, parent, RecordOptions::default())
+            .await
+            .expect("a tree");
+        work(&tree.tree(&self.cx).await.expect("mounted").path());
+        tree.commit(&self.cx, "a step").await.expect("committed")
+    }
+
+    async fn blobs(&self, tree: &Ref, options: &layer::Options) -> Vec<LayerBlob> {
+        tree.layers(&self.cx, options, &Progress::none())
+            .await
+            .expect("made")
+    }
+
+    async fn root(&self, tree: &Ref) -> std::path::PathBuf {
+        tree.tree(&self.cx).await.expect("mounted").path()
+    }
+}
+
+/// Three layers: files, a deletion, nothing.
+async fn stack(fixture: &Fixture, cache: &Cache) -> Ref {
+    let base = fixture
+        .layer(cache, None, |root| {
+            std::fs::create_dir(root.join("etc")).expect("made");
+            std::fs::write(root.join("etc/os"), "v1").expect("written");
+            std::fs::write(root.join("gone"), "x").expect("written");
+        })
+        .await;
+    let next = fixture
+        .layer(cache, Some(&base), |root| {
+            std::fs::remove_file(root.join("gone")).expect("removed");
+            std::fs::write(root.join("etc/new"), "n").expect("written");
+        })
+        .await;
+    fixture.layer(cache, Some(&next), |_| {}).await
+}
+
+fn image(blobs: &[LayerBlob], provider: &Arc<Elsewhere>) -> Vec<ImageLayer> {
+    blobs
+        .iter()
+        .map(|blob| ImageLayer {
+            descriptor: blob.descriptor.clone(),
+            diff_id: blob.diff_id.clone(),
+            provider: provider.clone(),
+            created: None,
+            description: "pulled".to_owned(),
+        })
+        .collect()
+}
+
+fn elsewhere(cache: &Cache) -> Arc<Elsewhere> {
+    Arc::new(Elsewhere {
+        store: cache.content().clone(),
+        fetched: AtomicUsize::new(0),
+    })
+}
+
+async fn a_tree_travels_as_blobs(kind: SnapshotterKind) {
+    let (here, there) = (Fixture::new(kind), Fixture::new(kind));
+    let cache = here.open();
+    let tree = stack(&here, &cache).await;
+    let blobs = here.blobs(&tree, &layer::Options::default()).await;
+    assert_eq!(blobs.len(), 3);
+    assert!(
+        blobs
+            .iter()
+            .all(|blob| cache.content().contains(&blob.descriptor.digest))
+    );
+    assert_eq!(blobs[0].description, "a step");
+    let provider = elsewhere(&cache);
+
+    let cache = there.open();
+    let lazy = cache
+        .image(image(&blobs, &provider))
+        .expect("known")
+        .expect("layers");
+    assert!(!lazy.is_unpacked());
+    assert!(matches!(lazy.mount(), Err(Error::Lazy { .. })));
+    let again = there.blobs(&lazy, &layer::Options::default()).await;
+    assert_eq!(again[1].descriptor, blobs[1].descriptor);
+    assert_eq!(
+        provider.fetched.load(Ordering::Relaxed),
+        0,
+        "nothing is fetched to list layers"
+    );
+
+    let progress = Progress::none();
+    let ensure = || lazy.ensure(&there.cx, &progress);
+    let (one, two) = tokio::join!(ensure(), ensure());
+    one.expect("unpacked");
+    two.expect("unpacked");
+    assert_eq!(provider.fetched.load(Ordering::Relaxed), 3);
+    let root = there.root(&lazy).await;
+    assert_eq!(
+        std::fs::read_to_string(root.join("etc/os")).expect("read"),
+        "v1"
+    );
+    assert_eq!(
+        std::fs::read_to_string(root.join("etc/new")).expect("read"),
+        "n"
+    );
+    assert!(!root.join("gone").exists());
+
+    let shorter = cache
+        .image(image(&blobs[..1], &provider))
+        .expect("known")
+        .expect("layers");
+    assert!(shorter.is_unpacked(), "shared with the longer image");
+    assert!(there.root(&shorter).await.join("gone").exists());
+    let id = lazy.id().clone();
+    drop((lazy, shorter, cache));
+    let cache = there.open();
+    let tree = cache.get(&id).expect("found");
+    assert!(there.root(&tree).await.join("etc/new").exists());
+}
+
+#[tokio::test]
+async fn a_tree_travels_as_blobs_with_overlayfs() {
+    testkit::require!(root);
+    a_tree_travels_as_blobs(SnapshotterKind::Overlay).await;
+}
+
+#[tokio::test]
+async fn a_tree_travels_as_blobs_with_whole_copies() {
+    testkit::require!(root);
+    a_tree_travels_as_blobs(SnapshotterKind::Native).await;
+}
+
+#[tokio::test]
+async fn both_snapshotters_make_the_same_layers() {
+    testkit::require!(root);
+    let mut diff_ids = Vec::new();
+    for kind in [SnapshotterKind::Overlay, SnapshotterKind::Native] {
+        let fixture = Fixture::new(kind);
+        let cache = fixture.open();
+        let at = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let base = fixture
+            .layer(&cache, None, |root| {
+                for name in ["a", "b"] {
+                    let file = std::fs::File::create(root.join(name)).expect("made");
+                    file.set_modified(at).expect("changed");
+                }
+            })
+            .await;
+        let top = fixture
+            .layer(&cache, Some(&base), |root| {
+                std::fs::remove_file(root.join("a")).expect("removed")
+            })
+            .await;
+        let blobs = fixture.blobs(&top, &layer::Options::default()).await;
+        diff_ids.push(
+            blobs
+                .into_iter()
+                .map(|blob| blob.diff_id)
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(diff_ids[0], diff_ids[1]);
+}
+
+#[tokio::test]
+async fn a_layer_nobody_can_bring_is_no_result() {
+    testkit::require!(root);
+    let (here, there) = (
+        Fixture::new(SnapshotterKind::Auto),
+        Fixture::new(SnapshotterKind::Auto),
+    );
+    let cache = here.open();
+    let tree = stack(&here, &cache).await;
+    let blobs = here.blobs(&tree, &layer::Options::default()).await;
+    let provider = elsewhere(&cache);
+    let cache = there.open();
+    let lazy = cache
+        .image(image(&blobs, &provider))
+        .expect("known")
+        .expect("layers");
+    let id = lazy.id().clone();
+    assert!(cache.exists(&id));
+    drop(lazy);
+    assert!(!cache.exists(&id), "its provider is forgotten");
+    let lazy = cache
+        .image(image(&blobs, &provider))
+        .expect("known")
+        .expect("layers");
+    assert_eq!(lazy.id(), &id, "found by its chain id");
+    assert!(cache.image(Vec::new()).expect("known").is_none());
+    let wrong = vec![ImageLayer {
+        diff_id: oci::Digest::of("something else"),
+        ..image(&blobs[..1], &provider).remove(0)
+    }];
+    let wrong = cache.image(wrong).expect("known").expect("layers");
+    let err = wrong
+        .ensure(&there.cx, &Progress::none())
+        .await
+        .expect_err("refused");
+    assert!(err.to_string().starts_with("wrong diff id"), "{err}");
+    assert!(!wrong.is_unpacked());
+}
+
+#[tokio::test]
+async fn a_blob_is_converted_once_and_goes_with_its_record() {
+    testkit::require!(root);
+    let fixture = Fixture::new(SnapshotterKind::Auto);
+    let cache = fixture.open();
+    let tree = stack(&fixture, &cache).await;
+    let gzip = fixture.blobs(&tree, &layer::Options::default()).await;
+    let zstd = layer::Options {
+        compression: Compression::Zstd,
+        ..layer::Options::default()
+    };
+    let kept = fixture.blobs(&tree, &zstd).await;
+    assert_eq!(
+        kept[0].descriptor, gzip[0].descriptor,
+        "what exists is good enough"
+    );
+    let forced = layer::Options {
+        force: true,
+        ..zstd
+    };
+    let first = fixture.blobs(&tree, &forced).await;
+    assert_ne!(first[0].descriptor, gzip[0].descriptor);
+    assert_eq!(first[0].diff_id, gzip[0].diff_id);
+    let second = fixture.blobs(&tree, &forced).await;
+    assert_eq!(second[0].descriptor, first[0].descriptor);
+    let mut ids = Vec::new();
+    let mut at = Some(tree);
+    while let Some(tree) = at {
+        ids.push(tree.id().clone());
+        at = tree.parent();
+    }
+    assert!(!cache.content().list().expect("listed").is_empty());
+    let usage = cache.list(&fixture.cx).await.expect("listed");
+    let blobs: u64 = gzip
+        .iter()
+        .chain(&first)
+        .map(|blob| blob.descriptor.size.unsigned_abs())
+        .sum();
+    assert!(usage.iter().map(|usage| usage.size).sum::<u64>() >= blobs);
+    drop((gzip, kept, first, second));
+    for id in &ids {
+        cache.remove(id).expect("removed");
+    }
+    assert!(cache.content().list().expect("listed").is_empty());
+}
