@@ -1,0 +1,23 @@
+//! What the result of a step is known by, and where that is remembered.
+//!
+//! A [`Key`] says how a result came about: the digest of the operation, the output, and for every input the keys it
+//! may be known by. Keys with inputs have no digest of their own: in a [`KeyStore`] such a key is any node that links
+//! from its inputs lead to. A node may carry records, which name results kept elsewhere. The functions here ask
+//! ([`query`], [`records`]) and teach ([`save`], [`release`]) one store or several at once.
+//!
+//! The rules are those of upstream's caches, so that a remote cache written by either side hits on the other. How an
+//! operation's digest comes about, and what a result is, is not known here.
+
+mod graph;
+mod key;
+mod link;
+mod memory;
+
+mod store;
+
+pub use graph::{Found, Stores, find, query, records, release, save, sweep};
+pub use key::{Alternative, Key, content_digest};
+pub use link::{Link, LinkError};
+pub use memory::Memory;
+
+pub use store::{Error, KeyStore, NodeId, Record, ResultId, StoreId, Stored};

@@ -1,0 +1,205 @@
+//! Random graphs, random orders.
+
+use oci::Digest;
+
+use super::world::{Dice, Disk, Graph, Step, World};
+
+struct Kind {
+    content: usize,
+    random: usize,
+    fails: usize,
+    ignore: usize,
+    outputs: usize,
+}
+
+const PLAIN: Kind = Kind {
+    content: 40,
+    random: 10,
+    fails: 0,
+    ignore: 0,
+    outputs: 1,
+};
+const WILD: Kind = Kind {
+    content: 40,
+    random: 15,
+    fails: 4,
+    ignore: 8,
+    outputs: 2,
+};
+
+/// A graph whose operations come from a small pool, so that many steps turn out equal.
+fn graph(dice: &mut Dice, kind: &Kind) -> Graph {
+    let size = 2 + dice.below(12);
+    let mut graph: Graph = Vec::new();
+    for at in 0..size {
+        let inputs: Vec<(usize, u32)> = if at == 0 || dice.chance(25) {
+            Vec::new()
+        } else {
+            (0..1 + dice.below(3))
+                .map(|_| (dice.below(at), dice.below(kind.outputs) as u32))
+                .collect()
+        };
+        let random = inputs.is_empty() && dice.chance(kind.random);
+        let op = format!("op {} {}", inputs.len(), dice.below(4));
+        let fails = dice.chance(kind.fails);
+        let value = dice.below(4) as u64;
+        let op = if fails { format!("{op} fails") } else { op };
+        let content: Vec<_> = inputs.iter().map(|_| dice.chance(kind.content)).collect();
+        let prepare: Vec<_> = inputs.iter().map(|_| dice.chance(30)).collect();
+        // Which inputs are looked at by content is a matter of the operation.
+        let op = format!("{op} {content:?}");
+        let value = if random {
+            value
+        } else {
+            u64::from(op.as_bytes()[5]) * 7
+        };
+        let two_answers = inputs.is_empty() && !random && op.len() % 2 == 0;
+        let ignore_cache = dice.chance(kind.ignore);
+        let name = if dice.chance(70) {
+            String::new()
+        } else {
+            dice.below(3).to_string()
+        };
+        let above: Vec<_> = inputs
+            .iter()
+            .map(|(at, output)| format!("{}@{output}", graph[*at].digest))
+            .collect();
+        let own = if random {
+            format!("{}", dice.below(5))
+        } else {
+            String::new()
+        };
+        let text = format!("{name} {op} {above:?} {prepare:?} {own} {value}");
+        graph.push(Step {
+            digest: Digest::of(text),
+            op,
+            value,
+            inputs,
+            content,
+            prepare,
+            ignore_cache,
+            two_answers,
+            random,
+            fails,
+        });
+    }
+    graph
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let count = std::env::var("SOLVER_FUZZ_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    0..count.unwrap_or(60)
+}
+
+#[test]
+fn one_job_gets_what_the_naive_solver_gets() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let mut disk = Disk::default();
+        for _ in 0..3 {
+            let mut world = World::new(disk);
+            let graph = graph(dice, &PLAIN);
+            let job = world.add_job();
+            world.want(job, &graph, graph.len() - 1, 0);
+            world.settle(dice);
+            disk = world.close(dice);
+        }
+    }
+}
+
+#[test]
+fn no_step_runs_twice_for_one_key() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let mut world = World::new(Disk::default());
+        world.check_once = true;
+        let graphs: Vec<_> = (0..3).map(|_| graph(dice, &PLAIN)).collect();
+        for graph in &graphs {
+            let job = world.add_job();
+            world.want(job, graph, dice.below(graph.len()), 0);
+            for _ in 0..dice.below(30) {
+                world.turn(dice);
+            }
+            if dice.chance(20) {
+                world.settle(dice);
+                world.end_job(job);
+            }
+        }
+        world.settle(dice);
+        world.close(dice);
+    }
+}
+
+#[test]
+fn a_second_build_runs_nothing() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let graph = graph(dice, &Kind { random: 0, ..PLAIN });
+        let mut world = World::new(Disk::default());
+        let job = world.add_job();
+        world.want(job, &graph, graph.len() - 1, 0);
+        world.settle(dice);
+        let disk = world.close(dice);
+        let mut world = World::new(disk);
+        world.check_once = true;
+        let job = world.add_job();
+        world.want(job, &graph, graph.len() - 1, 0);
+        world.settle(dice);
+        assert_eq!(
+            (world.runs, world.loads, world.contents),
+            (0, 1, 0),
+            "seed {seed}"
+        );
+        world.close(dice);
+    }
+}
+
+#[test]
+fn anything_may_happen_at_any_time() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let mut disk = Disk::default();
+        let graphs: Vec<_> = (0..4).map(|_| graph(dice, &WILD)).collect();
+        for _ in 0..2 {
+            let mut world = World::new(disk);
+            for _ in 0..60 + dice.below(100) {
+                let jobs: Vec<_> = world.jobs.keys().copied().collect();
+                match dice.below(20) {
+                    0 | 1 if jobs.len() < 4 => {
+                        let job = world.add_job();
+                        let graph = &graphs[job.0 as usize % graphs.len()];
+                        world.want(job, graph, dice.below(graph.len()), dice.below(2) as u32);
+                    }
+                    2 if !jobs.is_empty() => {
+                        let job = jobs[dice.below(jobs.len())];
+                        let graph = &graphs[job.0 as usize % graphs.len()];
+                        world.want(job, graph, dice.below(graph.len()), dice.below(2) as u32);
+                    }
+                    3 => {
+                        let wants: Vec<_> = world.wants.keys().copied().collect();
+                        if !wants.is_empty() {
+                            world.unwant(wants[dice.below(wants.len())]);
+                        }
+                    }
+                    4 if !jobs.is_empty() && dice.chance(40) => {
+                        world.end_job(jobs[dice.below(jobs.len())]);
+                    }
+                    5 if dice.chance(30) => {
+                        let results: Vec<_> = world.disk.results.keys().cloned().collect();
+                        if !results.is_empty() {
+                            world
+                                .disk
+                                .results
+                                .remove(&results[dice.below(results.len())]);
+                        }
+                    }
+                    _ => world.turn(dice),
+                }
+            }
+            world.settle(dice);
+            disk = world.close(dice);
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! A world in which the scheduler's effects are carried out one by one, in any order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cachekeys::{Memory, Record, ResultId, StoreId, Stored, Stores};
+use oci::Digest;
+
+use crate::core::*;
+
+/// A small generator of random numbers, so that a failing seed can be repeated.
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % limit.max(1)
+    }
+
+    pub(super) fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// A step of a random graph.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) digest: Digest,
+    /// What the operation is; equal ones on equal inputs do the same.
+    pub(super) op: String,
+    /// Leaves: what there is.
+    pub(super) value: u64,
+    pub(super) inputs: Vec<(usize, u32)>,
+    pub(super) content: Vec<bool>,
+    pub(super) prepare: Vec<bool>,
+    pub(super) ignore_cache: bool,
+    pub(super) two_answers: bool,
+    pub(super) random: bool,
+    pub(super) fails: bool,
+}
+
+pub(super) type Graph = Vec<Step>;
+
+fn hash(text: &str) -> u64 {
+    let digest = Digest::of(text);
+    u64::from_str_radix(&digest.hex()[..15], 16).expect("hex")
+}
+
+/// What an operation sees of an input it has a content key for.
+pub(super) fn content(value: u64) -> u64 {
+    value % 3
+}
+
+impl Step {
+    pub(super) fn answer(&self, index: usize) -> MapAnswer {
+        let text = format!("{} answer {index}", self.op);
+        let digest = if self.random {
+            self.digest.clone().into_random()
+        } else {
+            Digest::of(text)
+        };
+        let inputs = self.content.iter().zip(&self.prepare).enumerate();
+        MapAnswer {
+            digest,
+            inputs: inputs
+                .map(|(at, (content, prepare))| MapInput {
+                    selector: (at % 2 == 0).then(|| Digest::of("selector")),
+                    content: *content,
+                    prepare: *prepare,
+                })
+                .collect(),
+            done: !self.two_answers || index == 1,
+        }
+    }
+
+    pub(super) fn run(&self, output: u32, inputs: &[u64]) -> u64 {
+        if inputs.is_empty() {
+            // The output number does not enter random keys, so the outputs must be equal.
+            return if self.random {
+                self.value
+            } else {
+                self.value + u64::from(output)
+            };
+        }
+        let seen: Vec<_> = inputs
+            .iter()
+            .zip(&self.content)
+            .map(|(value, by_content)| if *by_content { content(*value) } else { *value })
+            .collect();
+        hash(&format!("{} {output} {seen:?}", self.op))
+    }
+}
+
+/// The model: the value of every step's outputs 0 and 1, or nothing if it fails.
+pub(super) fn naive(graph: &Graph) -> Vec<Option<[u64; 2]>> {
+    let mut values: Vec<Option<[u64; 2]>> = Vec::new();
+    for step in graph {
+        let inputs: Option<Vec<u64>> = step
+            .inputs
+            .iter()
+            .map(|(at, output)| values[*at].map(|v| v[*output as usize]))
+            .collect();
+        let value = inputs
+            .filter(|_| !step.fails)
+            .map(|inputs| [step.run(0, &inputs), step.run(1, &inputs)]);
+        values.push(value);
+    }
+    values
+}
+
+/// Which steps must share one run: equal operations on inputs that are equal as far as they are looked at.
+pub(super) fn classes(graph: &Graph) -> Vec<String> {
+    let values = naive(graph);
+    let mut classes: Vec<String> = Vec::new();
+    for step in graph {
+        let inputs = step
+            .inputs
+            .iter()
+            .zip(&step.content)
+            .map(|((at, output), by_content)| match values[*at] {
+                Some(value) if *by_content => {
+                    format!("content {}", content(value[*output as usize]))
+                }
+                _ => format!("{}@{output}", classes[*at]),
+            });
+        let inputs: Vec<_> = inputs.collect();
+        let op = if step.random {
+            step.digest.to_string()
+        } else {
+            step.op.clone()
+        };
+        classes.push(Digest::of(format!("{op} {inputs:?}")).to_string());
+    }
+    classes
+}
+
+struct Pending {
+    effect: Effect,
+    cancelled: bool,
+}
+
+/// What stays when a scheduler goes: keys and results.
+#[derive(Clone)]
+pub(super) struct Disk {
+    pub(super) stores: Stores,
+    pub(super) results: BTreeMap<String, u64>,
+    clock: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            stores: Stores::new(Arc::new(Memory::default())),
+            results: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+}
+
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) disk: Disk,
+    pub(super) log: Vec<String>,
+    events: VecDeque<Event>,
+    pending: BTreeMap<Ticket, Pending>,
+    vertices: HashMap<VertexId, (usize, Graph)>,
+    loading: Vec<(usize, Graph)>,
+    pub(super) jobs: BTreeMap<JobId, HashMap<usize, VertexId>>,
+    pub(super) wants: BTreeMap<WantId, (JobId, Option<u64>)>,
+    /// Runs that ended well and were saved, by class.
+    pub(super) made: BTreeSet<String>,
+    running: BTreeMap<Ticket, String>,
+    pub(super) check_once: bool,
+    pub(super) runs: usize,
+    pub(super) loads: usize,
+    pub(super) contents: usize,
+    next: u64,
+}
+
+impl World {
+    pub(super) fn new(disk: Disk) -> Self {
+        Self {
+            core: Core::default(),
+            disk,
+            log: Vec::new(),
+            events: VecDeque::new(),
+            pending: BTreeMap::new(),
+            vertices: HashMap::new(),
+            loading: Vec::new(),
+            jobs: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            made: BTreeSet::new(),
+            running: BTreeMap::new(),
+            check_once: false,
+            runs: 0,
+            loads: 0,
+            contents: 0,
+            next: 0,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn step(&mut self, event: Event) {
+        self.events.push_back(event);
+        while let Some(event) = self.events.pop_front() {
+            self.log.push(event_line(&event));
+            let effects = self.core.step(event);
+            self.log.extend(effects.iter().map(effect_line));
+            for effect in effects {
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let ticket = match &effect {
+            Effect::Loaded { vertices, job } => {
+                for (at, loaded) in std::mem::take(&mut self.loading).into_iter().zip(vertices) {
+                    self.jobs
+                        .get_mut(job)
+                        .expect("a job")
+                        .insert(at.0, loaded.id);
+                    assert_eq!(loaded.fresh, !self.vertices.contains_key(&loaded.id));
+                    self.vertices.entry(loaded.id).or_insert(at);
+                }
+                return;
+            }
+            Effect::Join { .. } | Effect::Leave { .. } | Effect::Absorb { .. } => return,
+            Effect::Close { vertex } => {
+                self.vertices.remove(vertex).expect("closed once");
+                return;
+            }
+            Effect::Cancel { ticket } => {
+                self.running.remove(ticket);
+                if let Some(pending) = self.pending.get_mut(ticket) {
+                    assert!(!pending.cancelled, "stopped twice");
+                    pending.cancelled = true;
+                }
+                return;
+            }
+            Effect::Answer { want, outcome } => {
+                let (_, expected) = self.wants.remove(want).expect("answered once");
+                match (outcome, expected) {
+                    (Outcome::Built { value, keys }, Some(expected)) => {
+                        assert_eq!(value.payload::<u64>(), Some(&expected));
+                        assert!(!keys.is_empty());
+                    }
+                    (Outcome::Failed(_), None) => {}
+                    (got, expected) => panic!("expected {expected:?}, got {got:?}"),
+                }
+                return;
+            }
+            Effect::Map { ticket, .. }
+            | Effect::Content { ticket, .. }
+            | Effect::Run { ticket, .. }
+            | Effect::Load { ticket, .. }
+            | Effect::Query { ticket, .. }
+            | Effect::Records { ticket, .. }
+            | Effect::Confirm { ticket, .. }
+            | Effect::Missing { ticket, .. }
+            | Effect::Save { ticket, .. } => *ticket,
+        };
+        if let Effect::Run { vertex, .. } = &effect {
+            let (at, graph) = &self.vertices[vertex];
+            let class = classes(graph)[*at].clone();
+            if self.check_once {
+                assert!(!self.made.contains(&class), "run again: {:?}", graph[*at]);
+                assert!(
+                    !self.running.values().any(|other| *other == class),
+                    "run twice: {:?}",
+                    graph[*at]
+                );
+            }
+            self.running.insert(ticket, class);
+        }
+        self.pending.insert(
+            ticket,
+            Pending {
+                effect,
+                cancelled: false,
+            },
+        );
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Carries out one of the open effects.
+    pub(super) fn turn(&mut self, dice: &mut Dice) {
+        let at = dice.below(self.pending.len());
+        let Some(ticket) = self.pending.keys().nth(at).copied() else {
+            return;
+        };
+        let Some(Pending { effect, cancelled }) = self.pending.remove(&ticket) else {
+            return;
+        };
+        let class = self.running.remove(&ticket);
+        let event = if cancelled && dice.chance(80) {
+            let failure = Handle::new(self.number(), "stopped");
+            Event::Failed { ticket, failure }
+        } else {
+            self.answer(effect, dice, class)
+        };
+        self.step(event);
+    }
+
+    fn answer(&mut self, effect: Effect, dice: &mut Dice, class: Option<String>) -> Event {
+        let exists =
+            |results: &BTreeMap<String, u64>, id: &ResultId| results.contains_key(id.as_str());
+        match effect {
+            Effect::Map {
+                ticket,
+                vertex,
+                index,
+            } => match self.vertices.get(&vertex) {
+                Some((at, graph)) => Event::Map {
+                    ticket,
+                    answer: graph[*at].answer(index),
+                },
+                None => Event::Failed {
+                    ticket,
+                    failure: Handle::new(0, "gone"),
+                },
+            },
+            Effect::Content {
+                ticket,
+                value,
+                flags,
+                ..
+            } => {
+                assert!(flags.content || flags.prepare);
+                self.contents += 1;
+                let value = value.payload::<u64>().expect("a value");
+                let digest = flags
+                    .content
+                    .then(|| Digest::of(format!("content {}", content(*value))));
+                Event::Content { ticket, digest }
+            }
+            Effect::Run {
+                ticket,
+                vertex,
+                inputs,
+            } => {
+                self.runs += 1;
+                let Some((at, graph)) = self.vertices.get(&vertex).cloned() else {
+                    return Event::Failed {
+                        ticket,
+                        failure: Handle::new(0, "gone"),
+                    };
+                };
+                if graph[at].fails {
+                    return Event::Failed {
+                        ticket,
+                        failure: Handle::new(self.number(), "fails"),
+                    };
+                }
+                let inputs: Vec<u64> = inputs
+                    .iter()
+                    .map(|input| *input.payload::<u64>().expect("a value"))
+                    .collect();
+                assert_eq!(inputs.len(), graph[at].inputs.len());
+                let outputs = (0..2).map(|output| graph[at].run(output, &inputs));
+                let outputs: Vec<_> = outputs.collect();
+                if let Some(class) = class
+                    && !graph[at].ignore_cache
+                {
+                    self.made.insert(class);
+                }
+                let outputs = outputs
+                    .into_iter()
+                    .map(|value| Handle::new(self.number(), value));
+                Event::Ran {
+                    ticket,
+                    outputs: outputs.collect(),
+                }
+            }
+            Effect::Load { ticket, record, .. } => {
+                self.loads += 1;
+                let value = self.disk.results.get(record.result.as_str()).copied();
+                let value = value.filter(|_| self.check_once || !dice.chance(5));
+                Event::Loaded {
+                    ticket,
+                    value: value.map(|value| Handle::new(self.number(), value)),
+                }
+            }
+            Effect::Query {
+                ticket, question, ..
+            } => {
+                let Question {
+                    ways,
+                    taught,
+                    input,
+                    output,
+                    digest,
+                } = &question;
+                let nodes =
+                    cachekeys::query(&self.disk.stores, ways, taught, *input, *output, digest);
+                Event::Found { ticket, nodes }
+            }
+            Effect::Records { ticket, key, .. } => {
+                let results = &self.disk.results;
+                let records =
+                    cachekeys::records(&self.disk.stores, &key, &|id| exists(results, id));
+                Event::Records { ticket, records }
+            }
+            Effect::Confirm { ticket, keys } => {
+                let results = &self.disk.results;
+                let main = self.disk.stores.main().as_ref();
+                let find = |(at, key)| {
+                    let (node, records) = cachekeys::find(main, key, &|id| exists(results, id))?;
+                    Some(((at, node), records))
+                };
+                let hit = keys.iter().enumerate().find_map(find);
+                let (hit, records) =
+                    hit.map_or((None, Vec::new()), |(hit, records)| (Some(hit), records));
+                Event::Confirmed {
+                    ticket,
+                    hit,
+                    records,
+                }
+            }
+            Effect::Save {
+                ticket,
+                keys,
+                value,
+                ..
+            } => {
+                let value = *value.payload::<u64>().expect("a value");
+                self.disk.clock += 1;
+                let result = format!("result {}", self.disk.clock);
+                self.disk.results.insert(result.clone(), value);
+                let created = SystemTime::UNIX_EPOCH + Duration::from_secs(self.disk.clock);
+                let stored = Stored {
+                    result: ResultId::new(&result),
+                    created,
+                };
+                let main = self.disk.stores.main().as_ref();
+                let nodes = keys
+                    .iter()
+                    .map(|key| cachekeys::save(main, key, &stored))
+                    .collect();
+                let result = stored.result;
+                let record = Some(Record {
+                    store: StoreId::MAIN,
+                    result,
+                    created,
+                });
+                Event::Saved {
+                    ticket,
+                    nodes,
+                    record,
+                }
+            }
+            other => panic!("nothing to answer: {other:?}"),
+        }
+    }
+
+    pub(super) fn add_job(&mut self) -> JobId {
+        let job = JobId(self.number());
+        self.jobs.insert(job, HashMap::new());
+        job
+    }
+
+    /// A job wants an output of a step.
+    pub(super) fn want(&mut self, job: JobId, graph: &Graph, at: usize, output: u32) -> WantId {
+        let known = self.jobs[&job].clone();
+        let mut entries = Vec::new();
+        self.loading.clear();
+        for (at, step) in graph.iter().enumerate().take(at + 1) {
+            entries.push(match known.get(&at) {
+                Some(id) => Entry::Known(*id),
+                None => Entry::New {
+                    digest: step.digest.clone(),
+                    inputs: step
+                        .inputs
+                        .iter()
+                        .map(|(at, output)| (*at as u32, *output))
+                        .collect(),
+                    ignore_cache: step.ignore_cache,
+                },
+            });
+            self.loading.push((at, graph.clone()));
+        }
+        self.step(Event::Load {
+            job,
+            entries,
+            refresh: false,
+        });
+        let vertex = self.jobs[&job][&at];
+        let want = WantId(self.number());
+        let expected = naive(graph)[at].map(|value| value[output as usize]);
+        self.wants.insert(want, (job, expected));
+        self.step(Event::Want {
+            want,
+            job,
+            vertex,
+            output,
+        });
+        want
+    }
+
+    pub(super) fn unwant(&mut self, want: WantId) {
+        self.wants.remove(&want);
+        self.step(Event::Unwant { want });
+    }
+
+    pub(super) fn end_job(&mut self, job: JobId) {
+        self.jobs.remove(&job);
+        self.wants.retain(|_, (of, _)| *of != job);
+        self.step(Event::JobGone { job });
+    }
+
+    pub(super) fn settle(&mut self, dice: &mut Dice) {
+        let mut turns = 0;
+        while self.is_busy() {
+            self.turn(dice);
+            turns += 1;
+            assert!(turns < 200_000, "no end");
+        }
+        let waiting: Vec<_> = self.wants.keys().collect();
+        assert!(
+            waiting.is_empty(),
+            "stalled: {waiting:?}\n{}",
+            self.core.describe()
+        );
+    }
+
+    /// All jobs leave; nothing may be left, and the log must give the same run again.
+    pub(super) fn close(mut self, dice: &mut Dice) -> Disk {
+        for job in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.end_job(job);
+        }
+        while self.is_busy() {
+            self.turn(dice);
+        }
+        assert_eq!(self.core.sizes(), [0; 5], "something was left open");
+        assert!(self.vertices.is_empty());
+        if let Err(err) = replay(self.log.iter().map(String::as_str)) {
+            panic!("{err}");
+        }
+        self.disk
+    }
+}
