@@ -1,0 +1,31 @@
+//! Values of options.
+
+use crate::Error;
+
+/// A truth value in any of the spellings Go accepts; an empty one is `true`, as in `push` without a value.
+pub fn parse_bool(key: &str, value: &str) -> Result<bool, Error> {
+    match value {
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        other => Err(Error::user(format!(
+            "non-bool value specified for {key}: strconv.ParseBool: parsing {other:?}: invalid syntax"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truth_values_are_those_of_go() {
+        assert!(parse_bool("push", "").expect("true"));
+        assert!(!parse_bool("push", "F").expect("false"));
+        assert_eq!(
+            parse_bool("push", "yes")
+                .expect_err("no truth value")
+                .message,
+            "non-bool value specified for push: strconv.ParseBool: parsing \"yes\": invalid syntax"
+        );
+    }
+}
