@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tasks::Cx;
 
 use crate::node::Node;
-use crate::record::{Body, INDEX, INDEXED, Record, erase_index, pair, to_nanos};
+use crate::record::{Body, INDEX, INDEXED, META, Record, erase_index, pair, to_nanos};
 use crate::{Cache, Error, RecordType, Ref, RefId};
 
 /// Whether a record outlives its holder.
@@ -92,13 +92,31 @@ impl MutableRef {
 
     /// The tree, for reading and writing. Not to be used together with [`MutableRef::mount`].
     pub async fn tree(&self, cx: &Cx) -> Result<Arc<Tree>, Error> {
-        cx.check()?;
-        let open = || async {
-            let mount = self.mount()?;
-            let tree = tasks::blocking(move || mount.detached()).await;
-            tree.map(Arc::new).map_err(Error::io("mount a tree"))
-        };
-        self.node.tree.get_or_try_init(open).await.cloned()
+        self.node.tree(cx, || self.mount()).await
+    }
+
+    /// Makes the next [`MutableRef::tree`] a new mount, for those who changed the layer beside the old one.
+    pub async fn look_again(&self) {
+        self.node.close_tree().await;
+    }
+
+    /// The directory that takes what is written to the tree, for those who share files between trees instead of copying
+    /// them. What is below is not seen there.
+    pub fn layer_directory(&self) -> Result<PathBuf, Error> {
+        let key = self.node.record.read().snapshot();
+        let key = key.ok_or_else(|| Error::NotFound {
+            id: self.id().clone(),
+        })?;
+        Ok(self.cache.inner.snapshots.directory(key))
+    }
+
+    /// What the records below keep under `key`, the lowest first.
+    pub fn chain_meta(&self, key: &str) -> Vec<Vec<u8>> {
+        self.node
+            .parents
+            .iter()
+            .flat_map(|parent| parent.chain_meta(&self.cache.inner, key))
+            .collect()
     }
 
     /// Turns the tree into an immutable record with the same id. Nobody may write to it any more.
@@ -141,6 +159,7 @@ impl MutableRef {
             ..self.node.record.read().clone()
         };
         record.put(self.id(), &mut batch);
+        self.put_pending(&mut batch);
         let checksums = inner.hand_over_checksums(&self.node, self.id(), &record, &mut batch);
         inner.db.commit(batch)?;
         *self.kept.lock() = Kept::Committed;
@@ -190,6 +209,7 @@ impl MutableRef {
             nodes.forget(&old);
         }
         record.put(self.id(), &mut batch);
+        self.put_pending(&mut batch);
         view.put(&id, &mut batch);
         let checksums = inner.hand_over_checksums(&self.node, &id, &view, &mut batch);
         inner.db.commit(batch)?;
@@ -212,6 +232,7 @@ impl MutableRef {
     pub fn set_index(&self, key: &str) -> Result<(), Error> {
         let mut batch = Batch::new();
         self.node.record.read().put(self.id(), &mut batch);
+        self.put_pending(&mut batch);
         batch.put(INDEX, pair(key, self.id().as_str()), "");
         batch.put(INDEXED, pair(self.id().as_str(), key), "");
         self.cache.inner.db.commit(batch)?;
@@ -221,12 +242,29 @@ impl MutableRef {
 
     /// What was kept under `key` with this record.
     pub fn meta(&self, key: &str) -> Option<Vec<u8>> {
+        if let Some(value) = self.node.pending.lock().get(key) {
+            return Some(value.clone());
+        }
         self.cache.inner.meta(self.id(), key)
     }
 
     /// Keeps something with this record, as long as it is kept itself.
     pub fn set_meta(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        if *self.kept.lock() == Kept::No {
+            self.node
+                .pending
+                .lock()
+                .insert(key.to_owned(), value.to_vec());
+            return Ok(());
+        }
         self.cache.inner.set_meta(self.id(), key, value)
+    }
+
+    /// Adds the metadata of a record that is going to be kept.
+    fn put_pending(&self, batch: &mut Batch) {
+        for (key, value) in std::mem::take(&mut *self.node.pending.lock()) {
+            batch.put(META, pair(self.id().as_str(), &key), value);
+        }
     }
 
     /// The record that shows this tree.

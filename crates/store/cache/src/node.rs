@@ -3,7 +3,7 @@
 //! A node is in memory exactly as long as somebody holds it: a [`crate::Ref`], a [`crate::MutableRef`], or a node that
 //! stands on it. So "is there a node" is the answer to "is it in use", and a build that is over costs no memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Weak};
@@ -13,9 +13,10 @@ use contenthash::Records;
 use mount::{Mount, Tree};
 use parking_lot::{Mutex, RwLock};
 use snapshot::{Chain, Key, Snapshotter};
+use tasks::Cx;
 
 use crate::record::{Body, Record};
-use crate::{Error, RefId};
+use crate::{Error, Inner, RefId};
 
 /// A record in use.
 pub(crate) struct Node {
@@ -35,8 +36,10 @@ pub(crate) struct Node {
     pub(crate) working: tokio::sync::Mutex<()>,
     /// What is known of the tree's checksums. Locked while files are hashed.
     pub(crate) records: Mutex<Option<Records>>,
-    /// The tree, once somebody looked inside.
-    pub(crate) tree: tokio::sync::OnceCell<Arc<Tree>>,
+    /// Metadata of a record that is not kept yet.
+    pub(crate) pending: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// The tree, once somebody looked inside. Locked while it is being mounted.
+    tree: tokio::sync::Mutex<Option<Arc<Tree>>>,
 }
 
 impl fmt::Debug for Node {
@@ -60,7 +63,8 @@ impl Node {
             provider: Mutex::new(None),
             working: tokio::sync::Mutex::new(()),
             records: Mutex::new(None),
-            tree: tokio::sync::OnceCell::new(),
+            pending: Mutex::new(BTreeMap::new()),
+            tree: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -148,6 +152,36 @@ impl Node {
     /// A read-only mount of an immutable record.
     pub(crate) fn view(self: &Arc<Self>, snapshots: &dyn Snapshotter) -> Result<Mount, Error> {
         Ok(snapshots.view(&self.chain()?))
+    }
+
+    /// The tree; `mount` describes it for the first who asks.
+    pub(crate) async fn tree(
+        &self,
+        cx: &Cx,
+        mount: impl FnOnce() -> Result<Mount, Error>,
+    ) -> Result<Arc<Tree>, Error> {
+        let mut tree = cx.run(self.tree.lock()).await?;
+        if let Some(tree) = tree.as_ref() {
+            return Ok(tree.clone());
+        }
+        let mount = mount()?;
+        let opened = tasks::blocking(move || mount.detached()).await;
+        let opened = Arc::new(opened.map_err(Error::io("mount a tree"))?);
+        *tree = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Lets go of the tree, so that the next one who asks gets a new mount.
+    pub(crate) async fn close_tree(&self) {
+        *self.tree.lock().await = None;
+    }
+
+    /// What the record and those below it keep under `key`, the lowest first.
+    pub(crate) fn chain_meta(self: &Arc<Self>, inner: &Inner, key: &str) -> Vec<Vec<u8>> {
+        self.layers()
+            .iter()
+            .filter_map(|layer| inner.meta(&layer.id, key))
+            .collect()
     }
 
     /// The chain below a mutable record.

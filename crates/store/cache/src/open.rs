@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use snapshot::{Key, Native, Overlay, Snapshotter};
 
 use crate::node::Nodes;
-use crate::record::{Body, INDEXED, SNAPSHOTS, STATE, read};
+use crate::record::{BLOBS, Body, INDEXED, SNAPSHOTS, STATE, pair, read};
 use crate::{Cache, Error, Inner, NEXT_KEY, RecordType, RefId};
 
 /// Clocks are not exact, and a blob gets its time before it gets its name.
@@ -47,6 +47,8 @@ pub struct Options {
     pub sync_after: Duration,
     /// What time it is.
     pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// Names the run of the machine; absent: the kernel's boot id.
+    pub boot: Option<String>,
 }
 
 impl Options {
@@ -57,6 +59,7 @@ impl Options {
             snapshotter: SnapshotterKind::Auto,
             sync_after: Duration::from_secs(15),
             clock: Arc::new(SystemTime::now),
+            boot: None,
         }
     }
 }
@@ -76,7 +79,7 @@ impl Cache {
         let root = std::path::absolute(&options.root).map_err(Error::io("find the state"))?;
         std::fs::create_dir_all(&root).map_err(Error::io("make the state directory"))?;
         let layout = Layout::choose(&root, options.snapshotter);
-        let db = open_db(&root, layout, options.sync_after)?;
+        let db = open_db(&root, layout, &options)?;
         let start = db.start().clone();
         set_old_trees_aside(&root, layout, &start)?;
         let snapshots = layout.open(&root)?;
@@ -168,10 +171,11 @@ impl Layout {
     }
 }
 
-fn open_db(root: &Path, layout: Layout, flush_after: Duration) -> Result<Db, Error> {
+fn open_db(root: &Path, layout: Layout, options: &Options) -> Result<Db, Error> {
     let directory = Arc::new(File::open(root).map_err(Error::io("open the state directory"))?);
     let options = db::Options {
-        flush_after,
+        flush_after: options.sync_after,
+        boot: options.boot.clone(),
         // One call for trees, blobs and everything else: they are all on this filesystem.
         before_flush: Some(Arc::new(move || Ok(rustix::fs::syncfs(&*directory)?))),
         ..db::Options::default()
@@ -220,7 +224,11 @@ fn after_reboot(start: &Start, db: &Db, content: &Store) -> Result<(), Error> {
             let since = synced
                 .and_then(|at| at.checked_sub(DOUBT))
                 .unwrap_or(SystemTime::UNIX_EPOCH);
-            let dropped = content.drop_written_since(since)?;
+            // Blobs of records that were synced were written before them.
+            let dropped = content.drop_written_since(since, |digest| {
+                db.prefix(BLOBS, &pair(digest.as_str(), ""))
+                    .is_ok_and(|rows| !rows.is_empty())
+            })?;
             tracing::warn!(
                 blobs = dropped,
                 "the machine went down, what was not synced is dropped"

@@ -1,6 +1,7 @@
 //! References to immutable records.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -90,13 +91,7 @@ impl Ref {
 
     /// The tree, for reading. Mounted at most once, and not at all when it is a single directory.
     pub async fn tree(&self, cx: &Cx) -> Result<Arc<Tree>, Error> {
-        cx.check()?;
-        let open = || async {
-            let mount = self.mount()?;
-            let tree = tasks::blocking(move || mount.detached()).await;
-            tree.map(Arc::new).map_err(Error::io("mount a tree"))
-        };
-        self.node().tree.get_or_try_init(open).await.cloned()
+        self.node().tree(cx, || self.mount()).await
     }
 
     /// A read-only mount. Its layers must be here: `ensure` first.
@@ -115,6 +110,24 @@ impl Ref {
             .layers()
             .iter()
             .all(|layer| layer.record.read().snapshot().is_some())
+    }
+
+    /// The directories of the layers of this tree, nearest first, for those who share files between trees instead of
+    /// copying them. Nobody may write there, and deletions are overlayfs marks.
+    pub fn layer_directories(&self) -> Result<Vec<PathBuf>, Error> {
+        let chain = self.node().chain()?;
+        let snapshots = &self.held.cache.inner.snapshots;
+        let keys = if snapshots.is_layered() {
+            chain.keys.as_slice()
+        } else {
+            &chain.keys[..1]
+        };
+        Ok(keys.iter().map(|key| snapshots.directory(*key)).collect())
+    }
+
+    /// What this record and those below it keep under `key`, the lowest first.
+    pub fn chain_meta(&self, key: &str) -> Vec<Vec<u8>> {
+        self.node().chain_meta(&self.held.cache.inner, key)
     }
 
     /// What was kept under `key` with this record.

@@ -505,3 +505,84 @@ async fn checksums_of_a_client_directory_come_from_its_transfer() {
         "nobody said what the tree is like now"
     );
 }
+
+#[tokio::test]
+async fn after_a_power_cut_only_what_was_synced_is_there() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let open = |boot: &str| {
+        let mut options = Options::new(fixture.dir.path());
+        options.boot = Some(boot.to_owned());
+        options.sync_after = std::time::Duration::from_secs(3600);
+        Cache::open(options).expect("a cache")
+    };
+    let cache = open("first");
+    let local = async |key: &str| {
+        let options = RecordOptions {
+            record_type: RecordType::SourceLocal,
+            ..RecordOptions::default()
+        };
+        let tree = cache
+            .new_mutable(&fixture.cx, None, options)
+            .await
+            .expect("a tree");
+        tree.set_index(key).expect("kept");
+    };
+    let synced = fixture.layer(&cache, None, &[("a", "1")]).await;
+    let blob = cache.content().put("synced long ago").expect("stored");
+    local("local:ctx").await;
+    local("cache-dir:x").await;
+    cache.db().sync().expect("synced");
+    let young = fixture.layer(&cache, Some(&synced), &[("b", "2")]).await;
+    let refs = (synced, young);
+    let (synced, young) = (refs.0.id().clone(), refs.1.id().clone());
+    drop((refs, cache));
+
+    let cache = open("second");
+    assert!(cache.exists(&synced) && !cache.exists(&young));
+    assert!(
+        !cache.content().contains(&blob),
+        "too young to be trusted without a record"
+    );
+    assert!(
+        cache.find_mutable("local:ctx").is_none(),
+        "may be half-written"
+    );
+    assert_eq!(fixture.trees(), 1);
+    let again = fixture
+        .layer(&cache, cache.get(&synced).as_ref(), &[("c", "3")])
+        .await;
+    assert_eq!(fixture.files(&again).await, ["a=1", "c=3"]);
+    cache.close().expect("closed");
+    drop((again, cache));
+    let cache = open("third");
+    assert!(cache.exists(&synced));
+    assert_eq!(fixture.trees(), 2);
+}
+
+#[tokio::test]
+async fn what_is_written_beside_the_mount_is_seen_by_the_next_one() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.layer(&cache, None, &[("a", "1")]).await;
+    base.set_meta("inodes", b"of a").expect("kept");
+    let tree = fixture.mutable(&cache, Some(&base)).await;
+    tree.tree(&fixture.cx).await.expect("mounted");
+    assert_eq!(base.layer_directories().expect("known").len(), 1);
+    let (from, to) = (
+        &base.layer_directories().expect("known")[0],
+        tree.layer_directory(),
+    );
+    std::fs::hard_link(from.join("a"), to.expect("known").join("b")).expect("linked");
+    tree.look_again().await;
+    assert_eq!(
+        listing(&tree.tree(&fixture.cx).await.expect("mounted").path()),
+        ["a=1", "b=1"]
+    );
+    tree.set_meta("inodes", b"of b").expect("kept");
+    assert_eq!(tree.meta("inodes").as_deref(), Some(&b"of b"[..]));
+    assert_eq!(tree.chain_meta("inodes"), [b"of a"]);
+    let top = tree.commit(&fixture.cx, "").await.expect("committed");
+    assert_eq!(top.chain_meta("inodes"), [b"of a", b"of b"]);
+}

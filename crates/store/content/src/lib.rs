@@ -176,11 +176,16 @@ impl Store {
         }
     }
 
-    /// Removes what was completed at `since` or later: after a power cut such blobs may have a name and no content.
-    pub fn drop_written_since(&self, since: SystemTime) -> Result<usize, Error> {
+    /// Removes what was completed at `since` or later, except what is known to be `synced`: after a power cut such
+    /// blobs may have a name and no content. Returns how many.
+    pub fn drop_written_since(
+        &self,
+        since: SystemTime,
+        synced: impl Fn(&Digest) -> bool,
+    ) -> Result<usize, Error> {
         let mut doomed = Vec::new();
         self.each(|digest, meta| {
-            if meta.modified()? >= since {
+            if meta.modified()? >= since && !synced(&digest) {
                 doomed.push(digest);
             }
             Ok(())

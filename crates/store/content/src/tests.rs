@@ -109,9 +109,23 @@ fn what_was_not_synced_can_be_dropped() {
     let digest = store.put("young").expect("stored");
     let past = SystemTime::now() - std::time::Duration::from_secs(3600);
     let future = SystemTime::now() + std::time::Duration::from_secs(3600);
-    assert_eq!(store.drop_written_since(future).expect("nothing to do"), 0);
+    assert_eq!(
+        store
+            .drop_written_since(future, |_| false)
+            .expect("nothing to do"),
+        0
+    );
     assert!(store.contains(&digest));
-    assert_eq!(store.drop_written_since(past).expect("dropped"), 1);
+    assert_eq!(
+        store
+            .drop_written_since(past, |_| true)
+            .expect("nothing to do"),
+        0
+    );
+    assert_eq!(
+        store.drop_written_since(past, |_| false).expect("dropped"),
+        1
+    );
     assert!(!store.contains(&digest));
 }
 

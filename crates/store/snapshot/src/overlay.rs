@@ -44,8 +44,11 @@ impl Overlay {
     /// (taking it down again waits for every processor).
     pub fn is_possible(root: &Path) -> bool {
         let common = rustix::fs::statfs(root).is_ok_and(|stat| {
+            // The type differs between machines.
+            #[allow(clippy::useless_conversion)]
+            let magic = i64::from(stat.f_type);
             // The magic numbers of ext2 to ext4, btrfs, f2fs and tmpfs.
-            [0xef53, 0x9123_683e, 0xf2f5_2010, 0x0102_1994].contains(&i64::from(stat.f_type))
+            [0xef53, 0x9123_683e, 0xf2f5_2010, 0x0102_1994].contains(&magic)
         });
         if common && !mount::probe::in_user_namespace() && mount::probe::knows_overlay() {
             return true;
