@@ -8,22 +8,38 @@ mod once;
 mod scope;
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 pub use cx::{Cancelled, Cx};
 pub use once::OnceMap;
 pub use scope::{Scope, Task};
 
-/// Runs `work` on the blocking pool and waits for it. A panic in `work` continues here.
+/// Starts `work` on the blocking pool at once; the future waits for it. A panic in `work` continues there.
 ///
 /// The work is not interrupted when the caller goes away; long work must look at its [`Cx`].
-pub async fn blocking<T, F>(work: F) -> T
+pub fn blocking<T, F>(work: F) -> impl Future<Output = T> + Send + Unpin
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(err) => std::panic::resume_unwind(err.into_panic()),
+    Blocking(tokio::task::spawn_blocking(work))
+}
+
+struct Blocking<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Future for Blocking<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match Pin::new(&mut self.0).poll(cx) {
+            Poll::Ready(Ok(value)) => Poll::Ready(value),
+            Poll::Ready(Err(err)) if err.is_panic() => {
+                std::panic::resume_unwind(err.into_panic());
+            }
+            // Work that began is never cancelled; work that did not is dropped when the runtime goes away.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
     }
 }
 

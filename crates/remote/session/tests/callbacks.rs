@@ -211,7 +211,7 @@ async fn with_auth(config: &str, fetch_tokens: bool) -> (Daemon, Group, tasks::T
         sink: Arc::new(|_: progress::Event| {}),
     };
     let mut client = Client::new("").await;
-    client.add(auth::service(options).expect("service"), auth::METHODS);
+    client.add(auth::service(options), auth::METHODS);
     let (session, task) = daemon.attach(&Cx::root(), client).await;
     let group = daemon.manager.group([session.id()]);
     (daemon, group, task)

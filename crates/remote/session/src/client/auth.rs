@@ -47,25 +47,21 @@ pub struct Options {
     pub sink: Arc<dyn Sink>,
 }
 
-/// The service over a user's credentials.
-pub fn service(options: Options) -> Result<AuthServer<impl Auth>, reqwest::Error> {
-    let http = match token::http_client() {
-        Ok(http) => http,
-        Err(TokenError::Tls(err)) => return Err(err),
-        Err(_) => reqwest::Client::new(),
-    };
-    Ok(AuthServer::new(Provider {
+/// The service over a user's credentials. Nothing is read or connected before the daemon asks.
+pub fn service(options: Options) -> AuthServer<impl Auth> {
+    AuthServer::new(Provider {
         seeds: Seeds::new(options.config.dir()),
         options,
-        http,
+        http: tokio::sync::OnceCell::new(),
         cached: tokio::sync::Mutex::default(),
         told: Mutex::default(),
-    }))
+    })
 }
 
 struct Provider {
     options: Options,
-    http: reqwest::Client,
+    /// Made when the first token is fetched: reading the machine's certificates takes longer than a cached build.
+    http: tokio::sync::OnceCell<reqwest::Client>,
     seeds: Seeds,
     /// Held while a helper runs, so that it is not run twice for one host.
     cached: tokio::sync::Mutex<HashMap<String, (Instant, Found)>>,
@@ -161,7 +157,12 @@ impl Auth for Provider {
             scopes: request.scopes,
         };
         let began = SystemTime::now();
-        let fetched = token::fetch(&self.http, &wanted, &found.credentials).await;
+        let http = self
+            .http
+            .get_or_try_init(|| async { token::http_client() })
+            .await
+            .map_err(|err| Status::unknown(fault::chain(&err)))?;
+        let fetched = token::fetch(http, &wanted, &found.credentials).await;
         let scopes: Vec<&str> = wanted
             .scopes
             .iter()

@@ -1,0 +1,195 @@
+//! What the user typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// build utility
+#[derive(Debug, Parser)]
+#[command(
+    name = "buildctl",
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// enable debug output in logs
+    #[arg(long)]
+    pub debug: bool,
+
+    /// buildkitd address
+    #[arg(long, env = "BUILDKIT_HOST")]
+    pub addr: Option<String>,
+
+    /// log formatter: json or text
+    #[arg(long, default_value = "text")]
+    pub log_format: String,
+
+    /// buildkitd server name for certificate validation
+    #[arg(long)]
+    pub tlsservername: Option<String>,
+
+    /// CA certificate for validation
+    #[arg(long)]
+    pub tlscacert: Option<PathBuf>,
+
+    /// client certificate
+    #[arg(long)]
+    pub tlscert: Option<PathBuf>,
+
+    /// client key
+    #[arg(long)]
+    pub tlskey: Option<PathBuf>,
+
+    /// directory containing CA certificate, client certificate, and client key. Supported file names are (ca.pem,
+    /// cert.pem, key.pem) or (ca.crt, tls.crt, tls.key)
+    #[arg(long)]
+    pub tlsdir: Option<PathBuf>,
+
+    /// timeout backend connection after value seconds
+    #[arg(long, default_value_t = 5, allow_negative_numbers = true)]
+    pub timeout: i64,
+
+    /// block RPCs until the connection becomes available
+    #[arg(long)]
+    pub wait: bool,
+
+    /// print the version
+    #[arg(long, short = 'v')]
+    pub version: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// build
+    #[command(alias = "b")]
+    Build(Box<BuildArgs>),
+    /// disk usage
+    Du(Ignored),
+    /// clean up build cache
+    Prune(Ignored),
+    /// clean up build histories
+    PruneHistories(Ignored),
+    /// debug utilities
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// connects standard input and output with the daemon
+    #[command(hide = true)]
+    DialStdio,
+}
+
+/// Arguments of commands that are not there yet.
+#[derive(Debug, Args)]
+pub(crate) struct Ignored {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _rest: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// list workers
+    Workers {
+        /// containerd-style filter string slice
+        #[arg(long, short)]
+        filter: Vec<String>,
+        /// verbose output
+        #[arg(long, short)]
+        verbose: bool,
+        /// format the output using the given Go template, e.g, '{{json .}}'
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// display internal information
+    Info {
+        /// format the output using the given Go template, e.g, '{{json .}}'
+        #[arg(long)]
+        format: Option<String>,
+    },
+}
+
+#[derive(Debug, Args, Default)]
+pub(crate) struct BuildArgs {
+    /// Define exports for build result, e.g. --output type=image,name=docker.io/username/image,push=true
+    #[arg(long, short)]
+    pub output: Vec<String>,
+
+    /// Set type of progress (auto, plain, tty, rawjson, quiet). Use plain to show container output
+    #[arg(long, default_value = "auto")]
+    pub progress: String,
+
+    /// Path to trace file. Defaults to no tracing.
+    #[arg(long)]
+    pub trace: Option<PathBuf>,
+
+    /// Allow build access to the local directory
+    #[arg(long)]
+    pub local: Vec<String>,
+
+    /// Allow build access to the local OCI layout
+    #[arg(long)]
+    pub oci_layout: Vec<String>,
+
+    /// Define frontend used for build
+    #[arg(long, default_value = "")]
+    pub frontend: String,
+
+    /// Define custom options for frontend, e.g. --opt target=foo --opt build-arg:foo=bar
+    #[arg(long)]
+    pub opt: Vec<String>,
+
+    /// Disable cache for all the vertices
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Export build cache, e.g. --export-cache type=registry,ref=example.com/foo/bar
+    #[arg(long)]
+    pub export_cache: Vec<String>,
+
+    /// Import build cache, e.g. --import-cache type=registry,ref=example.com/foo/bar
+    #[arg(long)]
+    pub import_cache: Vec<String>,
+
+    /// Secret value exposed to the build. Format id=secretname,src=filepath
+    #[arg(long)]
+    pub secret: Vec<String>,
+
+    /// Allow extra privileged entitlement, e.g. network.host, security.insecure, device
+    #[arg(long)]
+    pub allow: Vec<String>,
+
+    /// Allow forwarding SSH agent or a raw Unix socket to the builder
+    #[arg(long)]
+    pub ssh: Vec<String>,
+
+    /// Output build metadata (e.g., image digest) to a file as JSON
+    #[arg(long)]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Read source policy file from a JSON file
+    #[arg(long)]
+    pub source_policy_file: Option<PathBuf>,
+
+    /// Run build with proxy network enforcement
+    #[arg(long)]
+    pub proxy_network: bool,
+
+    /// Write build ref to a file
+    #[arg(long)]
+    pub ref_file: Option<PathBuf>,
+
+    /// Overwrite TLS configuration when authenticating with registries
+    #[arg(long)]
+    pub registry_auth_tlscontext: Vec<String>,
+
+    /// Where to output json cache metrics, use 'stdout' or 'stderr' for standard (error) output.
+    #[arg(long)]
+    pub debug_json_cache_metrics: Option<String>,
+}

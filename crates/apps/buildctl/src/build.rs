@@ -1,0 +1,193 @@
+//! `buildctl build`.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use client::{Build, DockerConfig, Response};
+use progress_ui::{Display, Mode};
+use prost::Message as _;
+use proto::pb;
+use tasks::Cx;
+
+use crate::args::{BuildArgs, Global};
+use crate::{connection, options};
+
+/// Runs a build and shows its progress.
+pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
+    let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
+    let build = build(args)?;
+    if let Some(path) = &args.ref_file {
+        write_whole(path, build.id.as_bytes())?;
+    }
+    let connection = connection::connect_or_start(global).await?;
+    let cx = Cx::root();
+    let _signals = stop_on_signal(cx.clone());
+    let mut trace = args.trace.as_deref().map(open_trace).transpose()?;
+    let mut display = Display::stderr(mode);
+    let result = connection
+        .client
+        .build(&cx, build, |status| {
+            if let Some(trace) = &mut trace {
+                // A trace that cannot be written must not fail the build.
+                let _ = writeln!(trace, "{}", progress_ui::rawjson(&status));
+            }
+            display.update(status);
+        })
+        .await;
+    display.finish();
+    let response = result.context("failed to solve")?;
+    if let Some(path) = &args.metadata_file {
+        write_metadata(path, &response)?;
+    }
+    Ok(())
+}
+
+fn build(args: &BuildArgs) -> Result<Build> {
+    if !args.oci_layout.is_empty() {
+        bail!("unimplemented: --oci-layout");
+    }
+    if args.source_policy_file.is_some() {
+        bail!("unimplemented: --source-policy-file");
+    }
+    if args.proxy_network {
+        bail!("unimplemented: --proxy-network");
+    }
+    let mut build = Build::frontend(&args.frontend);
+    build.id = session::client::new_id();
+    build.attrs = options::opts(&args.opt)?;
+    build.locals = options::locals(&args.local)?;
+    build.entitlements = args.allow.clone();
+    build.credentials = Some(credentials()?);
+    build.fetch_tokens = std::env::var_os("BUILDKIT_NO_CLIENT_TOKEN").is_none();
+    for option in &args.output {
+        build.outputs.push(options::output(option)?);
+    }
+    for option in &args.export_cache {
+        build
+            .cache_exports
+            .push(options::cache("--export-cache", option)?);
+    }
+    for option in &args.import_cache {
+        build
+            .cache_imports
+            .push(options::cache("--import-cache", option)?);
+    }
+    build.secrets = args
+        .secret
+        .iter()
+        .map(|option| options::secret(option))
+        .collect::<Result<_>>()?;
+    build.ssh = args
+        .ssh
+        .iter()
+        .map(|option| options::ssh(option))
+        .collect::<Result<_>>()?;
+    if args.frontend.is_empty() {
+        build.definition = Some(definition(args.no_cache)?);
+    } else if args.no_cache {
+        build.attrs.insert("no-cache".to_owned(), String::new());
+    }
+    Ok(build)
+}
+
+/// What docker knows of registries.
+fn credentials() -> Result<DockerConfig> {
+    let dir = std::env::var_os("DOCKER_CONFIG")
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")))
+        .unwrap_or_else(|| PathBuf::from("/root/.docker"));
+    Ok(DockerConfig::load(&dir)?)
+}
+
+/// LLB from standard input.
+fn definition(no_cache: bool) -> Result<pb::Definition> {
+    if std::io::stdin().is_terminal() {
+        bail!("please specify --frontend or pipe LLB definition to stdin");
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .context("failed to read the definition")?;
+    let mut definition =
+        pb::Definition::decode(bytes.as_slice()).context("error parsing definition")?;
+    if definition.def.is_empty() {
+        bail!("empty definition sent to build. Specify --frontend instead?");
+    }
+    if no_cache {
+        for op in &definition.def {
+            let digest = oci::Digest::of(op).to_string();
+            definition.metadata.entry(digest).or_default().ignore_cache = true;
+        }
+    }
+    Ok(definition)
+}
+
+/// The first signal cancels the build, the third ends the process.
+fn stop_on_signal(cx: Cx) -> tasks::Task<()> {
+    tasks::spawn("signals", async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            return;
+        };
+        for count in 1.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            cx.cancel("context canceled");
+            if count >= 3 {
+                eprintln!("got 3 SIGTERM/SIGINTs, forcibly terminating");
+                std::process::exit(1);
+            }
+        }
+    })
+}
+
+fn open_trace(path: &Path) -> Result<std::fs::File> {
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("failed to open {}", path.display()))
+}
+
+/// Base64 of a JSON object becomes the object; everything else stays text.
+fn write_metadata(path: &Path, response: &Response) -> Result<()> {
+    let mut object = BTreeMap::new();
+    for (key, value) in &response.exporter {
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+            .filter(serde_json::Value::is_object);
+        object.insert(key.clone(), decoded.unwrap_or_else(|| value.clone().into()));
+    }
+    if object.is_empty() {
+        return Ok(());
+    }
+    write_whole(path, serde_json::to_string_pretty(&object)?.as_bytes())
+}
+
+/// Replaces a file in one step.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let named = || format!("failed to write {}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(named)?;
+    file.write_all(bytes).with_context(named)?;
+    use std::os::unix::fs::PermissionsExt as _;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))
+        .with_context(named)?;
+    file.persist(path).with_context(named)?;
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The command line.
+
+mod args;
+mod build;
+mod connection;
+mod csv;
+mod debug;
+mod dial;
+mod options;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Cli, Command};
+
+/// What the client says it is. Compat: the software whose protocol this is.
+const PACKAGE: &str = "github.com/moby/buildkit";
+const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            // The text goes where it belongs; help is no failure.
+            let _ = err.print();
+            return if err.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    if cli.global.version {
+        println!(
+            "buildctl {PACKAGE} {VERSION} {}",
+            option_env!("KILN_REVISION").unwrap_or("unknown")
+        );
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            eprintln!("error: failed to start: {err}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let debug = cli.global.debug;
+    let ended = runtime.block_on(run(cli));
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprint!("{}", failure_text(&err, debug));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    match cli.log_format() {
+        "text" | "json" => {}
+        other => bail!("unsupported log type {other:?}"),
+    }
+    start_logging(cli.global.debug);
+    match &cli.command {
+        Some(Command::Build(args)) => build::run(&cli.global, args).await,
+        Some(Command::Debug(command)) => debug::run(&cli.global, command).await,
+        Some(Command::DialStdio) => dial::run(&cli.global).await,
+        Some(Command::Du(_)) => bail!("unimplemented: du"),
+        Some(Command::Prune(_)) => bail!("unimplemented: prune"),
+        Some(Command::PruneHistories(_)) => bail!("unimplemented: prune-histories"),
+        None => {
+            Cli::command().print_help()?;
+            Ok(())
+        }
+    }
+}
+
+impl Cli {
+    fn log_format(&self) -> &str {
+        &self.global.log_format
+    }
+}
+
+fn start_logging(debug: bool) {
+    let level = if debug { "debug" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::new(format!(
+        "{level},h2=warn,hyper=warn,tower=warn,rustls=warn"
+    ));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}
+
+/// Excerpts of the source files, then the error on one line.
+fn failure_text(err: &anyhow::Error, _debug: bool) -> String {
+    let mut text = String::new();
+    let failure = err
+        .chain()
+        .find_map(|err| err.downcast_ref::<diagnostics::Failure>());
+    if let Some(failure) = failure {
+        text.push_str(&diagnostics::excerpts(failure).concat());
+    }
+    text.push_str(&format!("error: {err:#}\n"));
+    text
+}

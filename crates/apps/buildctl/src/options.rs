@@ -1,0 +1,249 @@
+//! From what the user typed to what the client library takes.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use client::{Agent, CacheOption, Destination, Output, SecretSource};
+
+use crate::csv;
+
+/// `KEY=VALUE` options; the last one of a key wins. A build argument without a value takes that of the environment.
+pub(crate) fn opts(options: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut attrs = BTreeMap::new();
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => {
+                attrs.insert(key.to_owned(), value.to_owned());
+            }
+            None => match option.strip_prefix("build-arg:") {
+                Some(name) => {
+                    if let Ok(value) = std::env::var(name) {
+                        attrs.insert(option.clone(), value);
+                    }
+                }
+                None => bail!("invalid value {option}: expected KEY=VALUE"),
+            },
+        }
+    }
+    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+        attrs
+            .entry("build-arg:SOURCE_DATE_EPOCH".to_owned())
+            .or_insert(epoch);
+    }
+    Ok(attrs)
+}
+
+/// `NAME=DIR` options.
+pub(crate) fn locals(options: &[String]) -> Result<BTreeMap<String, PathBuf>> {
+    options
+        .iter()
+        .map(|option| match option.split_once('=') {
+            Some((name, dir)) => Ok((name.to_owned(), PathBuf::from(dir))),
+            None => bail!("invalid value {option}: expected NAME=DIRECTORY"),
+        })
+        .collect()
+}
+
+/// One `--output`.
+pub(crate) fn output(option: &str) -> Result<Output> {
+    let mut attrs: BTreeMap<String, String> = csv::pairs(option)?.into_iter().collect();
+    let Some(kind) = attrs.remove("type").filter(|kind| !kind.is_empty()) else {
+        bail!("--output requires type=<type>");
+    };
+    if let Some(value) = attrs.get("output") {
+        bail!("output={value} not supported for --output, you meant dest={value}?");
+    }
+    let dest = attrs.remove("dest");
+    let destination = destination(&kind, dest, &attrs)?;
+    Ok(Output {
+        kind,
+        attrs,
+        destination,
+    })
+}
+
+fn destination(
+    kind: &str,
+    dest: Option<String>,
+    attrs: &BTreeMap<String, String>,
+) -> Result<Destination> {
+    let dest = dest.filter(|dest| !dest.is_empty());
+    let as_tar = !matches!(
+        attrs.get("tar").map(String::as_str),
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False")
+    );
+    let (file, directory) = match kind {
+        "local" => (false, true),
+        "tar" => (true, false),
+        "oci" | "docker" => (as_tar, !as_tar),
+        _ => (false, false),
+    };
+    match (file, directory, dest) {
+        (_, true, Some(dir)) => Ok(Destination::Directory(dir.into())),
+        (_, true, None) => bail!("output directory is required for {kind} exporter"),
+        (true, _, Some(dest)) if dest != "-" => {
+            if Path::new(&dest).is_dir() {
+                bail!("destination file is a directory: {dest}");
+            }
+            Ok(Destination::File(dest.into()))
+        }
+        (true, ..) => {
+            if std::io::stdout().is_terminal() {
+                bail!("output file is required for {kind} exporter. refusing to write to console");
+            }
+            Ok(Destination::Stdout)
+        }
+        (false, false, Some(dest)) => bail!("output {dest} is not supported by {kind} exporter"),
+        (false, false, None) => Ok(Destination::None),
+    }
+}
+
+/// One `--export-cache` or `--import-cache`; `flag` names it in errors.
+pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
+    if !option.contains('=') {
+        eprintln!("{flag} {option} is deprecated, use {flag} type=registry,ref={option}");
+        return Ok(CacheOption {
+            kind: "registry".to_owned(),
+            attrs: BTreeMap::from([("ref".to_owned(), option.to_owned())]),
+        });
+    }
+    let mut attrs: BTreeMap<String, String> = csv::pairs(option)?.into_iter().collect();
+    let Some(kind) = attrs.remove("type").filter(|kind| !kind.is_empty()) else {
+        bail!("{flag} requires type=<type>");
+    };
+    Ok(CacheOption { kind, attrs })
+}
+
+/// One `--secret`.
+pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
+    let (mut id, mut file, mut env, mut kind) = (String::new(), None, None, None);
+    for field in csv::fields(option)? {
+        let Some((key, value)) = field.split_once('=') else {
+            bail!("invalid field '{field}' must be a key=value pair");
+        };
+        match key.to_lowercase().as_str() {
+            "type" if value != "file" && value != "env" => {
+                bail!("unsupported secret type {value:?}")
+            }
+            "type" => kind = Some(value.to_owned()),
+            "id" => id = value.to_owned(),
+            "source" | "src" => file = Some(value.to_owned()),
+            "env" => env = Some(value.to_owned()),
+            other => bail!("unexpected key '{other}' in '{field}'"),
+        }
+    }
+    if id.is_empty() {
+        bail!("invalid secret {option:?}: id is required");
+    }
+    let source = match (kind.as_deref(), file, env) {
+        (Some("env"), Some(name), None) | (_, None, Some(name)) => SecretSource::Env(name),
+        (_, Some(path), _) => SecretSource::File(path.into()),
+        (_, None, None) if std::env::var_os(&id).is_some() => SecretSource::Env(id.clone()),
+        (_, None, None) => SecretSource::File(PathBuf::from(&id)),
+    };
+    if let SecretSource::File(path) = &source {
+        let meta = std::fs::metadata(path)
+            .with_context(|| format!("failed to stat {}", path.display()))?;
+        if meta.len() > 500 << 10 {
+            bail!("secret {id} too big. max size 500KB");
+        }
+    }
+    Ok((id, source))
+}
+
+/// One `--ssh`.
+pub(crate) fn ssh(option: &str) -> Result<(String, Agent)> {
+    let mut fields = csv::fields(option)?.into_iter();
+    let first = fields.next().unwrap_or_default();
+    let (id, mut paths) = match first.split_once('=') {
+        Some((id, path)) => (id.to_owned(), vec![path.to_owned()]),
+        None => (first, Vec::new()),
+    };
+    let mut raw = false;
+    for field in fields {
+        match field.split_once('=') {
+            Some(("raw", value)) => raw = value == "true",
+            _ => paths.push(field),
+        }
+    }
+    if raw && paths.len() != 1 {
+        bail!("raw mode must supply exactly one socket path for {id:?}");
+    }
+    let path = match paths.as_slice() {
+        [] => std::env::var("SSH_AUTH_SOCK")
+            .ok()
+            .filter(|path| !path.is_empty())
+            .with_context(|| {
+                format!("invalid empty ssh agent socket for {id:?}: make sure SSH_AUTH_SOCK is set")
+            })?,
+        [one] => one.clone(),
+        _ => bail!(
+            "unimplemented: several ssh keys for {id:?}, start an agent and forward its socket"
+        ),
+    };
+    let socket = PathBuf::from(path);
+    use std::os::unix::fs::FileTypeExt as _;
+    let meta = std::fs::metadata(&socket)
+        .with_context(|| format!("failed to open {}", socket.display()))?;
+    if !meta.file_type().is_socket() {
+        bail!(
+            "unimplemented: ssh private key {}, start an agent and forward its socket",
+            socket.display()
+        );
+    }
+    Ok((id, Agent { socket, raw }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_have_a_type_and_a_place() {
+        let local = output("type=local,dest=out").expect("valid");
+        assert_eq!(local.destination, Destination::Directory("out".into()));
+        let oci = output("type=oci,dest=x.tar,name=a").expect("valid");
+        assert_eq!(oci.destination, Destination::File("x.tar".into()));
+        assert_eq!(oci.attrs["name"], "a");
+        for (wrong, text) in [
+            ("dest=x", "--output requires type=<type>"),
+            (
+                "type=local",
+                "output directory is required for local exporter",
+            ),
+            (
+                "type=local,output=x",
+                "output=x not supported for --output, you meant dest=x?",
+            ),
+            (
+                "type=image,dest=x",
+                "output x is not supported by image exporter",
+            ),
+        ] {
+            assert_eq!(output(wrong).expect_err(wrong).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_last_option_of_a_key_wins() {
+        let attrs = opts(&[
+            "a=1".into(),
+            "a=2=3".into(),
+            "build-arg:SURELY_NOT_SET".into(),
+        ])
+        .expect("valid");
+        assert_eq!(attrs["a"], "2=3");
+        assert!(!attrs.contains_key("build-arg:SURELY_NOT_SET"));
+        assert!(opts(&["a".into()]).is_err());
+    }
+
+    #[test]
+    fn secrets_name_their_source() {
+        let (id, source) = secret("id=a,env=B").expect("valid");
+        assert_eq!((id.as_str(), source), ("a", SecretSource::Env("B".into())));
+        assert!(secret("id=a,colour=red").is_err());
+        assert!(secret("id=a,src=/surely/not/there").is_err());
+    }
+}

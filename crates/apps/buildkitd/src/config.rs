@@ -1,0 +1,188 @@
+//! `buildkitd.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+/// The file as it is written. Keys we do not know are warned about, never refused: the file may be newer than we are.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Config {
+    pub debug: bool,
+    pub trace: bool,
+    pub root: Option<PathBuf>,
+    #[serde(rename = "insecure-entitlements")]
+    pub insecure_entitlements: Vec<String>,
+    pub log: Log,
+    pub grpc: Grpc,
+    pub registry: BTreeMap<String, Registry>,
+    pub worker: Workers,
+    pub dns: Option<Dns>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Log {
+    pub format: Option<String>,
+    pub level: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Grpc {
+    pub address: Vec<String>,
+    #[serde(rename = "debugAddress")]
+    pub debug_address: Option<String>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub tls: Tls,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Tls {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Registry {
+    pub mirrors: Vec<String>,
+    pub http: Option<bool>,
+    pub insecure: Option<bool>,
+    pub ca: Vec<PathBuf>,
+    pub keypair: Vec<KeyPair>,
+    pub tlsconfigdir: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeyPair {
+    pub key: PathBuf,
+    pub cert: PathBuf,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Workers {
+    pub oci: OciWorker,
+}
+
+/// A value that may be written as a word or as a bool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Switch {
+    Bool(bool),
+    Word(String),
+}
+
+/// Bytes, `"512MB"` or `"10%"`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Space {
+    Bytes(i64),
+    Text(String),
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OciWorker {
+    pub enabled: Option<Switch>,
+    pub labels: BTreeMap<String, String>,
+    pub platforms: Vec<String>,
+    pub snapshotter: Option<String>,
+    pub rootless: bool,
+    #[serde(rename = "noProcessSandbox")]
+    pub no_process_sandbox: bool,
+    pub binary: Option<String>,
+    #[serde(rename = "defaultCgroupParent")]
+    pub default_cgroup_parent: Option<String>,
+    #[serde(rename = "apparmor-profile")]
+    pub apparmor_profile: Option<String>,
+    pub selinux: bool,
+    #[serde(rename = "max-parallelism")]
+    pub max_parallelism: Option<usize>,
+    #[serde(rename = "networkMode")]
+    pub network_mode: Option<String>,
+    pub gc: Option<bool>,
+    #[serde(rename = "reservedSpace", alias = "gckeepstorage")]
+    pub reserved_space: Option<Space>,
+    #[serde(rename = "maxUsedSpace")]
+    pub max_used_space: Option<Space>,
+    #[serde(rename = "minFreeSpace")]
+    pub min_free_space: Option<Space>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Dns {
+    pub nameservers: Vec<String>,
+    pub options: Vec<String>,
+    #[serde(rename = "searchDomains")]
+    pub search_domains: Vec<String>,
+}
+
+impl Config {
+    /// Reads the file. A missing one is empty, unless the user named it.
+    pub(crate) fn load(path: &Path, named: bool) -> anyhow::Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+                if named {
+                    tracing::warn!(path = %path.display(), "config file does not exist, using defaults");
+                }
+                return Ok(Self::default());
+            }
+            Err(err) => bail!("failed to read config {}: {err}", path.display()),
+        };
+        Self::parse(&text).with_context(|| format!("failed to load config from {}", path.display()))
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        Ok(toml::from_str(text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_file_is_read() {
+        let config = Config::parse(
+            r#"
+            root = "/state"
+            insecure-entitlements = ["network.host"]
+            [grpc]
+              address = ["tcp://0.0.0.0:1234"]
+              [grpc.tls]
+                cert = "/c"
+            [worker.oci]
+              enabled = "auto"
+              max-parallelism = 4
+              reservedSpace = "10%"
+              maxUsedSpace = 1000
+            [registry."docker.io"]
+              mirrors = ["mirror:5000/path"]
+              http = true
+            [unknown]
+              key = 1
+            "#,
+        )
+        .expect("valid");
+        assert_eq!(config.root.as_deref(), Some(Path::new("/state")));
+        assert_eq!(config.worker.oci.max_parallelism, Some(4));
+        assert_eq!(config.worker.oci.max_used_space, Some(Space::Bytes(1000)));
+        assert_eq!(config.registry["docker.io"].mirrors, ["mirror:5000/path"]);
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_place() {
+        let err = Config::parse("[worker.oci]\nmax-parallelism = \"x\"\n").expect_err("wrong");
+        assert!(format!("{err:#}").contains("line 2"), "{err:#}");
+    }
+}

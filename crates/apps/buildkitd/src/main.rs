@@ -1,0 +1,88 @@
+//! The daemon: flags and configuration, wiring, listeners, shutdown.
+//!
+//! The only place that names implementations of the contracts below.
+
+mod args;
+mod config;
+mod listen;
+mod serve;
+mod settings;
+mod state;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use args::Args;
+use config::Config;
+use settings::{LogSettings, Settings};
+
+/// What the daemon says it is. Compat: clients compare the version of the software whose protocol this is.
+const PACKAGE: &str = "github.com/moby/buildkit";
+const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
+const DOCKERFILE_VERSION: &str = "1.26.0";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.version {
+        println!("buildkitd {PACKAGE} {VERSION} {}", revision());
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("buildkitd: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn revision() -> &'static str {
+    option_env!("KILN_REVISION").unwrap_or("unknown")
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let (path, named) = settings::config_path(args);
+    let config = Config::load(&path, named)?;
+    start_logging(&settings::log_settings(args, &config)?);
+    let settings = Settings::decide(args, config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(daemon(settings))
+}
+
+fn start_logging(settings: &LogSettings) {
+    let filter = EnvFilter::new(format!(
+        "{0},h2=info,hyper=info,tower=info,rustls=info",
+        settings.level
+    ));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if settings.json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(false).with_target(false).init();
+    }
+}
+
+async fn daemon(settings: Settings) -> anyhow::Result<()> {
+    let state = state::State::open(&settings.root)?;
+    let mut listeners = Vec::new();
+    for address in &settings.addresses {
+        listeners.push(listen::bind(address, settings.owner, &settings.tls).await?);
+    }
+    let (services, cache) = wiring::wire(&settings, &state)?;
+    for address in &settings.addresses {
+        tracing::info!(
+            "running server on {}",
+            address.trim_start_matches("unix://")
+        );
+    }
+    let served = serve::serve(listeners, services).await;
+    tasks::blocking(move || cache.close()).await?;
+    served
+}

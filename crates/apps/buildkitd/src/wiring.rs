@@ -1,0 +1,195 @@
+//! Puts the daemon together: the one place that names implementations.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use builder::{Builder, Machinery};
+use cache::{Cache, SnapshotterKind};
+use control::{Package, Services, WorkerRecord};
+use executor::{DefaultNetwork, Dns, Executor};
+use oci::Platform;
+use ops::{LogLimits, Results, Worker, WorkerOptions};
+use session::Manager;
+use solver::Solver;
+
+use crate::settings::Settings;
+use crate::state::State;
+use crate::{DOCKERFILE_VERSION, PACKAGE, VERSION, revision};
+
+/// Makes everything; the cache is returned as well because it must be closed at the end.
+pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cache)> {
+    let mut options = cache::Options::new(&state.root);
+    options.snapshotter = snapshotter(&settings.worker.snapshotter)?;
+    let cache = Cache::open(options)?;
+    let sessions = Manager::new();
+    let platforms = platforms(settings);
+    let worker = Arc::new(Worker {
+        options: WorkerOptions {
+            id: state.worker_id.clone(),
+            platform: platforms.first().cloned().unwrap_or_else(Platform::host),
+            log_limits: log_limits(),
+            scratch: state.root.join("private"),
+        },
+        cache: cache.clone(),
+        sources: vec![Arc::new(source_local::Local::new(cache.clone()))],
+        executor: executor(settings, state)?,
+        sessions: sessions.clone(),
+        cache_dirs: ops::CacheDirs::default(),
+    });
+    let solver = Solver::new(solver::Options {
+        keys: Arc::new(cachekeys::Memory::default()),
+        results: Arc::new(Results::new(cache.clone(), &state.worker_id)),
+        parallelism: NonZeroUsize::new(settings.worker.parallelism),
+        record: None,
+    });
+    let builder = Builder::new(Machinery {
+        worker,
+        solver,
+        frontends: vec![Arc::new(dockerfile::Dockerfile)],
+        exporters: vec![],
+        images: Arc::new(NoImages),
+        platforms: platforms.clone(),
+        entitlements: settings.entitlements.clone(),
+    });
+    let services = Services {
+        builder: Arc::new(builder),
+        sessions,
+        cache: cache.clone(),
+        package: Package {
+            package: PACKAGE.to_owned(),
+            version: VERSION.to_owned(),
+            revision: revision().to_owned(),
+            dockerfile_version: DOCKERFILE_VERSION.to_owned(),
+        },
+        worker: WorkerRecord {
+            id: state.worker_id.clone(),
+            labels: labels(settings, &cache),
+            platforms,
+            gc: Vec::new(),
+        },
+    };
+    Ok((services, cache))
+}
+
+fn snapshotter(name: &str) -> Result<SnapshotterKind> {
+    Ok(match name {
+        "auto" | "" => SnapshotterKind::Auto,
+        "overlayfs" => SnapshotterKind::Overlay,
+        "native" => SnapshotterKind::Native,
+        "fuse-overlayfs" | "stargz" => bail!("unimplemented: snapshotter {name}"),
+        other => bail!("unknown snapshotter {other:?}: expected auto, overlayfs or native"),
+    })
+}
+
+/// What steps may run on: the configured platforms, else the machine's own with the variants it includes.
+fn platforms(settings: &Settings) -> Vec<Platform> {
+    if !settings.worker.platforms.is_empty() {
+        return settings.worker.platforms.clone();
+    }
+    let host = Platform::host();
+    let mut platforms = vec![host.clone()];
+    if host.architecture == "amd64" {
+        platforms.push(Platform {
+            architecture: "386".to_owned(),
+            ..host
+        });
+    }
+    platforms
+}
+
+fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
+    let dns = settings.config.dns.clone().unwrap_or_default();
+    let executor = executor::Settings {
+        root: state.root.join("executor"),
+        cgroup_parent: settings.worker.cgroup_parent.clone(),
+        dns: Dns {
+            nameservers: dns.nameservers,
+            search_domains: dns.search_domains,
+            options: dns.options,
+        },
+        network: DefaultNetwork::Host,
+        apparmor_profile: settings.config.worker.oci.apparmor_profile.clone(),
+        no_process_sandbox: settings.config.worker.oci.no_process_sandbox,
+        ..executor::Settings::default()
+    };
+    match settings
+        .worker
+        .binary
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        None => {
+            let runtime =
+                runtime::Runtime::new(executor).context("failed to set up the runtime")?;
+            Ok(Arc::new(runtime))
+        }
+        Some(binary) => {
+            let path = std::env::var("PATH").unwrap_or_default();
+            Ok(Arc::new(executor::runc::Runc::new(
+                executor,
+                Some(binary),
+                &path,
+            )?))
+        }
+    }
+}
+
+fn log_limits() -> LogLimits {
+    let mut limits = LogLimits::default();
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    if let Some(size) = number("BUILDKIT_STEP_LOG_MAX_SIZE") {
+        limits.size = size;
+    }
+    if let Some(speed) = number("BUILDKIT_STEP_LOG_MAX_SPEED") {
+        limits.speed = speed;
+    }
+    limits
+}
+
+fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
+    const PREFIX: &str = "org.mobyproject.buildkit.worker.";
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let process_mode = if settings.config.worker.oci.no_process_sandbox {
+        "no-sandbox"
+    } else {
+        "sandbox"
+    };
+    let facts = [
+        ("executor", "oci"),
+        ("hostname", &hostname),
+        ("network", "host"),
+        ("oci.process-mode", process_mode),
+        ("selinux.enabled", "false"),
+        ("snapshotter", cache.snapshotter()),
+    ];
+    let mut labels: BTreeMap<String, String> = facts
+        .iter()
+        .map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()))
+        .collect();
+    if let Some(profile) = &settings.config.worker.oci.apparmor_profile {
+        labels.insert(format!("{PREFIX}apparmor.profile"), profile.clone());
+    }
+    labels.extend(settings.worker.labels.clone());
+    labels
+}
+
+struct NoImages;
+
+#[async_trait::async_trait]
+impl source::ImageResolver for NoImages {
+    async fn resolve(
+        &self,
+        _: &tasks::Cx,
+        _: &session::Group,
+        _: &progress::Progress,
+        name: &str,
+        _: &source::ResolveImage,
+    ) -> Result<source::ResolvedImage, source::Error> {
+        Err(source::Error::user(format!("unimplemented: image {name}")))
+    }
+}

@@ -1,0 +1,211 @@
+//! A build as its client sees it: what is offered, what is asked for, what comes back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use proto::control::{
+    CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest, StatusResponse,
+};
+use proto::pb;
+use session::client::secrets::SecretSource;
+use session::client::ssh::Agent;
+use session::client::{Client as Offer, DockerConfig};
+use tasks::Cx;
+
+use crate::{Client, Error, Output};
+
+/// A cache to import from or to export to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheOption {
+    /// `registry`, `local`, `inline`, …
+    pub kind: String,
+    /// Options.
+    pub attrs: BTreeMap<String, String>,
+}
+
+/// A build to run.
+#[derive(Debug, Clone, Default)]
+pub struct Build {
+    /// Id of the build; random when empty.
+    pub id: String,
+    /// LLB, or
+    pub definition: Option<pb::Definition>,
+    /// a frontend.
+    pub frontend: String,
+    /// Options of the frontend.
+    pub attrs: BTreeMap<String, String>,
+    /// Directories the daemon may read, by name.
+    pub locals: BTreeMap<String, PathBuf>,
+    /// Outputs.
+    pub outputs: Vec<Output>,
+    /// Caches to fill.
+    pub cache_exports: Vec<CacheOption>,
+    /// Caches to use.
+    pub cache_imports: Vec<CacheOption>,
+    /// What steps may do beyond the ordinary.
+    pub entitlements: Vec<String>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Agents by id.
+    pub ssh: BTreeMap<String, Agent>,
+    /// Credentials for registries.
+    pub credentials: Option<DockerConfig>,
+    /// Fetch tokens here, so that passwords do not leave this machine.
+    pub fetch_tokens: bool,
+}
+
+/// What a build answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Response {
+    /// ExporterResponse.
+    pub exporter: BTreeMap<String, String>,
+}
+
+impl Build {
+    /// A build by a frontend.
+    pub fn frontend(name: &str) -> Self {
+        Self {
+            frontend: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// A build of LLB.
+    pub fn definition(definition: pb::Definition) -> Self {
+        Self {
+            definition: Some(definition),
+            ..Self::default()
+        }
+    }
+
+    /// Lets the daemon read a directory.
+    #[must_use]
+    pub fn local(mut self, name: &str, dir: impl Into<PathBuf>) -> Self {
+        self.locals.insert(name.to_owned(), dir.into());
+        self
+    }
+
+    /// Sets an option of the frontend.
+    #[must_use]
+    pub fn attr(mut self, key: &str, value: &str) -> Self {
+        self.attrs.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Adds an output.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Self {
+        self.outputs.push(output);
+        self
+    }
+
+    fn request(&self, session: &str) -> SolveRequest {
+        let entry = |option: &CacheOption| CacheOptionsEntry {
+            r#type: option.kind.clone(),
+            attrs: option.attrs.clone(),
+        };
+        SolveRequest {
+            r#ref: self.id.clone(),
+            definition: self.definition.clone(),
+            session: session.to_owned(),
+            frontend: self.frontend.clone(),
+            frontend_attrs: self.attrs.clone(),
+            cache: Some(CacheOptions {
+                exports: self.cache_exports.iter().map(entry).collect(),
+                imports: self.cache_imports.iter().map(entry).collect(),
+                ..CacheOptions::default()
+            }),
+            entitlements: self.entitlements.clone(),
+            exporters: self
+                .outputs
+                .iter()
+                .map(|output| Exporter {
+                    r#type: output.kind.clone(),
+                    attrs: output.attrs.clone(),
+                })
+                .collect(),
+            ..SolveRequest::default()
+        }
+    }
+}
+
+impl Client {
+    /// Runs a build. `progress` gets every message of its progress stream, in order, before this returns.
+    pub async fn build(
+        &self,
+        cx: &Cx,
+        mut build: Build,
+        progress: impl FnMut(StatusResponse),
+    ) -> Result<Response, Error> {
+        if build.id.is_empty() {
+            build.id = session::client::new_id();
+        }
+        let offer = offer(&build).await?;
+        let request = build.request(offer.id());
+        let session_cx = Cx::root();
+        let session = offer.run(&session_cx, self.channel());
+        let work = async {
+            let (solved, followed) =
+                tokio::join!(self.solve(request), self.follow(&build.id, progress));
+            // A build that failed has said why; that its progress is missing then is no second problem.
+            let response = solved?;
+            followed?;
+            Ok(response)
+        };
+        let result = tokio::select! {
+            result = cx.run(work) => match result {
+                Ok(result) => result,
+                Err(cancelled) => Err(diagnostics::Failure::cancelled(&*cancelled.cause).into()),
+            },
+            ended = session => Err(match ended {
+                Err(err) => err.into(),
+                Ok(()) => diagnostics::Failure::cancelled("the session with the daemon ended").into(),
+            }),
+        };
+        session_cx.cancel("done");
+        result
+    }
+
+    async fn solve(&self, request: SolveRequest) -> Result<Response, Error> {
+        let response = self.control().solve(request).await?;
+        Ok(Response {
+            exporter: response.into_inner().exporter_response,
+        })
+    }
+
+    /// Follows the progress of a build to its end.
+    pub async fn follow(
+        &self,
+        id: &str,
+        mut progress: impl FnMut(StatusResponse),
+    ) -> Result<(), Error> {
+        let request = StatusRequest {
+            r#ref: id.to_owned(),
+        };
+        let mut stream = self.control().status(request).await?.into_inner();
+        while let Some(message) = stream.message().await? {
+            progress(message);
+        }
+        Ok(())
+    }
+}
+
+/// What the daemon may call back for.
+async fn offer(build: &Build) -> Result<Offer, Error> {
+    for (name, path) in &build.locals {
+        let local = |source| Error::Local {
+            name: name.clone(),
+            path: path.clone(),
+            source,
+        };
+        let meta = std::fs::metadata(path).map_err(local)?;
+        if !meta.is_dir() {
+            return Err(local(std::io::Error::from(
+                std::io::ErrorKind::NotADirectory,
+            )));
+        }
+    }
+    let mut offer = Offer::new("").await;
+    crate::output::add_services(&mut offer, build)?;
+    Ok(offer)
+}

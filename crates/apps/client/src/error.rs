@@ -1,0 +1,88 @@
+//! Why a call to the daemon failed.
+
+use std::path::PathBuf;
+
+use diagnostics::Failure;
+use fault::{Class, Classify};
+
+/// Why a call to the daemon failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be used.
+    #[error("invalid address {address:?}: {reason}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answers there.
+    #[error("failed to connect to {address}: is buildkitd running?")]
+    Connect {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A certificate or key cannot be read.
+    #[error("failed to read {path}")]
+    Tls {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon did not answer in time.
+    #[error("timed out waiting for {address}")]
+    TimedOut {
+        /// Where.
+        address: String,
+    },
+    /// A directory to be sent is not there.
+    #[error("invalid local {name}: {path}")]
+    Local {
+        /// Name of the source.
+        name: String,
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The place for an output cannot be used.
+    #[error("failed to open {path}")]
+    Output {
+        /// The place.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection that offers this machine's files broke.
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    /// The daemon said no.
+    #[error(transparent)]
+    Daemon(#[from] Failure),
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Daemon(Failure::from_status(&status))
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Address { .. } | Self::Local { .. } => Class::User,
+            Self::Connect { .. } => Class::Unavailable,
+            Self::Tls { source, .. } | Self::Output { source, .. } => source.class(),
+            Self::TimedOut { .. } => Class::TimedOut,
+            Self::Session(err) => err.class(),
+            Self::Daemon(err) => err.class(),
+        }
+    }
+}

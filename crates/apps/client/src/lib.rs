@@ -1,0 +1,28 @@
+//! The client library: connects to a daemon, offers it what a build needs of this machine, and runs builds.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), client::Error> {
+//! use client::{Build, Client, ConnectOptions};
+//!
+//! let client = Client::connect("unix:///run/buildkit/buildkitd.sock", &ConnectOptions::default()).await?;
+//! let build = Build::frontend("dockerfile.v0").local("context", ".").local("dockerfile", ".");
+//! let cx = tasks::Cx::root();
+//! let response = client.build(&cx, build, |_progress| {}).await?;
+//! println!("{:?}", response.exporter);
+//! # Ok(())
+//! # }
+//! ```
+
+mod build;
+mod connect;
+mod error;
+mod output;
+
+pub use build::{Build, CacheOption, Response};
+pub use connect::{Client, ConnectOptions, TlsOptions};
+pub use error::Error;
+pub use output::{Destination, Output};
+pub use proto::control::StatusResponse;
+pub use session::client::DockerConfig;
+pub use session::client::secrets::SecretSource;
+pub use session::client::ssh::Agent;

@@ -1,0 +1,108 @@
+//! Where results go.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use filesync::client::{DIR_METHODS, Dirs, TARGET_METHODS, Target, Targets};
+use session::client::{self, Client as Offer};
+
+use crate::{Build, Error};
+
+/// One output of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// `image`, `local`, `tar`, `oci`, `docker`.
+    pub kind: String,
+    /// Options for the daemon.
+    pub attrs: BTreeMap<String, String>,
+    /// Where it goes on this machine.
+    pub destination: Destination,
+}
+
+/// Where an output goes on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Nowhere: the daemon keeps or pushes it.
+    None,
+    /// A directory.
+    Directory(PathBuf),
+    /// A file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// Everything the daemon may call back for in this build.
+pub(crate) fn add_services(offer: &mut Offer, build: &Build) -> Result<(), Error> {
+    if !build.locals.is_empty() {
+        offer.add(Dirs::new(build.locals.clone()).service(), DIR_METHODS);
+    }
+    let mut targets = BTreeMap::new();
+    for (index, output) in build.outputs.iter().enumerate() {
+        if let Some(target) = target(output)? {
+            targets.insert(index, target);
+        }
+    }
+    if !targets.is_empty() {
+        offer.add(Targets::new(targets), TARGET_METHODS);
+    }
+    if !build.secrets.is_empty() {
+        let service = client::secrets::service(build.secrets.clone());
+        offer.add(service, client::secrets::METHODS);
+    }
+    if !build.ssh.is_empty() {
+        offer.add(
+            client::ssh::service(build.ssh.clone()),
+            client::ssh::METHODS,
+        );
+    }
+    if let Some(credentials) = &build.credentials {
+        let auth = client::auth::service(client::auth::Options {
+            config: credentials.clone(),
+            fetch_tokens: build.fetch_tokens,
+            sink: Arc::new(|_: progress::Event| {}),
+        });
+        offer.add(auth, client::auth::METHODS);
+    }
+    Ok(())
+}
+
+fn target(output: &Output) -> Result<Option<Target>, Error> {
+    Ok(match &output.destination {
+        Destination::None => None,
+        Destination::Directory(path) => Some(Target::Directory {
+            path: path.clone(),
+            delete: output
+                .attrs
+                .get("mode")
+                .is_some_and(|mode| mode.trim().eq_ignore_ascii_case("delete")),
+        }),
+        Destination::File(path) => {
+            check_parent(path)?;
+            let path = path.clone();
+            Some(Target::File(Arc::new(move |_| {
+                let file = std::fs::File::create(&path)?;
+                Ok(Some(Box::new(file) as Box<dyn Write + Send>))
+            })))
+        }
+        Destination::Stdout => Some(Target::File(Arc::new(|_| {
+            Ok(Some(Box::new(std::io::stdout()) as Box<dyn Write + Send>))
+        }))),
+    })
+}
+
+/// A file that cannot be made is better known before the build than after it.
+fn check_parent(path: &Path) -> Result<(), Error> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::metadata(dir)
+        .map(drop)
+        .map_err(|source| Error::Output {
+            path: path.to_owned(),
+            source,
+        })
+}

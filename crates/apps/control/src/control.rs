@@ -1,0 +1,267 @@
+//! `moby.buildkit.v1.Control`.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use builder::{ExporterRequest, SolveRequest};
+use diagnostics::Failure;
+use fault::Class;
+use futures::Stream;
+use prost_types::Timestamp;
+use proto::control as wire;
+use proto::control::control_server::Control;
+use tasks::Cx;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{Services, events};
+
+/// The newest behaviour we know.
+const COMPATIBILITY: i64 = 30;
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("unimplemented: {what}"))
+}
+
+#[async_trait::async_trait]
+impl Control for Services {
+    type PruneStream = Replies<wire::UsageRecord>;
+    type StatusStream = Replies<wire::StatusResponse>;
+    type SessionStream = Replies<wire::BytesMessage>;
+    type ListenBuildHistoryStream = Replies<wire::BuildHistoryEvent>;
+
+    async fn disk_usage(
+        &self,
+        _: Request<wire::DiskUsageRequest>,
+    ) -> Result<Response<wire::DiskUsageResponse>, Status> {
+        Err(unimplemented("disk usage"))
+    }
+
+    async fn prune(
+        &self,
+        _: Request<wire::PruneRequest>,
+    ) -> Result<Response<Self::PruneStream>, Status> {
+        Err(unimplemented("prune"))
+    }
+
+    async fn solve(
+        &self,
+        request: Request<wire::SolveRequest>,
+    ) -> Result<Response<wire::SolveResponse>, Status> {
+        let request = solve_request(request.into_inner())?;
+        let id = request.id.clone();
+        let cx = Cx::root();
+        // When the client goes away this future is dropped, and the build with it.
+        let _stop = CancelOnDrop(cx.clone());
+        let ended = self.builder.solve(&cx, request).await;
+        match ended {
+            Ok(response) => Ok(Response::new(wire::SolveResponse {
+                exporter_response: response.exporter,
+            })),
+            Err(failure) => {
+                tracing::info!(build = id, error = %failure, "build failed");
+                Err(failure.to_status())
+            }
+        }
+    }
+
+    async fn status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<Self::StatusStream>, Status> {
+        let id = request.into_inner().r#ref;
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        let builder = self.builder.clone();
+        let task = tasks::spawn("status", async move {
+            let mut reader = match builder.status(&id).await {
+                Ok(reader) => reader,
+                Err(failure) => {
+                    let _ = sender.send(Err(failure.to_status())).await;
+                    return;
+                }
+            };
+            while let Some(batch) = reader.next().await {
+                for response in events::responses(&batch) {
+                    if sender.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let stream = WithTask {
+            inner: ReceiverStream::new(receiver),
+            _task: task,
+        };
+        let mut response = Response::new(Box::pin(stream) as Self::StatusStream);
+        let now = rfc3339(SystemTime::now());
+        if let Ok(value) = now.parse() {
+            response
+                .metadata_mut()
+                .insert("buildkit-current-timestamp", value);
+        }
+        Ok(response)
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::BytesMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (headers, _, incoming) = request.into_parts();
+        let served = self.sessions.serve(&headers, incoming).await;
+        let outgoing = served.map_err(|err| Failure::from_error(&err).to_status())?;
+        Ok(Response::new(outgoing))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<wire::ListWorkersRequest>,
+    ) -> Result<Response<wire::ListWorkersResponse>, Status> {
+        let matches = self
+            .worker
+            .matches(&request.into_inner().filter)
+            .map_err(Status::unknown)?;
+        let record = if matches {
+            vec![self.worker.message(&self.package)]
+        } else {
+            Vec::new()
+        };
+        Ok(Response::new(wire::ListWorkersResponse { record }))
+    }
+
+    async fn info(
+        &self,
+        _: Request<wire::InfoRequest>,
+    ) -> Result<Response<wire::InfoResponse>, Status> {
+        Ok(Response::new(wire::InfoResponse {
+            buildkit_version: Some(self.package.message()),
+        }))
+    }
+
+    async fn listen_build_history(
+        &self,
+        _: Request<wire::BuildHistoryRequest>,
+    ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
+        Err(unimplemented("build history"))
+    }
+
+    async fn update_build_history(
+        &self,
+        _: Request<wire::UpdateBuildHistoryRequest>,
+    ) -> Result<Response<wire::UpdateBuildHistoryResponse>, Status> {
+        Err(unimplemented("build history"))
+    }
+}
+
+/// Cancels a build whose client has gone.
+struct CancelOnDrop(Cx);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel("context canceled");
+    }
+}
+
+/// A stream and the task that fills it.
+struct WithTask<S> {
+    inner: S,
+    _task: tasks::Task<()>,
+}
+
+impl<S: Stream + Unpin> Stream for WithTask<S> {
+    type Item = S::Item;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<S::Item>> {
+        Pin::new(&mut self.inner).poll_next(cx)
+    }
+}
+
+/// Translates the request, deprecated fields included.
+#[allow(deprecated, reason = "old clients send them")]
+fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
+    if request.compatibility_version > COMPATIBILITY {
+        let text = format!(
+            "unsupported compatibility-version {}: upgrade buildkit (max supported: {COMPATIBILITY})",
+            request.compatibility_version
+        );
+        return Err(Status::unknown(text));
+    }
+    if request.proxy_network {
+        return Err(unimplemented("proxy network"));
+    }
+    let mut exporters: Vec<ExporterRequest> = request
+        .exporters
+        .into_iter()
+        .map(|exporter| ExporterRequest {
+            kind: exporter.r#type,
+            attrs: exporter.attrs,
+        })
+        .collect();
+    if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
+        exporters.push(ExporterRequest {
+            kind: request.exporter_deprecated,
+            attrs: request.exporter_attrs_deprecated,
+        });
+    }
+    Ok(SolveRequest {
+        id: request.r#ref,
+        definition: request.definition,
+        frontend: request.frontend,
+        frontend_attrs: request.frontend_attrs,
+        frontend_inputs: request.frontend_inputs,
+        exporters,
+        cache_exports: cache_exports(request.cache.unwrap_or_default())?,
+        session: request.session,
+        entitlements: request.entitlements,
+        internal: request.internal,
+    })
+}
+
+#[allow(deprecated, reason = "old clients send them")]
+fn cache_exports(cache: wire::CacheOptions) -> Result<Vec<ExporterRequest>, Status> {
+    let mut exports: Vec<ExporterRequest> = cache
+        .exports
+        .into_iter()
+        .map(|export| ExporterRequest {
+            kind: export.r#type,
+            attrs: export.attrs,
+        })
+        .collect();
+    if exports.is_empty() && !cache.export_ref_deprecated.is_empty() {
+        let mut attrs: BTreeMap<String, String> = cache.export_attrs_deprecated;
+        attrs.insert("ref".into(), cache.export_ref_deprecated);
+        exports.push(ExporterRequest {
+            kind: "registry".into(),
+            attrs,
+        });
+    }
+    for (index, export) in exports.iter().enumerate() {
+        if exports[..index].contains(export) {
+            let text = format!("duplicate cache exports [{}]", export.kind);
+            return Err(Failure::new(Class::User, text).to_status());
+        }
+    }
+    Ok(exports)
+}
+
+/// A time as Go prints it with nanoseconds: trailing zeros of the fraction cut.
+fn rfc3339(time: SystemTime) -> String {
+    let stamp = Timestamp::from(time);
+    let text = stamp.to_string();
+    match text.strip_suffix('Z').and_then(|text| text.split_once('.')) {
+        Some((whole, fraction)) => {
+            let fraction = fraction.trim_end_matches('0');
+            if fraction.is_empty() {
+                format!("{whole}Z")
+            } else {
+                format!("{whole}.{fraction}Z")
+            }
+        }
+        None => text,
+    }
+}

@@ -1,0 +1,164 @@
+//! Progress events as the messages of the Status stream.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use progress::{Event, Stream};
+use prost::Message as _;
+use prost_types::Timestamp;
+use proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use proto::pb;
+
+/// A message is cut when its log bytes pass this.
+const MAX_LOG_BYTES: usize = 1 << 20;
+
+/// Puts a batch of events into as many messages as it takes. Vertices stand before what refers to them.
+pub(crate) fn responses(events: &[Event]) -> Vec<StatusResponse> {
+    let mut responses = vec![StatusResponse::default()];
+    let mut log_bytes = 0;
+    for event in events {
+        if let Event::Log(log) = event {
+            if log_bytes > 0 && log_bytes + log.data.len() > MAX_LOG_BYTES {
+                responses.push(StatusResponse::default());
+                log_bytes = 0;
+            }
+            log_bytes += log.data.len();
+            if let Some(last) = responses.last_mut() {
+                last.logs.push(log_message(log));
+            }
+            continue;
+        }
+        let first = &mut responses[0];
+        match event {
+            Event::Vertex(it) => first.vertexes.push(vertex(it)),
+            Event::Status(it) => first.statuses.push(status(it)),
+            Event::Warning(it) => first.warnings.push(warning(it)),
+            Event::Log(_) => {}
+        }
+    }
+    for response in &mut responses {
+        sort(response);
+    }
+    responses
+}
+
+fn sort(response: &mut StatusResponse) {
+    let nanos = |time: &Option<Timestamp>| time.as_ref().map(|time| (time.seconds, time.nanos));
+    response.vertexes.sort_by_key(|it| nanos(&it.started));
+    response.statuses.sort_by_key(|it| nanos(&it.timestamp));
+    response.logs.sort_by_key(|it| nanos(&it.timestamp));
+}
+
+fn time(time: Option<SystemTime>) -> Option<Timestamp> {
+    time.map(Timestamp::from)
+}
+
+fn vertex(it: &progress::Vertex) -> Vertex {
+    Vertex {
+        digest: it.digest.clone(),
+        inputs: it.inputs.clone(),
+        name: it.name.clone(),
+        cached: it.cached,
+        started: time(it.started),
+        completed: time(it.completed),
+        error: it.error.clone(),
+        progress_group: it.group.as_ref().map(|group| pb::ProgressGroup {
+            id: group.id.clone(),
+            name: group.name.clone(),
+            weak: group.weak,
+        }),
+    }
+}
+
+fn status(it: &progress::Status) -> VertexStatus {
+    VertexStatus {
+        id: it.id.clone(),
+        vertex: it.vertex.clone(),
+        name: it.name.clone(),
+        current: it.current,
+        total: it.total,
+        timestamp: time(it.timestamp),
+        started: time(it.started),
+        completed: time(it.completed),
+    }
+}
+
+fn log_message(it: &progress::Log) -> VertexLog {
+    VertexLog {
+        vertex: it.vertex.clone(),
+        timestamp: time(Some(it.timestamp)),
+        stream: match it.stream {
+            Stream::Stdout => 1,
+            Stream::Stderr => 2,
+        },
+        msg: it.data.clone(),
+    }
+}
+
+fn warning(it: &progress::Warning) -> VertexWarning {
+    VertexWarning {
+        vertex: it.vertex.clone(),
+        level: it.level,
+        short: Bytes::from(it.short.clone()),
+        detail: it
+            .detail
+            .iter()
+            .map(|line| Bytes::from(line.clone()))
+            .collect(),
+        url: it.url.clone(),
+        info: it.source.as_ref().map(|source| pb::SourceInfo {
+            filename: source.filename.clone(),
+            data: source.data.clone(),
+            // Written by whoever made the warning; bytes that are no definition are as good as none.
+            definition: (!source.definition.is_empty())
+                .then(|| pb::Definition::decode(source.definition.clone()).ok())
+                .flatten(),
+            language: source.language.clone(),
+        }),
+        ranges: it
+            .source
+            .iter()
+            .flat_map(|source| source.ranges.iter().map(range))
+            .collect(),
+    }
+}
+
+fn range(&(start_line, start, end_line, end): &(i32, i32, i32, i32)) -> pb::Range {
+    pb::Range {
+        start: Some(pb::Position {
+            line: start_line,
+            character: start,
+        }),
+        end: Some(pb::Position {
+            line: end_line,
+            character: end,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(bytes: usize) -> Event {
+        Event::Log(progress::Log {
+            vertex: "v".into(),
+            stream: Stream::Stdout,
+            data: Bytes::from(vec![b'x'; bytes]),
+            timestamp: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    #[test]
+    fn a_megabyte_of_logs_is_a_message() {
+        let events = [
+            log(700_000),
+            log(700_000),
+            Event::Vertex(progress::Vertex::default()),
+        ];
+        let responses = responses(&events);
+        assert_eq!(responses.len(), 2);
+        assert_eq!(responses[0].vertexes.len(), 1);
+        assert_eq!((responses[0].logs.len(), responses[1].logs.len()), (1, 1));
+    }
+}

@@ -1,0 +1,160 @@
+//! Looking into results: what frontends may read.
+
+use std::io;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use diagnostics::Failure;
+use fault::{Class, Classify as _};
+use fstree::{Kind, Meta, Patterns, Root};
+use ops::Value;
+use proto::fsutil::Stat;
+use tasks::Cx;
+
+/// The largest file a frontend may read at once: what fits into a message.
+const MAX_READ: u64 = 16 << 20;
+
+async fn root(cx: &Cx, value: &Value) -> Result<Option<Root>, Failure> {
+    let Some(tree) = &value.0 else {
+        return Ok(None);
+    };
+    tree.ensure(cx, &progress::Progress::none())
+        .await
+        .map_err(|err| Failure::from_error(&err))?;
+    let tree = tree
+        .tree(cx)
+        .await
+        .map_err(|err| Failure::from_error(&err))?;
+    // The mount behind the tree stays alive through the descriptor.
+    let root = Root::from_borrowed(tree.fd());
+    root.map(Some)
+        .map_err(|err| Failure::new(err.class(), format!("failed to open tree: {err}")))
+}
+
+fn failed(op: &str, path: &str, err: &io::Error) -> Failure {
+    Failure::new(
+        err.class(),
+        format!("{op} {path}: {}", fstree::errno_text(err)),
+    )
+}
+
+/// Reads a file, or the given part of it.
+pub(crate) async fn read_file(
+    cx: &Cx,
+    value: &Value,
+    path: &str,
+    range: Option<(i64, i64)>,
+) -> Result<Bytes, Failure> {
+    let root = root(cx, value).await?;
+    let shown = absolute(path);
+    tasks::blocking(move || {
+        let result = root
+            .ok_or_else(|| io::Error::from_raw_os_error(2))
+            .and_then(|root| read(&root, &shown, range));
+        result.map_err(|err| failed("open", &shown, &err).reclassified(Class::User))
+    })
+    .await
+}
+
+fn read(root: &Root, path: &str, range: Option<(i64, i64)>) -> io::Result<Bytes> {
+    let mut file = root.open_file(path)?;
+    let (offset, length) = range.unwrap_or((0, 0));
+    if let Ok(offset) = u64::try_from(offset)
+        && offset > 0
+    {
+        file.seek(SeekFrom::Start(offset))?;
+    }
+    let limit = u64::try_from(length)
+        .ok()
+        .filter(|length| *length > 0)
+        .unwrap_or(MAX_READ);
+    let mut data = Vec::new();
+    file.take(limit.min(MAX_READ)).read_to_end(&mut data)?;
+    Ok(Bytes::from(data))
+}
+
+/// Lists a directory; `include` is a pattern for names, empty for all.
+pub(crate) async fn read_dir(
+    cx: &Cx,
+    value: &Value,
+    path: &str,
+    include: &str,
+) -> Result<Vec<Stat>, Failure> {
+    let root = root(cx, value).await?;
+    let shown = absolute(path);
+    let patterns = if include.is_empty() {
+        None
+    } else {
+        let patterns =
+            Patterns::new(&[include]).map_err(|err| Failure::new(Class::User, err.to_string()))?;
+        Some(patterns)
+    };
+    tasks::blocking(move || {
+        let result = root
+            .ok_or_else(|| io::Error::from_raw_os_error(2))
+            .and_then(|root| list(&root, &shown, patterns.as_ref()));
+        result.map_err(|err| failed("open", &shown, &err).reclassified(Class::User))
+    })
+    .await
+}
+
+fn list(root: &Root, path: &str, patterns: Option<&Patterns>) -> io::Result<Vec<Stat>> {
+    let dir = root.open_dir(path)?;
+    let mut names: Vec<PathBuf> = std::fs::read_dir(dir.proc_path())?
+        .map(|entry| entry.map(|entry| PathBuf::from(entry.file_name())))
+        .collect::<io::Result<_>>()?;
+    names.sort();
+    let mut stats = Vec::new();
+    for name in names {
+        let included =
+            patterns.is_none_or(|patterns| patterns.matches(name.as_os_str().as_encoded_bytes()));
+        if included {
+            let meta = dir.symlink_meta(&name)?;
+            stats.push(stat(&dir, &name, &meta)?);
+        }
+    }
+    Ok(stats)
+}
+
+/// Looks at a path; a final link is not followed.
+pub(crate) async fn stat_file(cx: &Cx, value: &Value, path: &str) -> Result<Stat, Failure> {
+    let root = root(cx, value).await?;
+    let shown = absolute(path);
+    tasks::blocking(move || {
+        let result = root
+            .ok_or_else(|| io::Error::from_raw_os_error(2))
+            .and_then(|root| {
+                let meta = root.symlink_meta(&shown)?;
+                stat(&root, Path::new(&shown), &meta)
+            });
+        result.map_err(|err| failed("lstat", &shown, &err).reclassified(Class::User))
+    })
+    .await
+}
+
+/// Compat: the path in the answer is the base name.
+fn stat(root: &Root, path: &Path, meta: &Meta) -> io::Result<Stat> {
+    let linkname = if meta.kind() == Kind::Symlink {
+        root.read_link(path)?.to_string_lossy().into_owned()
+    } else {
+        String::new()
+    };
+    let name = path
+        .file_name()
+        .map_or_else(|| "/".into(), |name| name.to_string_lossy());
+    Ok(Stat {
+        path: name.into_owned(),
+        mode: meta.go_mode(),
+        uid: meta.uid,
+        gid: meta.gid,
+        size: i64::try_from(meta.size).unwrap_or(i64::MAX),
+        mod_time: meta.mtime.nanos(),
+        linkname,
+        ..Stat::default()
+    })
+}
+
+fn absolute(path: &str) -> String {
+    format!("/{}", path.trim_start_matches("./").trim_start_matches('/'))
+}

@@ -1,0 +1,183 @@
+//! The builds that are running or have just ended, by their ref.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diagnostics::Failure;
+use fault::Class;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::gateway::Gateway;
+use crate::hub::Hub;
+
+/// How long a finished build can still be asked for its progress.
+const KEEP: Duration = Duration::from_secs(10);
+/// How long a question for the progress of an unknown build waits for the build to come.
+const WAIT_STATUS: Duration = Duration::from_secs(6);
+/// The same for calls to a build's gateway.
+const WAIT_GATEWAY: Duration = Duration::from_secs(3);
+
+/// One build as others see it.
+#[derive(Clone)]
+pub struct Job {
+    /// Its events.
+    pub hub: Arc<Hub>,
+    /// Its gateway, when a client drives it.
+    pub gateway: Option<Arc<Gateway>>,
+}
+
+/// All builds.
+#[derive(Default)]
+pub struct Jobs {
+    jobs: Mutex<HashMap<String, Entry>>,
+    changed: Notify,
+}
+
+struct Entry {
+    job: Job,
+    running: bool,
+}
+
+impl Jobs {
+    /// Registers a build. A ref in use is refused.
+    pub fn add(self: &Arc<Self>, id: &str, job: Job) -> Result<Registration, Failure> {
+        let mut jobs = self.jobs.lock();
+        if jobs.get(id).is_some_and(|entry| entry.running) {
+            return Err(Failure::new(Class::User, format!("job ID {id} exists")));
+        }
+        jobs.insert(id.to_owned(), Entry { job, running: true });
+        drop(jobs);
+        self.changed.notify_waiters();
+        Ok(Registration {
+            jobs: self.clone(),
+            id: id.to_owned(),
+        })
+    }
+
+    /// The progress of a build that runs, has just ended or is about to come.
+    pub async fn hub(&self, id: &str) -> Result<Arc<Hub>, Failure> {
+        self.wait(id, WAIT_STATUS, |job| Some(job.hub.clone()))
+            .await
+            .ok_or_else(|| Failure::new(Class::NotFound, format!("no such job {id}")))
+    }
+
+    /// The gateway of a running build.
+    pub async fn gateway(&self, id: &str, method: &str) -> Result<Arc<Gateway>, Failure> {
+        self.wait(id, WAIT_GATEWAY, |job| job.gateway.clone())
+            .await
+            .ok_or_else(|| {
+                let text = format!("forwarding {method}: no such job {id}");
+                Failure::new(Class::NotFound, text)
+            })
+    }
+
+    async fn wait<T>(
+        &self,
+        id: &str,
+        limit: Duration,
+        pick: impl Fn(&Job) -> Option<T>,
+    ) -> Option<T> {
+        let found = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let found = self.jobs.lock().get(id).and_then(|entry| pick(&entry.job));
+                if let Some(found) = found {
+                    return found;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(limit, found).await.ok()
+    }
+}
+
+/// A running build's place in the table.
+pub struct Registration {
+    jobs: Arc<Jobs>,
+    id: String,
+}
+
+impl Registration {
+    /// Ends the build's progress and lets its ref be used again; it is forgotten a little later.
+    pub fn finish(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut jobs = self.jobs.jobs.lock();
+        let Some(entry) = jobs.get_mut(&self.id) else {
+            return;
+        };
+        entry.running = false;
+        entry.job.gateway = None;
+        entry.job.hub.close();
+        let hub = entry.job.hub.clone();
+        drop(jobs);
+        let (jobs, id) = (self.jobs.clone(), self.id.clone());
+        forget_later(async move {
+            tokio::time::sleep(KEEP).await;
+            let mut jobs = jobs.jobs.lock();
+            if jobs
+                .get(&id)
+                .is_some_and(|entry| Arc::ptr_eq(&entry.job.hub, &hub))
+            {
+                jobs.remove(&id);
+            }
+        });
+    }
+}
+
+/// A timer that nobody waits for: it holds nothing but memory, and the runtime's end is its end.
+#[allow(clippy::disallowed_methods)]
+fn forget_later(timer: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(timer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job {
+            hub: Arc::default(),
+            gateway: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ref_in_use_is_refused_and_free_again_afterwards() {
+        let jobs = Arc::new(Jobs::default());
+        let first = jobs.add("a", job()).ok().expect("free");
+        let refused = jobs.add("a", job()).err().expect("in use");
+        assert_eq!(refused.to_string(), "job ID a exists");
+        first.finish();
+        assert!(jobs.add("a", job()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_for_an_unknown_build_waits_six_seconds() {
+        let jobs = Arc::new(Jobs::default());
+        let start = tokio::time::Instant::now();
+        let err = jobs.hub("zz").await.err().expect("unknown");
+        assert_eq!(err.to_string(), "no such job zz");
+        assert_eq!(start.elapsed().as_secs(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_finished_build_is_kept_for_ten_seconds() {
+        let jobs = Arc::new(Jobs::default());
+        jobs.add("a", job()).ok().expect("free").finish();
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(jobs.hub("a").await.is_ok());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(jobs.hub("a").await.is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! A request through frontend, solve and export: one build, start to finish.
+//!
+//! The builder knows contracts only: which frontends, exporters and sources there are is decided by whoever makes it.
+
+mod bridge;
+mod files;
+mod gateway;
+mod hub;
+mod jobs;
+mod reference;
+mod request;
+mod result;
+mod solve;
+mod vertex;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use diagnostics::Failure;
+use export::Exporter;
+use frontend::Frontend;
+use oci::Platform;
+use ops::{Op, Worker};
+use solver::Solver;
+
+pub use gateway::{Gateway, Returned};
+pub use hub::{Hub, Reader};
+pub use request::{ExporterRequest, SolveRequest};
+pub use solve::Response;
+
+use jobs::Jobs;
+
+/// Everything builds run on.
+pub struct Machinery {
+    /// Stores and runtime.
+    pub worker: Arc<Worker>,
+    /// Decides what runs.
+    pub solver: Solver<Op>,
+    /// Languages.
+    pub frontends: Vec<Arc<dyn Frontend>>,
+    /// Outputs.
+    pub exporters: Vec<Arc<dyn Exporter>>,
+    /// Resolves image names.
+    pub images: Arc<dyn source::ImageResolver>,
+    /// What the worker runs, native first.
+    pub platforms: Vec<Platform>,
+    /// What the daemon allows builds to ask for.
+    pub entitlements: BTreeSet<String>,
+}
+
+/// Runs builds.
+pub struct Builder {
+    machinery: Arc<Machinery>,
+    jobs: Arc<Jobs>,
+}
+
+impl Builder {
+    /// A builder on this machinery.
+    pub fn new(machinery: Machinery) -> Self {
+        Self {
+            machinery: Arc::new(machinery),
+            jobs: Arc::default(),
+        }
+    }
+
+    /// What builds run on.
+    pub fn machinery(&self) -> &Machinery {
+        &self.machinery
+    }
+
+    /// Follows the progress of a build from its beginning; waits a little for one that is about to come.
+    pub async fn status(&self, id: &str) -> Result<Reader, Failure> {
+        Ok(self.jobs.hub(id).await?.reader())
+    }
+
+    /// The gateway of a build that its client drives; waits a little for one that is about to come.
+    pub async fn gateway(&self, id: &str, method: &str) -> Result<Arc<Gateway>, Failure> {
+        self.jobs.gateway(id, method).await
+    }
+}
+
+/// 25 characters of 0-9a-z.
+fn new_id() -> String {
+    use rand::RngExt as _;
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut random = rand::rng();
+    (0..25)
+        .map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())]))
+        .collect()
+}

@@ -1,0 +1,39 @@
+//! What a client asks for, and what it gets.
+
+use std::collections::BTreeMap;
+
+use proto::pb;
+
+/// One output of a build.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExporterRequest {
+    /// `image`, `local`, …
+    pub kind: String,
+    /// Options.
+    pub attrs: BTreeMap<String, String>,
+}
+
+/// A build.
+#[derive(Debug, Clone, Default)]
+pub struct SolveRequest {
+    /// Chosen by the client.
+    pub id: String,
+    /// LLB, or
+    pub definition: Option<pb::Definition>,
+    /// a frontend; neither: the client drives the build through the gateway.
+    pub frontend: String,
+    /// Options of the frontend.
+    pub frontend_attrs: BTreeMap<String, String>,
+    /// Definitions handed to the frontend.
+    pub frontend_inputs: BTreeMap<String, pb::Definition>,
+    /// Outputs.
+    pub exporters: Vec<ExporterRequest>,
+    /// Cache exports by type.
+    pub cache_exports: Vec<ExporterRequest>,
+    /// The client's session.
+    pub session: String,
+    /// What steps may do beyond the ordinary.
+    pub entitlements: Vec<String>,
+    /// Leaves no trace in the history.
+    pub internal: bool,
+}

@@ -1,0 +1,415 @@
+//! The mounts of an exec op: from trees of the cache to what the runtime takes, and back to trees.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use cache::{MutableRef, RecordOptions, RecordType};
+use diagnostics::Failure;
+use executor::{MountSource, StepMount};
+use fault::Class;
+use parking_lot::Mutex;
+use proto::pb;
+use solver::Work;
+use tasks::Cx;
+
+use crate::exec::ExecOp;
+use crate::{Value, Worker};
+
+mod private;
+
+pub(crate) use private::secret;
+
+/// The mounts of one run.
+pub(crate) struct Mounts {
+    pub(crate) root: mount::Mount,
+    pub(crate) root_readonly: bool,
+    pub(crate) step: Vec<StepMount>,
+    outputs: Vec<(i64, Output)>,
+    /// Trees, files and sockets that must live as long as the process.
+    kept: Vec<Kept>,
+}
+
+enum Output {
+    /// The mount was read-only: the input is the output.
+    Same(Value),
+    /// What the process wrote.
+    Written(MutableRef, String),
+}
+
+#[allow(dead_code, reason = "held for their Drop")]
+enum Kept {
+    Tree(Value),
+    Discarded(MutableRef),
+    CacheDir(Arc<CacheDir>),
+    Private(private::Private),
+}
+
+/// What one mount of the op turned into.
+struct Prepared {
+    source: MountSource,
+    readonly: bool,
+}
+
+impl Mounts {
+    /// Prepares everything, in the order of the op.
+    pub(crate) async fn prepare(
+        worker: &Arc<Worker>,
+        work: &Work,
+        op: &ExecOp,
+        inputs: &[Value],
+    ) -> Result<Self, Failure> {
+        let mut build = Building {
+            worker,
+            work,
+            op,
+            inputs,
+            root: None,
+            step: Vec::new(),
+            outputs: Vec::new(),
+            kept: Vec::new(),
+            cache_dirs: HashMap::new(),
+        };
+        for mount in &op.op.mounts {
+            build.add(mount).await?;
+        }
+        let Some((root, root_readonly)) = build.root else {
+            return Err(user("process has no root mount"));
+        };
+        let mut step = build.step;
+        step.sort_by(|a, b| a.dest.cmp(&b.dest));
+        Ok(Self {
+            root,
+            root_readonly,
+            step,
+            outputs: build.outputs,
+            kept: build.kept,
+        })
+    }
+
+    /// Turns what was written into results, in the order of the outputs.
+    pub(crate) async fn commit(self, cx: &Cx) -> Result<Vec<Value>, Failure> {
+        let mut outputs = self.outputs;
+        outputs.sort_by_key(|(index, _)| *index);
+        let mut values = Vec::with_capacity(outputs.len());
+        for (_, output) in outputs {
+            values.push(match output {
+                Output::Same(value) => value,
+                Output::Written(tree, description) => {
+                    let tree = tree
+                        .commit(cx, &description)
+                        .await
+                        .map_err(|err| Failure::from_error(&err))?;
+                    Value(Some(tree))
+                }
+            });
+        }
+        drop(self.kept);
+        Ok(values)
+    }
+}
+
+struct Building<'a> {
+    worker: &'a Arc<Worker>,
+    work: &'a Work,
+    op: &'a ExecOp,
+    inputs: &'a [Value],
+    root: Option<(mount::Mount, bool)>,
+    step: Vec<StepMount>,
+    outputs: Vec<(i64, Output)>,
+    kept: Vec<Kept>,
+    cache_dirs: HashMap<String, Arc<CacheDir>>,
+}
+
+impl Building<'_> {
+    async fn add(&mut self, mount: &pb::Mount) -> Result<(), Failure> {
+        let kind = mount.mount_type();
+        let dest = self.dest(mount);
+        if dest == "/" {
+            if kind != pb::MountType::Bind {
+                return Err(user(format!(
+                    "invalid mount type {} for /",
+                    kind.as_str_name()
+                )));
+            }
+            let prepared = self.bind(mount).await?;
+            let MountSource::Snapshot(root) = prepared.source else {
+                return Err(user("the root mount is not a tree"));
+            };
+            self.root = Some((root, mount.readonly));
+            return Ok(());
+        }
+        let prepared = match kind {
+            pb::MountType::Bind => Some(self.bind(mount).await?),
+            pb::MountType::Cache => Some(self.cache(mount).await?),
+            pb::MountType::Tmpfs => Some(tmpfs(mount)),
+            pb::MountType::Secret => self.secret(mount).await?,
+            pb::MountType::Ssh => self.ssh(mount).await?,
+        };
+        let Some(prepared) = prepared else {
+            return Ok(());
+        };
+        let selector = mount.selector.trim_start_matches('/');
+        self.step.push(StepMount {
+            dest,
+            source: prepared.source,
+            selector: (!selector.is_empty()).then(|| selector.to_owned()),
+            readonly: prepared.readonly,
+        });
+        Ok(())
+    }
+
+    fn dest(&self, mount: &pb::Mount) -> String {
+        if mount.dest.starts_with('/') {
+            return mount.dest.clone();
+        }
+        let cwd = self
+            .op
+            .op
+            .meta
+            .as_ref()
+            .map_or("/", |meta| meta.cwd.as_str());
+        format!("/{}/{}", cwd.trim_matches('/'), mount.dest)
+    }
+
+    fn input(&self, mount: &pb::Mount) -> Result<Value, Failure> {
+        let Ok(index) = usize::try_from(mount.input) else {
+            return Ok(Value(None));
+        };
+        self.inputs
+            .get(index)
+            .cloned()
+            .ok_or_else(|| user(format!("missing input {}", mount.input)))
+    }
+
+    async fn bind(&mut self, mount: &pb::Mount) -> Result<Prepared, Failure> {
+        let input = self.input(mount)?;
+        let wants_output = mount.output >= 0;
+        let is_root = mount.dest == "/";
+        if mount.readonly
+            && let Some(tree) = &input.0
+            && !(is_root && !wants_output)
+        {
+            let source =
+                MountSource::Snapshot(tree.mount().map_err(|err| Failure::from_error(&err))?);
+            if wants_output {
+                self.outputs
+                    .push((mount.output, Output::Same(input.clone())));
+            }
+            self.kept.push(Kept::Tree(input));
+            return Ok(Prepared {
+                source,
+                readonly: true,
+            });
+        }
+        let description = self.describe(mount);
+        let tree = self
+            .new_mutable(&input, &description, RecordType::Regular)
+            .await?;
+        let source = MountSource::Snapshot(tree.mount().map_err(|err| Failure::from_error(&err))?);
+        if wants_output && !mount.readonly {
+            self.outputs
+                .push((mount.output, Output::Written(tree, description)));
+        } else {
+            if wants_output {
+                self.outputs.push((mount.output, Output::Same(input)));
+            }
+            self.kept.push(Kept::Discarded(tree));
+        }
+        Ok(Prepared {
+            source,
+            readonly: mount.readonly,
+        })
+    }
+
+    fn describe(&self, mount: &pb::Mount) -> String {
+        let args = self
+            .op
+            .op
+            .meta
+            .as_ref()
+            .map(|meta| meta.args.join(" "))
+            .unwrap_or_default();
+        format!("mount {} from exec {args}", mount.dest)
+    }
+
+    async fn new_mutable(
+        &self,
+        parent: &Value,
+        description: &str,
+        record_type: RecordType,
+    ) -> Result<MutableRef, Failure> {
+        let options = RecordOptions {
+            description: description.to_owned(),
+            record_type,
+            ..RecordOptions::default()
+        };
+        self.worker
+            .cache
+            .new_mutable(&self.work.cx, parent.0.as_ref(), options)
+            .await
+            .map_err(|err| Failure::from_error(&err))
+    }
+
+    async fn cache(&mut self, mount: &pb::Mount) -> Result<Prepared, Failure> {
+        let Some(options) = &mount.cache_opt else {
+            return Err(user("missing cache mount options"));
+        };
+        let input = self.input(mount)?;
+        let base = input
+            .0
+            .as_ref()
+            .map(|tree| format!(":{}", tree.id()))
+            .unwrap_or_default();
+        let key = format!("{}{base}", options.id);
+        if !self.cache_dirs.contains_key(&key) {
+            let description = format!("cached {}", self.describe(mount));
+            let dir = self
+                .worker
+                .cache_dirs
+                .open(self, &key, options.sharing(), &input, &description)
+                .await?;
+            self.kept.push(Kept::CacheDir(dir.clone()));
+            self.cache_dirs.insert(key.clone(), dir);
+        }
+        let dir = &self.cache_dirs[&key];
+        if mount.output >= 0 {
+            // Compat: the content of a cache mount is never an output; its base is.
+            self.outputs.push((mount.output, Output::Same(input)));
+        }
+        let source =
+            MountSource::Snapshot(dir.tree.mount().map_err(|err| Failure::from_error(&err))?);
+        Ok(Prepared {
+            source,
+            readonly: mount.readonly,
+        })
+    }
+}
+
+fn tmpfs(mount: &pb::Mount) -> Prepared {
+    Prepared {
+        source: MountSource::Tmpfs {
+            size: mount.tmpfs_opt.as_ref().map_or(0, |options| options.size),
+            options: Vec::new(),
+        },
+        readonly: mount.readonly,
+    }
+}
+
+/// Cache mounts that running steps use.
+#[derive(Default)]
+pub struct CacheDirs {
+    shared: tokio::sync::Mutex<HashMap<String, Weak<CacheDir>>>,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// A cache mount in use.
+pub(crate) struct CacheDir {
+    tree: MutableRef,
+    /// Held by a locked mount: the next one waits for it.
+    _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl CacheDirs {
+    async fn open(
+        &self,
+        build: &Building<'_>,
+        key: &str,
+        sharing: pb::CacheSharingOpt,
+        base: &Value,
+        description: &str,
+    ) -> Result<Arc<CacheDir>, Failure> {
+        match sharing {
+            pb::CacheSharingOpt::Shared => {
+                let mut shared = self.shared.lock().await;
+                if let Some(dir) = shared.get(key).and_then(Weak::upgrade) {
+                    return Ok(dir);
+                }
+                let tree = find_or_make(build, key, base, description).await?;
+                let dir = Arc::new(CacheDir { tree, _turn: None });
+                shared.retain(|_, dir| dir.strong_count() > 0);
+                shared.insert(key.to_owned(), Arc::downgrade(&dir));
+                Ok(dir)
+            }
+            pb::CacheSharingOpt::Private => {
+                let tree = find_or_make(build, key, base, description).await?;
+                Ok(Arc::new(CacheDir { tree, _turn: None }))
+            }
+            pb::CacheSharingOpt::Locked => {
+                let lock = self.locks.lock().entry(key.to_owned()).or_default().clone();
+                let turn = build
+                    .work
+                    .cx
+                    .run(lock.lock_owned())
+                    .await
+                    .map_err(|err| Failure::cancelled(&*err.cause))?;
+                let tree = find_or_make(build, key, base, description).await?;
+                Ok(Arc::new(CacheDir {
+                    tree,
+                    _turn: Some(turn),
+                }))
+            }
+        }
+    }
+}
+
+async fn find_or_make(
+    build: &Building<'_>,
+    key: &str,
+    base: &Value,
+    description: &str,
+) -> Result<MutableRef, Failure> {
+    let index = format!("cache-dir:{key}");
+    if let Some(tree) = build.worker.cache.find_mutable(&index) {
+        return Ok(tree);
+    }
+    let tree = build
+        .new_mutable(base, description, RecordType::CacheMount)
+        .await?;
+    tree.set_index(&index)
+        .map_err(|err| Failure::from_error(&err))?;
+    Ok(tree)
+}
+
+pub(crate) fn user(text: impl Into<String>) -> Failure {
+    Failure::new(Class::User, text.into())
+}
+
+impl Building<'_> {
+    async fn secret(&mut self, mount: &pb::Mount) -> Result<Option<Prepared>, Failure> {
+        let Some(options) = &mount.secret_opt else {
+            return Err(user("invalid secret mount options"));
+        };
+        if options.id.is_empty() {
+            return Err(user("secret ID missing from mount options"));
+        }
+        let Some(data) = secret(self.worker, self.work, &options.id, options.optional).await?
+        else {
+            return Ok(None);
+        };
+        let (file, source) = private::secret_file(self.worker, options, data).await?;
+        self.kept.push(Kept::Private(file));
+        Ok(Some(Prepared {
+            source,
+            readonly: true,
+        }))
+    }
+
+    async fn ssh(&mut self, mount: &pb::Mount) -> Result<Option<Prepared>, Failure> {
+        let Some(options) = &mount.ssh_opt else {
+            return Err(user("invalid ssh mount options"));
+        };
+        let Some((socket, source)) = private::ssh_socket(self.worker, self.work, options).await?
+        else {
+            return Ok(None);
+        };
+        self.kept.push(Kept::Private(socket));
+        Ok(Some(Prepared {
+            source,
+            readonly: false,
+        }))
+    }
+}
+
+/// Bytes of a secret.
+pub(crate) type SecretBytes = Bytes;

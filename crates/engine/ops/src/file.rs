@@ -1,0 +1,270 @@
+//! The file op: a chain of file actions on trees. And the merge op, which stacks trees.
+//!
+//! Each action works on the result of another action or on an input. A result that only the next action uses is
+//! changed in place; everything else is committed first.
+
+mod actions;
+
+use std::sync::Arc;
+
+use cache::{MutableRef, RecordOptions};
+use diagnostics::{Detail, Failure};
+use proto::pb;
+use proto::pb::file_action::Action;
+use solver::{CacheMap, Work};
+
+use crate::exec_mounts::user;
+use crate::json::Object;
+use crate::{Value, Worker, plain_inputs};
+
+/// A file op.
+pub struct FileOp {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) op: pb::FileOp,
+    pub(crate) inputs: usize,
+}
+
+/// Where an action takes a tree from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Nothing,
+    Input(usize),
+    Action(usize),
+}
+
+impl FileOp {
+    /// Checks that all indexes point backwards.
+    pub(crate) fn new(worker: Arc<Worker>, op: pb::FileOp, inputs: usize) -> Result<Self, Failure> {
+        let op = Self { worker, op, inputs };
+        for (index, action) in op.op.actions.iter().enumerate() {
+            for place in [action.input, action.secondary_input] {
+                if let From::Action(earlier) = op.from(place)
+                    && earlier >= index
+                {
+                    return Err(user(format!(
+                        "invalid input index {place} of file action {index}"
+                    )));
+                }
+            }
+            if action.action.is_none() {
+                return Err(user("no support for <nil>"));
+            }
+        }
+        Ok(op)
+    }
+
+    fn from(&self, index: i64) -> From {
+        match usize::try_from(index) {
+            Err(_) => From::Nothing,
+            Ok(index) if index < self.inputs => From::Input(index),
+            Ok(index) => From::Action(index - self.inputs),
+        }
+    }
+
+    /// How many other actions and outputs use the result of action `index`.
+    fn users(&self, index: usize) -> usize {
+        let used = |place: i64| usize::from(self.from(place) == From::Action(index));
+        let by_actions: usize = self
+            .op
+            .actions
+            .iter()
+            .map(|action| used(action.input) + used(action.secondary_input))
+            .sum();
+        by_actions + usize::from(self.op.actions[index].output >= 0)
+    }
+
+    /// Runs all actions, in order.
+    pub(crate) async fn run(&self, work: &Work, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
+        let mut states: Vec<State> = Vec::with_capacity(self.op.actions.len());
+        for (index, action) in self.op.actions.iter().enumerate() {
+            let state = self
+                .step(work, inputs, &mut states, action)
+                .await
+                .map_err(|err| failed_action(err, index))?;
+            let state = if self.users(index) == 1 && action.output < 0 {
+                state
+            } else {
+                state.committed(work).await?
+            };
+            states.push(state);
+        }
+        let mut outputs: Vec<(i64, Value)> = Vec::new();
+        for (action, state) in self.op.actions.iter().zip(states) {
+            if action.output >= 0
+                && let State::Done(value) = state
+            {
+                outputs.push((action.output, value));
+            }
+        }
+        outputs.sort_by_key(|(index, _)| *index);
+        Ok(outputs.into_iter().map(|(_, value)| value).collect())
+    }
+
+    async fn step(
+        &self,
+        work: &Work,
+        inputs: &[Value],
+        states: &mut [State],
+        action: &pb::FileAction,
+    ) -> Result<State, Failure> {
+        let description = describe(action);
+        let tree = match self.from(action.input) {
+            From::Action(index) => match std::mem::replace(&mut states[index], State::Taken) {
+                State::Open(tree, _) => tree,
+                State::Done(value) => {
+                    let tree = self.open(work, &value, &description).await?;
+                    states[index] = State::Done(value);
+                    tree
+                }
+                State::Taken => return Err(user("a file action's result is used twice")),
+            },
+            From::Input(index) => {
+                let value = inputs.get(index).cloned().unwrap_or_default();
+                self.open(work, &value, &description).await?
+            }
+            From::Nothing => self.open(work, &Value(None), &description).await?,
+        };
+        let second = match self.from(action.secondary_input) {
+            From::Nothing => Value(None),
+            From::Input(index) => inputs.get(index).cloned().unwrap_or_default(),
+            From::Action(index) => {
+                let state = std::mem::replace(&mut states[index], State::Taken)
+                    .committed(work)
+                    .await?;
+                let value = state
+                    .value()
+                    .ok_or_else(|| user("a file action's result is used twice"))?;
+                states[index] = state;
+                value
+            }
+        };
+        actions::apply(self, work, inputs, &tree, &second, action).await?;
+        Ok(State::Open(tree, description))
+    }
+
+    async fn open(
+        &self,
+        work: &Work,
+        parent: &Value,
+        description: &str,
+    ) -> Result<MutableRef, Failure> {
+        let options = RecordOptions {
+            description: description.to_owned(),
+            ..RecordOptions::default()
+        };
+        self.worker
+            .cache
+            .new_mutable(&work.cx, parent.0.as_ref(), options)
+            .await
+            .map_err(|err| Failure::from_error(&err))
+    }
+}
+
+/// The tree of an action.
+enum State {
+    /// Can still be written to.
+    Open(MutableRef, String),
+    /// Committed.
+    Done(Value),
+    /// The next action works on it.
+    Taken,
+}
+
+impl State {
+    async fn committed(self, work: &Work) -> Result<Self, Failure> {
+        match self {
+            Self::Open(tree, description) => {
+                let tree = tree
+                    .commit(&work.cx, &description)
+                    .await
+                    .map_err(|err| Failure::from_error(&err))?;
+                Ok(Self::Done(Value(Some(tree))))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn value(&self) -> Option<Value> {
+        match self {
+            Self::Done(value) => Some(value.clone()),
+            Self::Open(..) | Self::Taken => None,
+        }
+    }
+}
+
+fn failed_action(failure: Failure, index: usize) -> Failure {
+    let solve = proto::errdefs::Solve {
+        subject: Some(proto::errdefs::solve::Subject::File(
+            proto::errdefs::FileAction {
+                index: i64::try_from(index).unwrap_or(i64::MAX),
+            },
+        )),
+        ..proto::errdefs::Solve::default()
+    };
+    failure.with(Detail::Solve(Box::new(solve)))
+}
+
+fn describe(action: &pb::FileAction) -> String {
+    match &action.action {
+        Some(Action::Copy(copy)) => format!("copy {} {}", copy.src, copy.dest),
+        Some(Action::Mkfile(mkfile)) => format!("mkfile {}", mkfile.path),
+        Some(Action::Mkdir(mkdir)) => format!("mkdir {}", mkdir.path),
+        Some(Action::Rm(rm)) => format!("rm {}", rm.path),
+        Some(Action::Symlink(link)) => format!("symlink {} -> {}", link.newpath, link.oldpath),
+        None => String::new(),
+    }
+}
+
+/// A merge op.
+pub struct MergeOp {
+    worker: Arc<Worker>,
+    op: pb::MergeOp,
+    inputs: usize,
+}
+
+impl MergeOp {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        op: pb::MergeOp,
+        inputs: usize,
+    ) -> Result<Self, Failure> {
+        let known =
+            |input: &pb::MergeInput| usize::try_from(input.input).is_ok_and(|index| index < inputs);
+        if op.inputs.len() < 2 {
+            return Err(user("merge op must have at least 2 inputs"));
+        }
+        if !op.inputs.iter().all(known) {
+            return Err(user("merge op names an input that is not there"));
+        }
+        Ok(Self { worker, op, inputs })
+    }
+
+    pub(crate) fn cache_map(&self) -> CacheMap {
+        let mut json = Object::new();
+        json.string("Type", "buildkit.merge.v0");
+        json.raw("Merge", &proto::gojson::to_string(&self.op));
+        CacheMap {
+            digest: oci::Digest::of(json.finish()),
+            inputs: plain_inputs(self.inputs),
+            done: true,
+        }
+    }
+
+    pub(crate) fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
+        let mut trees = Vec::new();
+        for input in &self.op.inputs {
+            let index = usize::try_from(input.input).unwrap_or(usize::MAX);
+            trees.extend(inputs.get(index).and_then(|value| value.0.clone()));
+        }
+        let options = RecordOptions {
+            description: "merge".to_owned(),
+            ..RecordOptions::default()
+        };
+        let merged = self
+            .worker
+            .cache
+            .merge(&trees, options)
+            .map_err(|err| Failure::from_error(&err))?;
+        Ok(vec![Value(merged)])
+    }
+}

@@ -1,0 +1,179 @@
+//! From a definition to vertices the solver takes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use diagnostics::Failure;
+use fault::Class;
+use oci::Platform;
+use proto::pb;
+use solver::Vertex;
+
+use crate::exec::ExecOp;
+use crate::exec_mounts::user;
+use crate::file::{FileOp, MergeOp};
+use crate::json::Object;
+use crate::source::SourceOp;
+use crate::worker::Entitlements;
+use crate::{Op, Worker};
+
+/// What a definition asks for.
+pub type Edge = solver::Edge<Op>;
+
+/// How a definition is turned into operations.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// What they work on.
+    pub worker: Arc<Worker>,
+    /// What they may do.
+    pub entitlements: Entitlements,
+}
+
+/// Reads a definition; nothing runs.
+pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Edge, Failure> {
+    let worker = &options.worker;
+    let llb_options = llb::LoadOptions {
+        platform: worker.options.platform.clone(),
+        ..llb::LoadOptions::default()
+    };
+    let graph =
+        llb::Graph::load(definition, &llb_options).map_err(|err| Failure::from_error(&err))?;
+    let mut vertices: Vec<Arc<Vertex<Op>>> = Vec::with_capacity(graph.vertices.len());
+    for vertex in graph.vertices {
+        check_entitlements(&vertex.op, &options.entitlements)?;
+        let inputs = vertex
+            .inputs
+            .iter()
+            .map(|edge| Edge {
+                vertex: vertices[edge.vertex].clone(),
+                index: edge.output,
+            })
+            .collect();
+        let op = operation(worker, vertex.op, &vertex.metadata)?;
+        vertices.push(Arc::new(Vertex {
+            digest: vertex.digest,
+            original: Some(vertex.original),
+            name: vertex.name,
+            inputs,
+            op: Arc::new(op),
+            ignore_cache: vertex.metadata.ignore_cache,
+            group: vertex.metadata.progress_group.map(|group| progress::Group {
+                id: group.id,
+                name: group.name,
+                weak: group.weak,
+            }),
+        }));
+    }
+    let root = graph.root;
+    Ok(Edge {
+        vertex: vertices[root.vertex].clone(),
+        index: root.output,
+    })
+}
+
+fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure> {
+    let Some(pb::op::Op::Exec(exec)) = &op.op else {
+        return Ok(());
+    };
+    let needs = [
+        ("network.host", exec.network() == pb::NetMode::Host),
+        (
+            "security.insecure",
+            exec.security() == pb::SecurityMode::Insecure,
+        ),
+    ];
+    for (name, needed) in needs {
+        if needed && !granted.allow(name) {
+            return Err(user(format!("{name} is not allowed")));
+        }
+    }
+    Ok(())
+}
+
+fn operation(worker: &Arc<Worker>, op: pb::Op, metadata: &pb::OpMetadata) -> Result<Op, Failure> {
+    let platform = op
+        .platform
+        .as_ref()
+        .map_or_else(|| worker.options.platform.clone(), platform);
+    let inputs = op.inputs.len();
+    Ok(match op.op {
+        Some(pb::op::Op::Source(source)) => Op::Source(source_op(worker, source, platform)?),
+        Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
+            worker: worker.clone(),
+            op: exec,
+            platform,
+            inputs,
+            resources: metadata.linux_resources.clone(),
+        })),
+        Some(pb::op::Op::File(file)) => {
+            Op::File(Box::new(FileOp::new(worker.clone(), file, inputs)?))
+        }
+        Some(pb::op::Op::Merge(merge)) => Op::Merge(MergeOp::new(worker.clone(), merge, inputs)?),
+        Some(pb::op::Op::Diff(_)) => return Err(unimplemented("diff op")),
+        Some(pb::op::Op::Build(_)) => return Err(unimplemented("build op")),
+        Some(pb::op::Op::Passthrough(_)) => return Err(unimplemented("passthrough op")),
+        None => return Err(user("no support for <nil>")),
+    })
+}
+
+fn unimplemented(what: &str) -> Failure {
+    Failure::new(Class::Unsupported, format!("unimplemented: {what}"))
+}
+
+fn source_op(
+    worker: &Arc<Worker>,
+    op: pb::SourceOp,
+    platform: Platform,
+) -> Result<SourceOp, Failure> {
+    let Some((scheme, name)) = op.identifier.split_once("://") else {
+        return Err(user(format!(
+            "invalid source identifier {:?}",
+            op.identifier
+        )));
+    };
+    let Some(source) = worker.source(scheme) else {
+        let planned = [
+            "git",
+            "http",
+            "https",
+            "oci-layout",
+            "oci-layout+blob",
+            "docker-image+blob",
+        ];
+        if planned.contains(&scheme) {
+            return Err(unimplemented(&format!("source {scheme}")));
+        }
+        return Err(user(format!("unknown scheme {scheme}: not found")));
+    };
+    let id = ::source::Identifier {
+        scheme: scheme.to_owned(),
+        name: name.to_owned(),
+        attrs: op.attrs.into_iter().collect::<BTreeMap<_, _>>(),
+        platform,
+    };
+    let instance = source
+        .instance(id)
+        .map_err(|err| Failure::from_error(&err))?;
+    Ok(SourceOp::new(worker.clone(), instance))
+}
+
+/// The platform of an op, as a word of images.
+fn platform(platform: &pb::Platform) -> Platform {
+    Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+        variant: platform.variant.clone(),
+    }
+    .normalized()
+}
+
+/// The platform as operation digests spell it.
+pub(crate) fn platform_fields(json: &mut Object, platform: &Platform) {
+    json.string("OS", &platform.os);
+    json.string("Arch", &platform.architecture);
+    json.string_if("Variant", &platform.variant);
+    json.string_if("OSVersion", &platform.os_version);
+    json.strings_if("OSFeatures", &platform.os_features);
+}

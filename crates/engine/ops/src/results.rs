@@ -1,0 +1,63 @@
+//! Results between builds: trees of the cache, named `WORKER::REF`.
+
+use async_trait::async_trait;
+use cache::{Cache, RefId};
+use diagnostics::Failure;
+use solver::ResultStore;
+
+use crate::Value;
+
+/// Names trees and finds them again.
+pub struct Results {
+    cache: Cache,
+    worker: String,
+}
+
+impl Results {
+    /// Results of the worker with this id.
+    pub fn new(cache: Cache, worker: &str) -> Self {
+        Self {
+            cache,
+            worker: worker.to_owned(),
+        }
+    }
+
+    /// The tree an id names: `None` when it is not ours or no id, `Some(None)` for scratch.
+    fn parse(&self, id: &str) -> Option<Option<RefId>> {
+        let (worker, tree) = id.split_once("::")?;
+        if worker != self.worker {
+            return None;
+        }
+        if tree.is_empty() {
+            return Some(None);
+        }
+        RefId::parse(tree).map(Some)
+    }
+}
+
+#[async_trait]
+impl ResultStore<Value> for Results {
+    async fn save(&self, value: &Value) -> Result<String, Failure> {
+        let id = match &value.0 {
+            None => String::new(),
+            Some(tree) => tree.id().to_string(),
+        };
+        Ok(format!("{}::{id}", self.worker))
+    }
+
+    async fn load(&self, id: &str) -> Result<Option<Value>, Failure> {
+        Ok(match self.parse(id) {
+            None => None,
+            Some(None) => Some(Value(None)),
+            Some(Some(tree)) => self.cache.get(&tree).map(|tree| Value(Some(tree))),
+        })
+    }
+
+    fn exists(&self, id: &str) -> bool {
+        match self.parse(id) {
+            None => false,
+            Some(None) => true,
+            Some(Some(tree)) => self.cache.exists(&tree),
+        }
+    }
+}
