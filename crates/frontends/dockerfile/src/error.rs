@@ -163,6 +163,14 @@ impl Error {
 }
 
 impl Trouble {
+    /// The same without its places.
+    pub(crate) fn unplaced(self) -> Self {
+        Self {
+            error: self.error,
+            spans: Vec::new(),
+        }
+    }
+
     /// The failure as it travels to the client.
     pub(crate) fn into_failure(self, file: Option<&Arc<SourceMap>>) -> Failure {
         let mut failure = self.error.into_failure();

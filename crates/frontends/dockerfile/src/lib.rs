@@ -18,6 +18,7 @@ mod options;
 mod paths;
 mod reference;
 mod sbom;
+mod subrequest;
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use tasks::Cx;
 use crate::answer::{Built, answer};
 use crate::error::{Error, Locate, Result, Trouble, ranges, text};
 use crate::files::{Files, Source};
-use crate::lower::{Lowered, lower};
+use crate::lower::{Lowered, Wish, lower};
 use crate::options::Options;
 
 /// `dockerfile.v0`
@@ -80,9 +81,10 @@ async fn solve(
     if let Some(cap) = missing {
         return Err(Error::FrontendCap(cap.name).into());
     }
-    match files.options.attribute("requestid") {
-        "" => {}
-        other => return Err(Error::Subrequest(other.to_owned()).into()),
+    if let Some(name) = files.options.attributes.get("requestid") {
+        return subrequest::answer(&files, &source, name)
+            .await
+            .map_err(Trouble::unplaced);
     }
     build(&files, &source).await
 }
@@ -160,16 +162,16 @@ async fn build_platform(
     platform: Option<&Platform>,
     warns: bool,
 ) -> Result<Built> {
-    let mut linter = match (warns, &files.options.lint) {
-        (false, _) => Linter::off(),
-        (true, Some(config)) => Linter::new(config.clone()),
-        (true, None) => Linter::new(lint_directive(&source.map.data)?),
+    let wish = Wish {
+        platform,
+        ..Wish::default()
     };
-    let lowered = lower(files, source, platform, &mut linter).await;
-    for finding in linter.findings() {
-        warn(files, source, finding).await?;
-    }
-    let lowered = lowered?;
+    let lowered = if warns {
+        lower_and_warn(files, source, wish).await?
+    } else {
+        check_config(files, source)?;
+        lower(files, source, wish, &mut Linter::off()).await?
+    };
     let Lowered {
         state, defaults, ..
     } = &lowered;
@@ -190,8 +192,22 @@ async fn build_platform(
     })
 }
 
-fn lint_directive(data: &[u8]) -> Result<Config> {
-    match dockerfile_syntax::directive::check(data) {
+/// Lowers, and sends what was found on the way even if that fails.
+async fn lower_and_warn(files: &Files, source: &Source, wish: Wish<'_>) -> Result<Lowered> {
+    let mut linter = Linter::new(check_config(files, source)?);
+    let lowered = lower(files, source, wish, &mut linter).await;
+    for finding in linter.findings() {
+        warn(files, source, finding).await?;
+    }
+    lowered
+}
+
+/// Which findings are reported: what the client says, else the file.
+fn check_config(files: &Files, source: &Source) -> Result<Config> {
+    if let Some(config) = &files.options.lint {
+        return Ok(config.clone());
+    }
+    match dockerfile_syntax::directive::check(&source.map.data) {
         None => Ok(Config::default()),
         Some(directive) => Config::from_directive(&directive.value)
             .map_err(|err| text(err.to_string()))

@@ -18,6 +18,7 @@ mod cycle;
 mod epoch;
 mod mounts;
 mod name;
+mod outline;
 mod plan;
 mod record;
 mod run;
@@ -34,6 +35,8 @@ use llb::build::{Defaults, Env, Later, SourceMap, State};
 use oci::Platform;
 use proto::pb;
 
+use self::outline::ArgInfo;
+pub(crate) use self::outline::{Need, Outline};
 use self::record::{Record, Step};
 use crate::error::{Error, Locate, Result, text};
 use crate::files::{Files, Source};
@@ -49,6 +52,18 @@ pub(crate) struct Lowered {
     /// Seconds.
     pub(crate) epoch: Option<i64>,
     pub(crate) scan: Scan,
+    pub(crate) outline: Option<Outline>,
+}
+
+/// What is to be lowered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wish<'a> {
+    /// Without one the build's own is taken, and base images may decide.
+    pub(crate) platform: Option<&'a Platform>,
+    /// Also what the target does not need.
+    pub(crate) all_stages: bool,
+    /// Also what the target can be told.
+    pub(crate) outline: bool,
 }
 
 /// What an SBOM scanner is to look at besides the result.
@@ -58,12 +73,11 @@ pub(crate) struct Scan {
     pub(crate) ignore_cache: bool,
 }
 
-/// Lowers for `platform`; without one the build's own is taken, and base images may decide. What was found goes to
-/// `linter` even on failure.
+/// Lowers the file. What was found goes to `linter` even on failure.
 pub(crate) async fn lower(
     files: &Files,
     source: &Source,
-    platform: Option<&Platform>,
+    wish: Wish<'_>,
     linter: &mut Linter,
 ) -> Result<Lowered> {
     if source.map.data.is_empty() {
@@ -81,7 +95,7 @@ pub(crate) async fn lower(
     }
     check_stage_names(&file, linter);
     check_casing(&file, linter);
-    let mut lower = Lower::new(files, source, platform, &file, linter);
+    let mut lower = Lower::new(files, source, wish, &file, linter);
     lower.read_global_args(&file).await?;
     lower.add_stages(file)?;
     let target = lower.find_target()?;
@@ -99,10 +113,12 @@ struct Lower<'a> {
     target_platform: Platform,
     /// Nobody asked for a platform.
     implicit_platform: bool,
+    all_stages: bool,
+    outline: bool,
     lex: Lex,
     globals: Env,
-    /// Names declared before the first FROM.
-    declared: BTreeSet<String>,
+    /// Arguments declared before the first FROM.
+    declared: BTreeMap<String, ArgInfo>,
     epoch: Option<i64>,
     proxy: Option<pb::ProxyEnv>,
     records: Vec<Record>,
@@ -121,7 +137,7 @@ impl<'a> Lower<'a> {
     fn new(
         files: &'a Files,
         source: &'a Source,
-        platform: Option<&Platform>,
+        wish: Wish<'_>,
         file: &Dockerfile,
         linter: &'a mut Linter,
     ) -> Self {
@@ -132,11 +148,13 @@ impl<'a> Lower<'a> {
             source,
             linter,
             build_args: options.build_args.clone(),
-            target_platform: platform.unwrap_or(&options.build_platform).clone(),
-            implicit_platform: platform.is_none(),
+            target_platform: wish.platform.unwrap_or(&options.build_platform).clone(),
+            implicit_platform: wish.platform.is_none(),
+            all_stages: wish.all_stages,
+            outline: wish.outline,
             lex: Lex::new(file.escape),
             globals: Env::new(),
-            declared: BTreeSet::new(),
+            declared: BTreeMap::new(),
             epoch: None,
             proxy: args::proxy(&options.build_args),
             records: Vec::new(),
@@ -162,7 +180,7 @@ impl<'a> Lower<'a> {
             self.ignored = Some(patterns);
         }
         for at in 0..self.records.len() {
-            if !needed.contains(&at) || self.records[at].done {
+            if !self.all_stages && (!needed.contains(&at) || self.records[at].done) {
                 continue;
             }
             self.start(at)?;
@@ -312,6 +330,7 @@ impl<'a> Lower<'a> {
             local.resolve(words::follow_paths(&self.path_sets[set]));
         }
         let scan = self.scan(target, needed);
+        let outline = self.outline.then(|| self.outline_of(target));
         let defaults = Defaults {
             platform: self.target_platform.clone(),
             daemon_sets_path: self
@@ -334,6 +353,7 @@ impl<'a> Lower<'a> {
             base_image: record.base_image.take(),
             epoch,
             scan,
+            outline,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Global arguments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::{Dockerfile, Instruction, Kind};
@@ -8,6 +8,7 @@ use llb::build::Env;
 use proto::pb;
 
 use super::Lower;
+use super::outline::ArgInfo;
 use super::words::Vars;
 use crate::error::{Locate, Result};
 use crate::reference::Named;
@@ -68,24 +69,33 @@ impl Lower<'_> {
         mut env: Env,
         instructions: &[Instruction],
         given: Option<&BTreeMap<String, String>>,
-    ) -> Result<(Env, BTreeSet<String>)> {
-        let mut declared = BTreeSet::new();
+    ) -> Result<(Env, BTreeMap<String, ArgInfo>)> {
+        let mut declared: BTreeMap<String, ArgInfo> = BTreeMap::new();
         for instruction in instructions {
             let Kind::Arg(arg) = &instruction.kind else {
                 continue;
             };
             for arg in &arg.args {
+                let mut info = ArgInfo::new(arg, instruction.span);
                 let given = given.and_then(|given| given.get(&arg.name));
                 if let Some(value) = given {
                     env.set(&arg.name, value);
+                    info.value.clone_from(value);
                 } else if let Some(default) = &arg.default {
                     let expanded = self
                         .lex
                         .process_word(default, &Vars(&env))
                         .at(instruction.span)?;
+                    info.needs = expanded.matched;
+                    if info.needs.remove(&arg.name)
+                        && let Some(earlier) = declared.get(&arg.name)
+                    {
+                        info.needs.extend(earlier.needs.iter().cloned());
+                    }
                     env.set(&arg.name, &expanded.text);
+                    info.value = expanded.text;
                 }
-                declared.insert(arg.name.clone());
+                declared.insert(arg.name.clone(), info);
             }
         }
         Ok((env, declared))

@@ -107,7 +107,7 @@ impl Lower<'_> {
             if record.extends.is_some() || record.done || record.resolved {
                 continue;
             }
-            record.resolved = needed.contains(&at);
+            record.resolved = self.all_stages || needed.contains(&at);
             if record.base == SCRATCH && record.named.is_none() {
                 record.image = Image::empty(&self.target_platform);
                 record.platform = Some(self.target_platform.clone());

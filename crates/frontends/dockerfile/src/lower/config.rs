@@ -95,7 +95,13 @@ impl Lower<'_> {
                 (None, Some(default)) => Some(self.expand(at, instruction, default)?),
                 (None, None) => self.globals.get(&one.name).map(str::to_owned),
             };
+            let inherited = !self.build_args.contains_key(&one.name)
+                && one.default.is_none()
+                && value.is_some();
             let record = &mut self.records[at];
+            record
+                .outline
+                .declare(one, instruction.span, value.as_deref(), inherited);
             if let Some(value) = &value
                 && !NO_VARIABLES.contains(&one.name.as_str())
             {

@@ -25,11 +25,16 @@ impl Lower<'_> {
             match mount.kind {
                 MountKind::Secret => {
                     self.mount_source(mount, source)?;
-                    exec.secrets.push(secret(mount));
+                    let secret = secret(mount);
+                    let outline = &mut self.records[at].outline;
+                    outline.need_secret(&secret.id, mount.required, step.instruction.span);
+                    exec.secrets.push(secret);
                 }
                 MountKind::Ssh => {
                     self.mount_source(mount, source)?;
                     exec.ssh.push(ssh(mount)?);
+                    let outline = &mut self.records[at].outline;
+                    outline.need_ssh(&mount.id, mount.required, step.instruction.span);
                 }
                 MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
                     let mount = self.tree_mount(at, mount, source)?;

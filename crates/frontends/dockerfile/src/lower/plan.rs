@@ -1,5 +1,6 @@
 //! Records, their links, and the target.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dockerfile_syntax::lint::Lint;
@@ -42,9 +43,10 @@ impl Lower<'_> {
             let what = format!("base name ({}) should not be blank", stage.base);
             return Err(text(what)).at(stage.span);
         }
+        let mut used = base.matched;
         let platform = match stage.platform.as_str() {
             "" => None,
-            expression => Some(self.stage_platform(expression, &stage)?),
+            expression => Some(self.stage_platform(expression, &stage, &mut used)?),
         };
         let name = stage.name.clone().unwrap_or_default();
         let named = match name.as_str() {
@@ -64,6 +66,7 @@ impl Lower<'_> {
             name,
             base: base.text,
             text: stage.text.as_str().to_owned(),
+            doc: stage.doc.unwrap_or_default(),
             span: stage.span,
             named,
             platform,
@@ -86,6 +89,7 @@ impl Lower<'_> {
         if replaced {
             record.extends = None;
         } else {
+            record.outline.used.extend(used);
             let own_base = record.base != SCRATCH && record.extends.is_none();
             record.total = own_steps + usize::from(own_base);
         }
@@ -101,6 +105,12 @@ impl Lower<'_> {
     fn add_record(&mut self, mut record: Record) -> usize {
         let at = self.records.len();
         record.extends = self.by_name.get(&record.base).copied();
+        if let Some(base) = record.extends {
+            record
+                .outline
+                .used
+                .clone_from(&self.records[base].outline.used);
+        }
         record.paths = self.path_sets.len();
         self.path_sets.push(Default::default());
         if !record.name.is_empty() {
@@ -112,11 +122,11 @@ impl Lower<'_> {
 
     fn report_undeclared<'n>(&mut self, unset: impl Iterator<Item = &'n String>, stage: &Stage) {
         for name in unset {
-            if self.declared.contains(name) || self.globals.get(name).is_some() {
+            if self.declared.contains_key(name) || self.globals.get(name).is_some() {
                 continue;
             }
             let predefined = self.globals.iter().map(|(name, _)| name);
-            let known = self.declared.iter().map(String::as_str).chain(predefined);
+            let known = self.declared.keys().map(String::as_str).chain(predefined);
             let suggestion = closest(name, known, Case::Sensitive);
             let lint = Lint::UndefinedArgInFrom {
                 name,
@@ -126,7 +136,12 @@ impl Lower<'_> {
         }
     }
 
-    fn stage_platform(&mut self, expression: &str, stage: &Stage) -> Result<Platform> {
+    fn stage_platform(
+        &mut self,
+        expression: &str,
+        stage: &Stage,
+        used: &mut BTreeSet<String>,
+    ) -> Result<Platform> {
         let expanded = self.lex.process_word(expression, &Vars(&self.globals));
         let expanded = match expanded {
             Ok(expanded) => expanded,
@@ -139,6 +154,7 @@ impl Lower<'_> {
         };
         self.report_undeclared(expanded.unmatched.iter(), stage);
         self.lint_platform(expression, &expanded, stage);
+        used.extend(expanded.matched.iter().cloned());
         let hint = || {
             let known: Vec<&str> = self.globals.iter().map(|(name, _)| name).collect();
             let mut unset = expanded.unmatched.iter();

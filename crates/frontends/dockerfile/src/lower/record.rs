@@ -10,6 +10,8 @@ use oci::Platform;
 use crate::image::Image;
 use crate::named::NamedContext;
 
+use super::outline::RecordOutline;
+
 /// A stage of the file, or an image or context that something is taken from.
 #[derive(Debug, Default)]
 pub(super) struct Record {
@@ -19,6 +21,8 @@ pub(super) struct Record {
     pub(super) display: String,
     /// What it starts from, expanded; later the full reference.
     pub(super) base: String,
+    /// What its comments say about it.
+    pub(super) doc: String,
     /// FROM as written; empty if there is none.
     pub(super) text: String,
     pub(super) span: Span,
@@ -43,6 +47,8 @@ pub(super) struct Record {
     /// Its instructions have run, or it has none to run.
     pub(super) done: bool,
     pub(super) args: Vec<Arg>,
+    /// What it can be told, found while its instructions run.
+    pub(super) outline: RecordOutline,
     /// Paths it uses of the main context.
     pub(super) context_paths: BTreeSet<String>,
     /// Index of the set of paths that are used of it.
