@@ -1,0 +1,308 @@
+//! Makes a folder equal to what is sent.
+//!
+//! Three parties work at the same time. The reader takes packets apart and never waits for anything but bytes in
+//! flight. The *applier*, one thread, merges the listing with the tree that is there, makes everything but the content
+//! of files, and asks for that. The *writers*, a few threads, write and hash content; a file belongs to one of them.
+//!
+//! 1. An entry that did not change is left alone.
+//! 2. Content goes into a new inode, which takes the place of an old one when it is complete.
+//! 3. When all content is there: hard links, then times (and closed modes) of directories, then FIN.
+
+mod apply;
+mod files;
+mod place;
+
+use std::sync::Arc;
+
+use fstree::{Patterns, Root};
+use futures::StreamExt;
+use futures::stream::ReadyChunks;
+use prost::Message;
+use proto::fsutil::packet::PacketType;
+use proto::fsutil::{Packet, Stat};
+use tasks::Cx;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::Error;
+use crate::packet::{self, Incoming, Replies};
+use apply::Applier;
+use files::{Chunk, Shared};
+
+/// When an entry that is there already counts as unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Differ {
+    /// When its metadata is the same.
+    #[default]
+    Metadata,
+    /// Never.
+    None,
+}
+
+/// Which files are fetched when otherwise only the listing is wanted.
+#[derive(Debug, Clone)]
+pub struct Exceptions(pub Patterns);
+
+/// How a tree is received.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What counts as unchanged.
+    pub differ: Differ,
+    /// Leave alone what is there and is not sent.
+    pub merge: bool,
+    /// Write the listing to a file instead of making the tree, except for what matches.
+    pub metadata_only: Option<Exceptions>,
+    /// Everything belongs to this user and group, whatever the listing says.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// Is told what changes, in an order in which each change makes sense.
+pub trait Observer: Send {
+    /// Something was made or changed. The record is of the entry as sent.
+    fn changed(&mut self, path: &[u8], change: contenthash::Change<'_>);
+    /// Something was removed, with everything below.
+    fn removed(&mut self, path: &[u8]);
+}
+
+impl Observer for contenthash::Records {
+    fn changed(&mut self, path: &[u8], change: contenthash::Change<'_>) {
+        self.insert(path, change);
+    }
+
+    fn removed(&mut self, path: &[u8]) {
+        self.remove(path);
+    }
+}
+
+/// What a transfer amounted to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of all packets.
+    pub bytes: u64,
+    /// Entries of the listing.
+    pub entries: u32,
+    /// Files whose content was fetched.
+    pub files: u32,
+}
+
+/// Bytes of content that may wait to be written.
+const IN_FLIGHT: usize = 16 << 20;
+/// Packets that are looked at together if they are there.
+const AT_ONCE: usize = 256;
+
+/// Receives a tree into `root`. `progress` is called with the bytes so far.
+///
+/// After an error `root` is somewhere between before and after.
+pub async fn receive<O: Observer + 'static>(
+    cx: &Cx,
+    incoming: Incoming,
+    replies: Replies,
+    root: Root,
+    options: Options,
+    observer: Option<O>,
+    progress: impl FnMut(u64) + Send,
+) -> Result<(Received, Option<O>), Error> {
+    let shared = Arc::new(Shared::new(root, observer));
+    let received = run(cx, incoming, &replies, options, &shared, progress).await;
+    let shared = Arc::into_inner(shared);
+    match received {
+        Ok(received) => Ok((received, shared.and_then(Shared::into_observer))),
+        Err(err) => {
+            // The sender may be gone.
+            let _ = replies.send(Ok(packet::error(&fault::chain(&err))));
+            Err(err)
+        }
+    }
+}
+
+async fn run<O: Observer + 'static>(
+    cx: &Cx,
+    incoming: Incoming,
+    replies: &Replies,
+    options: Options,
+    shared: &Arc<Shared<O>>,
+    progress: impl FnMut(u64) + Send,
+) -> Result<Received, Error> {
+    let (listing, entries) = mpsc::unbounded_channel();
+    let (failures, failed) = mpsc::channel(1);
+    let mut writers = Vec::new();
+    let mut inboxes = Vec::new();
+    for _ in 0..files::writers() {
+        let (inbox, chunks) = mpsc::unbounded_channel();
+        inboxes.push(inbox);
+        let (shared, failures) = (shared.clone(), failures.clone());
+        let write = tasks::blocking(move || {
+            if let Err(err) = files::write(&shared, chunks) {
+                // Only the first error is looked at.
+                let _ = failures.try_send(err);
+            }
+        });
+        writers.push(tasks::spawn("write files", write));
+    }
+    let applier = {
+        let (shared, replies) = (shared.clone(), replies.clone());
+        tasks::blocking(move || Applier::new(shared, options, replies)?.run(entries))
+    };
+    let mut applier = tasks::spawn("apply listing", applier);
+    let mut reader = Reader {
+        incoming: incoming.ready_chunks(AT_ONCE),
+        listing: Some(listing),
+        stats: Vec::new(),
+        chunks: inboxes.iter().map(|_| Vec::new()).collect(),
+        inboxes,
+        room: Arc::new(Semaphore::new(IN_FLIGHT)),
+        received: Received::default(),
+        progress,
+        failed,
+    };
+
+    let received = match reader.during(cx, &mut applier).await {
+        Ok(Ok(applied)) => finish(cx, &mut reader, applied, shared, replies).await,
+        Ok(Err(err)) => Err(err),
+        Err(err) => {
+            // The threads end when nothing more can come; nobody writes after this function.
+            reader.hang_up();
+            if let Err(late) = applier.await {
+                tracing::debug!(error = %fault::chain(&late), "the applier ended late");
+            }
+            Err(err)
+        }
+    };
+    reader.hang_up();
+    futures::future::join_all(writers).await;
+    received
+}
+
+/// What is left when the whole listing was applied.
+async fn finish<O: Observer + 'static, P: FnMut(u64) + Send>(
+    cx: &Cx,
+    reader: &mut Reader<P>,
+    applied: apply::Applied,
+    shared: &Arc<Shared<O>>,
+    replies: &Replies,
+) -> Result<Received, Error> {
+    reader.during(cx, shared.all_written()).await?;
+    let finishing = shared.clone();
+    tasks::blocking(move || applied.finish(&finishing)).await?;
+    reader.received.files = shared.requested();
+    // What happens to the stream after this is no longer our business.
+    let _ = replies.send(Ok(packet::fin()));
+    let _ = cx.run(reader.drain()).await;
+    Ok(reader.received)
+}
+
+/// Takes packets apart.
+struct Reader<P> {
+    incoming: ReadyChunks<Incoming>,
+    /// To the applier; gone after the end of the listing.
+    listing: Option<mpsc::UnboundedSender<apply::Message>>,
+    stats: Vec<Stat>,
+    inboxes: Vec<mpsc::UnboundedSender<Vec<Chunk>>>,
+    /// What goes to the writers next.
+    chunks: Vec<Vec<Chunk>>,
+    room: Arc<Semaphore>,
+    received: Received,
+    progress: P,
+    failed: mpsc::Receiver<Error>,
+}
+
+impl<P: FnMut(u64) + Send> Reader<P> {
+    /// Reads until `work` is done or something is wrong.
+    async fn during<T>(&mut self, cx: &Cx, work: impl Future<Output = T>) -> Result<T, Error> {
+        let (_, mut failed) = mpsc::channel(1);
+        std::mem::swap(&mut failed, &mut self.failed);
+        let all = async {
+            tokio::select! {
+                done = work => Ok(done),
+                Some(err) = failed.recv() => Err(err),
+                Err(err) = self.read() => Err(err),
+            }
+        };
+        let done = cx.run(all).await;
+        self.failed = failed;
+        done?
+    }
+
+    /// Reads until something is wrong. The end of the stream is wrong too.
+    async fn read(&mut self) -> Result<(), Error> {
+        while let Some(packets) = self.incoming.next().await {
+            for packet in packets {
+                self.take(packet?).await?;
+            }
+            self.dispatch();
+            (self.progress)(self.received.bytes);
+        }
+        Err(Error::Eof)
+    }
+
+    async fn take(&mut self, packet: Packet) -> Result<(), Error> {
+        self.received.bytes += packet.encoded_len() as u64;
+        match packet.r#type() {
+            PacketType::PacketStat => match packet.stat {
+                Some(stat) => {
+                    self.received.entries += 1;
+                    self.stats.push(stat);
+                }
+                None => {
+                    self.dispatch();
+                    if let Some(listing) = self.listing.take() {
+                        // An applier that is gone has said why.
+                        let _ = listing.send(apply::Message::End);
+                    }
+                }
+            },
+            PacketType::PacketData => {
+                let weight = packet.data.len().min(IN_FLIGHT) as u32;
+                let room = match self.room.clone().try_acquire_many_owned(weight) {
+                    Ok(room) => room,
+                    Err(_) => {
+                        // What we hold back may be what fills the room.
+                        self.dispatch();
+                        let room = self.room.clone().acquire_many_owned(weight);
+                        room.await.map_err(|_| Error::Eof)?
+                    }
+                };
+                let writer = packet.id as usize % self.chunks.len();
+                self.chunks[writer].push(Chunk {
+                    id: packet.id,
+                    data: packet.data,
+                    _room: room,
+                });
+            }
+            PacketType::PacketErr => {
+                return Err(Error::FromSender {
+                    text: packet::error_text(&packet),
+                });
+            }
+            PacketType::PacketReq | PacketType::PacketFin => {}
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self) {
+        if !self.stats.is_empty()
+            && let Some(listing) = &self.listing
+        {
+            let _ = listing.send(apply::Message::Entries(std::mem::take(&mut self.stats)));
+        }
+        for (inbox, chunks) in self.inboxes.iter().zip(&mut self.chunks) {
+            if !chunks.is_empty() {
+                // A writer that is gone has said why.
+                let _ = inbox.send(std::mem::take(chunks));
+            }
+        }
+    }
+
+    /// Reads what is left, so that the sender can end in peace.
+    async fn drain(&mut self) {
+        while let Some(packets) = self.incoming.next().await {
+            if packets.iter().any(Result::is_err) {
+                return;
+            }
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.listing = None;
+        self.inboxes.clear();
+    }
+}
