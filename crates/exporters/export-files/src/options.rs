@@ -55,9 +55,6 @@ fn parse_split(text: &str) -> Result<bool, Error> {
             "non-bool value for platform-split: {text}: strconv.ParseBool: parsing {text:?}: invalid syntax"
         ))
     };
-    if text.is_empty() {
-        return Err(invalid());
-    }
     export::parse_bool("platform-split", text).map_err(|_| invalid())
 }
 

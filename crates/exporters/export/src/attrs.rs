@@ -2,10 +2,18 @@
 
 use crate::Error;
 
-/// A truth value in any of the spellings Go accepts; an empty one is `true`, as in `push` without a value.
+/// A truth value; an empty one is `true`, as in `push` without a value.
+pub fn parse_flag(key: &str, value: &str) -> Result<bool, Error> {
+    if value.is_empty() {
+        return Ok(true);
+    }
+    parse_bool(key, value)
+}
+
+/// A truth value in any of the spellings Go accepts.
 pub fn parse_bool(key: &str, value: &str) -> Result<bool, Error> {
     match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         other => Err(Error::user(format!(
             "non-bool value specified for {key}: strconv.ParseBool: parsing {other:?}: invalid syntax"
@@ -19,7 +27,8 @@ mod tests {
 
     #[test]
     fn truth_values_are_those_of_go() {
-        assert!(parse_bool("push", "").expect("true"));
+        assert!(parse_flag("push", "").expect("true"));
+        assert!(parse_bool("push", "").is_err());
         assert!(!parse_bool("push", "F").expect("false"));
         assert_eq!(
             parse_bool("push", "yes")

@@ -14,7 +14,7 @@ use progress::Progress;
 use session::Group;
 use tasks::Cx;
 
-pub use attrs::parse_bool;
+pub use attrs::{parse_bool, parse_flag};
 pub use epoch::Epoch;
 pub use platforms::Part;
 

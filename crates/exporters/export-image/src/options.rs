@@ -1,0 +1,274 @@
+//! Options of the exporters. What nobody knows is kept: it counts as metadata of the result.
+
+use std::collections::BTreeMap;
+
+use export::{Epoch, Error, parse_bool, parse_flag};
+use layer::Compression;
+
+use crate::Kind;
+use crate::annotations::Annotations;
+
+type Attrs = BTreeMap<String, String>;
+
+/// The release whose behaviour a client gets that does not ask for another one.
+const CURRENT: u32 = 30;
+
+/// Options that decide about the documents and layers.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitOptions {
+    /// Comma list of names as given; `*`: what the frontend says.
+    pub name: String,
+    pub compression: Compression,
+    pub level: Option<i32>,
+    pub force_compression: bool,
+    pub prefer_nondistributable: bool,
+    pub oci_types: Option<bool>,
+    pub oci_artifact: Option<bool>,
+    pub epoch: Epoch,
+    pub rewrite_timestamp: bool,
+    pub annotations: Annotations,
+    pub kind: Kind,
+}
+
+impl CommitOptions {
+    /// Takes what it knows; the rest is returned.
+    pub(crate) fn parse(kind: Kind, attrs: &Attrs) -> Result<(Self, Attrs), Error> {
+        let mut options = Self {
+            name: String::new(),
+            compression: Compression::default(),
+            level: None,
+            force_compression: false,
+            prefer_nondistributable: false,
+            oci_types: None,
+            oci_artifact: None,
+            epoch: Epoch::parse(attrs)?,
+            rewrite_timestamp: false,
+            annotations: Annotations::default(),
+            kind,
+        };
+        let mut rest = Attrs::new();
+        for (key, value) in attrs {
+            match key.as_str() {
+                "source-date-epoch" => {}
+                "name" => options.name.clone_from(value),
+                "oci-mediatypes" => options.oci_types = Some(parse_bool(key, value)?),
+                "oci-artifact" => options.oci_artifact = Some(parse_bool(key, value)?),
+                "attestation-inline" => {
+                    parse_bool(key, value)?;
+                }
+                "prefer-nondist-layers" => {
+                    options.prefer_nondistributable = parse_bool(key, value)?;
+                }
+                "rewrite-timestamp" => options.rewrite_timestamp = parse_bool(key, value)?,
+                "compression" => options.compression = parse_compression(value)?,
+                "force-compression" => {
+                    options.force_compression = parse_flag(key, value).map_err(|_| {
+                        Error::user(format!(
+                            "non-bool value {value} specified for force-compression: strconv.ParseBool: parsing \
+                             {value:?}: invalid syntax"
+                        ))
+                    })?;
+                }
+                "compression-level" => options.level = Some(parse_level(value)?),
+                _ if options.annotations.take(key, value)? => {}
+                _ => {
+                    rest.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        options.check()?;
+        Ok((options, rest))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.oci_types == Some(false) && self.oci_artifact == Some(true) {
+            return Err(Error::user(
+                "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the documents and layers get OCI media types.
+    pub(crate) fn uses_oci_types(&self, compatibility: Option<u32>) -> bool {
+        let current = compatibility.unwrap_or(CURRENT) >= CURRENT;
+        self.oci_types.unwrap_or(self.kind == Kind::Oci || current)
+    }
+
+    /// How new layers are made.
+    pub(crate) fn layers(&self, oci_types: bool) -> layer::Options {
+        layer::Options {
+            compression: self.compression,
+            level: self.level,
+            force: self.force_compression,
+            oci_types,
+            prefer_nondistributable: self.prefer_nondistributable,
+        }
+    }
+}
+
+fn parse_compression(text: &str) -> Result<Compression, Error> {
+    if text == "estargz" {
+        return Err(Error {
+            message: "unimplemented: compression=estargz".to_owned(),
+            class: fault::Class::Unsupported,
+        });
+    }
+    Compression::parse(text)
+        .ok_or_else(|| Error::user(format!("unsupported compression type {text}")))
+}
+
+fn parse_level(text: &str) -> Result<i32, Error> {
+    text.parse().map_err(|_| {
+        Error::user(format!(
+            "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: invalid \
+             syntax"
+        ))
+    })
+}
+
+/// Options of `image` alone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ImageOptions {
+    pub push: bool,
+    pub push_by_digest: bool,
+    pub insecure: bool,
+    pub dangling_prefix: String,
+    pub dangling_empty_only: bool,
+    /// What nobody knows.
+    pub metadata: Attrs,
+}
+
+impl ImageOptions {
+    pub(crate) fn parse(attrs: &Attrs) -> Result<Self, Error> {
+        let mut options = Self::default();
+        for (key, value) in attrs {
+            match key.as_str() {
+                "push" => options.push = parse_flag(key, value)?,
+                "push-by-digest" => options.push_by_digest = parse_flag(key, value)?,
+                "registry.insecure" => options.insecure = parse_flag(key, value)?,
+                // There is no image store to name, keep or unpack things in.
+                "unpack"
+                | "store"
+                | "name-canonical"
+                | "unsafe-internal-store-allow-incomplete" => {
+                    parse_flag(key, value)?;
+                }
+                "dangling-name-prefix" => options.dangling_prefix.clone_from(value),
+                // Compat: the spelling is upstream's.
+                "danging-name-empty-only" => {
+                    options.dangling_empty_only = parse_flag(key, value)?;
+                }
+                _ => {
+                    options.metadata.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    /// The names an image gets.
+    pub(crate) fn names(&self, given: &str, digest: &oci::Digest) -> String {
+        if self.dangling_prefix.is_empty() || (self.dangling_empty_only && !given.is_empty()) {
+            return given.to_owned();
+        }
+        let dangling = format!("{}@{digest}", self.dangling_prefix);
+        if given.is_empty() {
+            dangling
+        } else {
+            format!("{given},{dangling}")
+        }
+    }
+}
+
+/// Options of `oci` and `docker` alone.
+#[derive(Debug, Clone)]
+pub(crate) struct ArchiveOptions {
+    /// One archive; else the client's directory.
+    pub tar: bool,
+    /// What nobody knows.
+    pub metadata: Attrs,
+}
+
+impl ArchiveOptions {
+    pub(crate) fn parse(attrs: &Attrs) -> Result<Self, Error> {
+        let mut metadata = attrs.clone();
+        let tar = match metadata.remove("tar") {
+            Some(value) => parse_flag("tar", &value)?,
+            None => true,
+        };
+        Ok(Self { tar, metadata })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attrs(pairs: &[(&str, &str)]) -> Attrs {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    fn error(pairs: &[(&str, &str)]) -> String {
+        CommitOptions::parse(Kind::Image, &attrs(pairs))
+            .map(drop)
+            .expect_err("refused")
+            .message
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_upstreams_words() {
+        assert_eq!(
+            error(&[("compression", "lz4")]),
+            "unsupported compression type lz4"
+        );
+        assert!(
+            error(&[("compression-level", "max")])
+                .starts_with("non-integer value max specified for compression-level")
+        );
+        assert_eq!(
+            error(&[("oci-mediatypes", "false"), ("oci-artifact", "true")]),
+            "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\""
+        );
+    }
+
+    #[test]
+    fn media_types_follow_kind_and_release() {
+        let parse = |kind| {
+            CommitOptions::parse(kind, &Attrs::new())
+                .expect("options")
+                .0
+        };
+        assert!(parse(Kind::Oci).uses_oci_types(Some(10)));
+        assert!(parse(Kind::Docker).uses_oci_types(None));
+        assert!(!parse(Kind::Docker).uses_oci_types(Some(20)));
+    }
+
+    #[test]
+    fn unknown_options_are_kept() {
+        let given = attrs(&[
+            ("push", ""),
+            ("name", "x"),
+            ("image.name", "y"),
+            ("annotation.k", "v"),
+        ]);
+        let (commit, rest) = CommitOptions::parse(Kind::Image, &given).expect("options");
+        let image = ImageOptions::parse(&rest).expect("options");
+        assert_eq!(commit.annotations.places(None).manifest["k"], "v");
+        assert!(image.push);
+        assert_eq!(image.metadata, attrs(&[("image.name", "y")]));
+    }
+
+    #[test]
+    fn images_without_a_name_get_a_dangling_one() {
+        let given = attrs(&[
+            ("dangling-name-prefix", "p"),
+            ("danging-name-empty-only", "true"),
+        ]);
+        let options = ImageOptions::parse(&given).expect("options");
+        let digest = oci::Digest::of("");
+        assert_eq!(options.names("", &digest), format!("p@{digest}"));
+        assert_eq!(options.names("a", &digest), "a");
+    }
+}
