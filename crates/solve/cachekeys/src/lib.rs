@@ -12,6 +12,7 @@ mod graph;
 mod key;
 mod link;
 mod memory;
+mod persistent;
 
 mod store;
 
@@ -19,5 +20,6 @@ pub use graph::{Found, Stores, find, query, records, release, save, sweep};
 pub use key::{Alternative, Key, content_digest};
 pub use link::{Link, LinkError};
 pub use memory::Memory;
+pub use persistent::Persistent;
 
-pub use store::{Error, KeyStore, NodeId, Record, ResultId, StoreId, Stored};
+pub use store::{KeyStore, NodeId, Record, ResultId, StoreId, Stored};

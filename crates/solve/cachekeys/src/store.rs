@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use fault::{Class, Classify};
 use serde::{Deserialize, Serialize};
 
 use crate::Link;
@@ -119,20 +118,6 @@ pub struct Record {
     pub created: SystemTime,
 }
 
-/// Why a store could not be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The database failed.
-    #[error("cache key database")]
-    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl Classify for Error {
-    fn class(&self) -> Class {
-        Class::Internal
-    }
-}
-
 /// A graph of nodes, links between them, and records on them.
 ///
 /// 1. All calls are quick: none waits for a disk to take something.
@@ -181,15 +166,5 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Removes a node, its records, and the links to and from it.
     fn remove_node(&self, node: &NodeId) {
         let _ = node;
-    }
-
-    /// Whether something waits to be written to disk.
-    fn is_dirty(&self) -> bool {
-        false
-    }
-
-    /// Writes to disk what waits to be. Blocks.
-    fn flush(&self) -> Result<(), Error> {
-        Ok(())
     }
 }

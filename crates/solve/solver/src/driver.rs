@@ -25,8 +25,6 @@ use crate::fanout::{Fanout, Member};
 use crate::job::{Built, Import, Recorder};
 use crate::op::{Edge, Operation, ResultStore, Vertex};
 
-pub(crate) use perform::flush;
-
 /// What the owner is told.
 pub(crate) enum Message<O: Operation> {
     Join(Member),
@@ -44,8 +42,6 @@ pub(crate) enum Message<O: Operation> {
     Event(Event),
     /// An imported cache can be asked.
     Opened,
-    /// The store has been flushed.
-    Flushed,
     Describe(oneshot::Sender<String>),
 }
 
@@ -119,7 +115,6 @@ pub(crate) struct Owner<O: Operation> {
     leaving: Vec<Leaving>,
     imports: HashMap<String, Weak<Imported<O::Value>>>,
     opening: Vec<Task<()>>,
-    flush: Option<Task<()>>,
     events: VecDeque<Event>,
     /// The graph being loaded, inputs first.
     loading: Vec<Arc<Vertex<O>>>,
@@ -144,7 +139,6 @@ impl<O: Operation> Owner<O> {
             leaving: Vec::new(),
             imports: HashMap::new(),
             opening: Vec::new(),
-            flush: None,
             events: VecDeque::new(),
             loading: Vec::new(),
         }
@@ -212,10 +206,6 @@ impl<O: Operation> Owner<O> {
                 self.let_leave();
             }
             Message::Opened => {}
-            Message::Flushed => {
-                self.flush = None;
-                self.flush_if_dirty();
-            }
             // Whoever asked may have gone.
             Message::Describe(reply) => drop(reply.send(self.core.describe())),
         }

@@ -12,7 +12,7 @@ use tasks::{Cx, Task};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::core::{JobId, WantId};
-use crate::driver::{Message, Owner, Shared, flush};
+use crate::driver::{Message, Owner, Shared};
 use crate::fanout::{Member, Sessions};
 use crate::op::{Edge, Operation, ResultStore, Work};
 use crate::stream::Stream;
@@ -121,11 +121,6 @@ impl<O: Operation> Solver<O> {
             stream,
             solver: self.clone(),
         }))
-    }
-
-    /// Writes to disk what the key store has not written yet.
-    pub async fn flush(&self) {
-        flush(self.0.shared.keys.clone()).await;
     }
 
     /// What the scheduler is doing, for people: every vertex that has not ended and what it waits for.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cachekeys::{Key, KeyStore, NodeId, Record, ResultId, Stores};
+use cachekeys::{Key, NodeId, Record, ResultId, Stores};
 use diagnostics::Failure;
 
 use super::work::{Answer, Step};
-use super::{Entry, Message, Owner, Running};
+use super::{Entry, Owner, Running};
 use crate::core::{Effect, Event, Handle, Outcome, Question, Ticket, VertexId};
 use crate::job::Built;
 use crate::op::Operation;
@@ -208,7 +208,6 @@ impl<O: Operation> Owner<O> {
                 ..
             } => {
                 self.spawn("save result", ticket, cx, step.save(ticket, keys, value));
-                self.flush_if_dirty();
             }
             _ => {}
         }
@@ -227,30 +226,6 @@ impl<O: Operation> Owner<O> {
             answer.send(event);
         });
         self.running.insert(ticket, Running { cx, _task: task });
-    }
-
-    /// Writes what was learnt to disk, some time soon and all that has come together at once.
-    pub(super) fn flush_if_dirty(&mut self) {
-        const WAIT: std::time::Duration = std::time::Duration::from_millis(100);
-        if self.flush.is_some() || !self.shared.keys.is_dirty() {
-            return;
-        }
-        let (keys, sender) = (self.shared.keys.clone(), self.sender.clone());
-        self.flush = Some(tasks::spawn("flush cache keys", async move {
-            tokio::time::sleep(WAIT).await;
-            flush(keys).await;
-            if let Some(sender) = sender.upgrade() {
-                // The owner may be gone.
-                let _ = sender.send(Message::Flushed);
-            }
-        }));
-    }
-}
-
-/// Writes what was learnt to disk.
-pub(crate) async fn flush(keys: Arc<dyn KeyStore>) {
-    if let Err(err) = tasks::blocking(move || keys.flush()).await {
-        tracing::warn!(error = %fault::chain(&err), "cache keys could not be written");
     }
 }
 
