@@ -173,12 +173,21 @@ impl Task {
         }
     }
 
-    /// Owner and mode of a fresh regular file.
+    /// Owner and mode of a fresh regular file. Looking is cheaper than setting what is right already.
     fn dress(&self, target: impl AsFd) -> Result<(), (&'static str, io::Error)> {
         let Attributes { uid, gid, mode, .. } = self.attributes;
-        rustix::fs::fchown(&target, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(|err| ("lchown", err.into()))?;
-        rustix::fs::fchmod(&target, Mode::from_raw_mode(mode)).map_err(|err| ("chmod", err.into()))
+        let made = rustix::fs::fstat(&target).map_err(|err| ("lstat", io::Error::from(err)))?;
+        let made = Meta::from(&made);
+        let owned = (made.uid, made.gid) == (uid, gid);
+        if !owned {
+            rustix::fs::fchown(&target, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|err| ("lchown", err.into()))?;
+        }
+        if !owned || made.permissions() != mode {
+            rustix::fs::fchmod(&target, Mode::from_raw_mode(mode))
+                .map_err(|err| ("chmod", err.into()))?;
+        }
+        Ok(())
     }
 
     /// Everything that is neither directory nor regular file; sockets become empty files.
