@@ -2,11 +2,13 @@
 //! extended header where it does not, never a GNU extension. Read in every dialect in use.
 
 mod block;
+mod clamp;
 mod read;
 
 use std::io::{self, Read, Write};
 
 pub use block::Kind;
+pub(crate) use clamp::clamp;
 pub use read::{Member, MemberKind, Reader};
 
 const BLOCK: u64 = 512;

@@ -15,7 +15,7 @@ mod error;
 mod options;
 mod write;
 
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 use fstree::Root;
@@ -90,10 +90,7 @@ pub fn apply(
     target: &Target,
 ) -> Result<Digest, Error> {
     let file = store.open_blob(&blob.digest)?;
-    let bad = |source| Error::Read {
-        digest: blob.digest.clone(),
-        source,
-    };
+    let bad = reading(blob);
     let ((), actual) =
         decompress::with_stream(file, |stream| apply::unpack(cx, stream, target, &bad))?;
     match diff_id {
@@ -112,25 +109,56 @@ pub fn convert(
     blob: &Descriptor,
     options: &Options,
 ) -> Result<LayerBlob, Error> {
-    let file = store.open_blob(&blob.digest)?;
-    let bad = |source| Error::Read {
-        digest: blob.digest.clone(),
-        source,
-    };
-    let (layer, _) = decompress::with_stream(file, |mut stream| {
-        compress::store(options, store, |out| {
-            loop {
-                cx.check()?;
-                let bytes = stream.fill_buf().map_err(bad)?;
-                if bytes.is_empty() {
-                    return Ok(());
-                }
-                let len = bytes.len();
-                out.write_all(bytes)
-                    .map_err(|source| Error::Write { source })?;
-                stream.consume(len);
+    remake(store, blob, options, |stream, out| {
+        loop {
+            cx.check()?;
+            let bytes = stream.fill_buf().map_err(reading(blob))?;
+            if bytes.is_empty() {
+                return Ok(());
             }
-        })
+            let len = bytes.len();
+            out.write_all(bytes)
+                .map_err(|source| Error::Write { source })?;
+            stream.consume(len);
+        }
+    })
+}
+
+/// The same layer with no time later than `epoch`, in seconds since 1970. It is another layer, with a diff id of its
+/// own.
+pub fn clamp_times(
+    cx: &Cx,
+    store: &content::Store,
+    blob: &Descriptor,
+    epoch: i64,
+    options: &Options,
+) -> Result<LayerBlob, Error> {
+    cx.check()?;
+    remake(store, blob, options, |stream, out| {
+        archive::clamp(stream, out, epoch).map_err(reading(blob))?;
+        // Decompression is checked to the end of the blob.
+        std::io::copy(stream, &mut std::io::sink()).map_err(reading(blob))?;
+        Ok(())
+    })
+}
+
+/// Stores what `change` makes of the uncompressed stream of a blob.
+fn remake(
+    store: &content::Store,
+    blob: &Descriptor,
+    options: &Options,
+    change: impl FnOnce(&mut decompress::Chunks, &mut dyn Write) -> Result<(), Error>,
+) -> Result<LayerBlob, Error> {
+    let file = store.open_blob(&blob.digest)?;
+    let (layer, _) = decompress::with_stream(file, |mut stream| {
+        compress::store(options, store, |out| change(&mut stream, out))
     })?;
     Ok(layer)
+}
+
+fn reading(blob: &Descriptor) -> impl Fn(std::io::Error) -> Error + '_ {
+    |source| Error::Read {
+        digest: blob.digest.clone(),
+        source,
+    }
 }

@@ -145,7 +145,7 @@ fn extended(name: &[u8], records: &Records, out: &mut Vec<u8>) {
 }
 
 /// `<len> <key>=<value>\n`, where the length counts its own digits.
-fn record(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub(super) fn record(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + digits(rest);
     if rest + digits(len) > len {
@@ -182,6 +182,23 @@ fn extended_name(name: &[u8]) -> Vec<u8> {
     ascii
 }
 
+/// Zero padded octal digits and a NUL. What does not fit is zero here.
+pub(super) fn set_number(block: &mut [u8; 512], field: std::ops::Range<usize>, value: u64) {
+    let digits = field.len() - 1;
+    let limit = if digits == 7 { MAX_7 } else { MAX_11 };
+    let value = if value > limit { 0 } else { value };
+    let text = format!("{value:0digits$o}\0");
+    block[field].copy_from_slice(text.as_bytes());
+}
+
+/// Sets the check sum.
+pub(super) fn sign(block: &mut [u8; 512]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    let text = format!("{sum:06o}\0 ");
+    block[148..156].copy_from_slice(text.as_bytes());
+}
+
 struct Block([u8; 512]);
 
 impl Block {
@@ -193,12 +210,9 @@ impl Block {
         block
     }
 
-    /// Zero padded octal digits and a NUL. What does not fit is in the extended header, and zero here.
+    /// What does not fit is in the extended header.
     fn number(&mut self, at: usize, width: usize, value: u64) {
-        let limit = if width == 8 { MAX_7 } else { MAX_11 };
-        let value = if value > limit { 0 } else { value };
-        let text = format!("{value:0digits$o}", digits = width - 1);
-        self.0[at..at + width - 1].copy_from_slice(text.as_bytes());
+        set_number(&mut self.0, at..at + width, value);
     }
 
     /// The ASCII part, cut to the field; a cut text does not end in slashes.
@@ -218,10 +232,7 @@ impl Block {
     }
 
     fn finish(mut self) -> [u8; 512] {
-        self.0[148..156].fill(b' ');
-        let sum: u32 = self.0.iter().map(|byte| u32::from(*byte)).sum();
-        let text = format!("{sum:06o}\0 ");
-        self.0[148..156].copy_from_slice(text.as_bytes());
+        sign(&mut self.0);
         self.0
     }
 }

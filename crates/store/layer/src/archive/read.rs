@@ -1,6 +1,6 @@
 //! Reads tar archives of any dialect in use: V7, USTAR, PAX, GNU, sparse files included.
 
-mod number;
+pub(super) mod number;
 mod sparse;
 
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ pub struct Reader<R> {
     padding: u64,
 }
 
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn invalid(problem: &str) -> io::Error {
     io::Error::new(
@@ -75,7 +75,7 @@ fn invalid(problem: &str) -> io::Error {
     )
 }
 
-fn bad_header() -> io::Error {
+pub(super) fn bad_header() -> io::Error {
     invalid("invalid tar header")
 }
 
@@ -246,7 +246,7 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-fn padding(size: u64) -> u64 {
+pub(super) fn padding(size: u64) -> u64 {
     match size % 512 {
         0 => 0,
         over => 512 - over,
@@ -258,7 +258,7 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 }
 
 /// The field counts as blanks. Compat: some writers summed signed bytes.
-fn check_sum(block: &[u8; 512]) -> io::Result<()> {
+pub(super) fn check_sum(block: &[u8; 512]) -> io::Result<()> {
     let stored = number::parse(&block[148..156]).ok_or_else(bad_header)?;
     let bytes = (block.iter().enumerate()).map(|(at, byte)| {
         if (148..156).contains(&at) {
@@ -336,7 +336,7 @@ fn kind(flag: u8, name: &[u8]) -> MemberKind {
 }
 
 /// `<len> <key>=<value>\n`, the length counting itself; values may be binary.
-fn parse_records(mut body: &[u8]) -> io::Result<Records> {
+pub(super) fn parse_records(mut body: &[u8]) -> io::Result<Records> {
     let mut records = Records::new();
     while !body.is_empty() {
         let space = body.iter().position(|byte| *byte == b' ');

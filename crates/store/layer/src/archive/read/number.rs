@@ -3,11 +3,11 @@
 use fstree::Time;
 
 /// Octal text, or a binary number marked by its first bit.
-pub(super) fn parse(field: &[u8]) -> Option<u64> {
+pub(in crate::archive) fn parse(field: &[u8]) -> Option<u64> {
     u64::try_from(parse_signed(field)?).ok()
 }
 
-pub(super) fn parse_signed(field: &[u8]) -> Option<i64> {
+pub(in crate::archive) fn parse_signed(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 != 0 {
         return binary(field, first & 0x40 != 0);
@@ -38,7 +38,7 @@ fn binary(field: &[u8], negative: bool) -> Option<i64> {
 }
 
 /// Decimal seconds with any number of decimals.
-pub(super) fn parse_time(text: &[u8]) -> Option<Time> {
+pub(in crate::archive) fn parse_time(text: &[u8]) -> Option<Time> {
     let text = std::str::from_utf8(text).ok()?;
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     let sec: i64 = whole.parse().ok()?;
