@@ -1,0 +1,401 @@
+//! Pushing: blobs beside each other, then manifests, children before parents, the root last.
+
+mod plan;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use content::Store;
+use http::header::LOCATION;
+use http::{Method, StatusCode};
+use oci::{Descriptor, Reference};
+use progress::Progress;
+use reqwest::Response;
+use tasks::{Cx, Scope};
+use url::Url;
+
+use crate::auth::scope::Scopes;
+use crate::error::Error;
+use crate::hosts::{Endpoint, authority};
+use crate::resolve::denied;
+use crate::retry::retrying;
+use crate::wire::{self, Access, Body, Others, Place, Request};
+use crate::{Client, Credentials, Origin, Push};
+
+/// Pushes all of it.
+pub(crate) async fn push(
+    client: &Client,
+    cx: &Cx,
+    who: &Arc<dyn Credentials>,
+    push: &Push<'_>,
+    store: &Store,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let reference = push.reference;
+    if push.by_digest && reference.tag().is_some() {
+        return Err(Error::Tagged {
+            name: reference.to_string(),
+        });
+    }
+    let plan = plan::plan(push.root, store)?;
+    let target = Target {
+        client: client.clone(),
+        who: who.clone(),
+        reference: reference.clone(),
+        insecure: push.insecure,
+        store: store.clone(),
+        progress: progress.clone(),
+    };
+    let status = progress.status("pushing layers", "");
+    let mut scope: Scope<Error> = Scope::new(cx, "push blobs");
+    for blob in plan.blobs {
+        let origin = push.origins.get(&blob.digest).cloned().unwrap_or_default();
+        let (target, cx) = (target.clone(), scope.cx().clone());
+        scope.spawn("push blob", async move {
+            target.blob(&cx, &blob, &origin).await
+        });
+    }
+    scope.join().await?;
+    drop(status);
+    let name = if push.by_digest {
+        reference.without_object().to_string()
+    } else {
+        format!("{}@{}", reference.with_default_tag(), push.root.digest)
+    };
+    let _status = progress.status(&format!("pushing manifest for {name}"), "");
+    for manifest in &plan.manifests {
+        target
+            .manifest(cx, manifest, &manifest.digest.to_string())
+            .await?;
+    }
+    let root = if push.by_digest {
+        push.root.digest.to_string()
+    } else {
+        reference.tag().unwrap_or("latest").to_owned()
+    };
+    target.manifest(cx, push.root, &root).await
+}
+
+/// Where to, and what with.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) client: Client,
+    pub(crate) who: Arc<dyn Credentials>,
+    pub(crate) reference: Reference,
+    pub(crate) insecure: bool,
+    pub(crate) store: Store,
+    pub(crate) progress: Progress,
+}
+
+/// What came of asking for an upload.
+enum Upload {
+    /// The blob is there already.
+    Done,
+    /// It goes there.
+    To(Url),
+}
+
+impl Target {
+    fn access<'a>(&'a self, cx: &'a Cx) -> Access<'a> {
+        let (domain, path) = (self.reference.domain(), self.reference.path());
+        Access::push(&self.client.0, cx, &*self.who, domain, path, self.insecure)
+    }
+
+    async fn endpoint(&self) -> Result<Arc<Endpoint>, Error> {
+        let hosts = &self.client.0.hosts;
+        hosts.push(self.reference.domain(), self.insecure).await
+    }
+
+    /// Pushes a blob unless it is there.
+    pub(crate) async fn blob(
+        &self,
+        cx: &Cx,
+        blob: &Descriptor,
+        origin: &Origin,
+    ) -> Result<(), Error> {
+        let inner = &self.client.0;
+        let domain = self.reference.domain();
+        let gate = inner.limits.of(domain);
+        let backoff = inner.hosts.config().backoff;
+        let (access, host) = (self.access(cx), self.endpoint().await?);
+        let uploaded = {
+            let _permit = gate.enter(cx, &blob.media_type).await?;
+            let work = || self.start(&access, &host, blob, origin);
+            match retrying(cx, backoff, &self.progress, work)
+                .await
+                .map_err(Error::into_refusal)?
+            {
+                Upload::Done => true,
+                Upload::To(_) if !self.store.contains(&blob.digest) => false,
+                Upload::To(location) => {
+                    self.upload(&access, &host, blob, origin, location, backoff)
+                        .await?;
+                    true
+                }
+            }
+        };
+        if !uploaded {
+            // Fetched without holding the right to a transfer: it may be the same registry's.
+            self.bring(cx, blob, origin).await?;
+            let _permit = gate.enter(cx, &blob.media_type).await?;
+            let work = || self.start(&access, &host, blob, origin);
+            if let Upload::To(location) = retrying(cx, backoff, &self.progress, work).await? {
+                self.upload(&access, &host, blob, origin, location, backoff)
+                    .await?;
+            }
+        }
+        inner.known.add(domain, self.reference.path(), &blob.digest);
+        Ok(())
+    }
+
+    async fn bring(&self, cx: &Cx, blob: &Descriptor, origin: &Origin) -> Result<(), Error> {
+        let Some(provider) = &origin.provider else {
+            return Err(Error::NoContent {
+                digest: blob.digest.clone(),
+            });
+        };
+        provider
+            .fetch(cx, blob, &self.store, &self.progress)
+            .await?;
+        Ok(())
+    }
+
+    /// Uploads to `first`; a try that fails is followed by another upload from its beginning.
+    async fn upload(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        blob: &Descriptor,
+        origin: &Origin,
+        first: Url,
+        backoff: std::time::Duration,
+    ) -> Result<(), Error> {
+        let first = parking_lot::Mutex::new(Some(first));
+        let work = || {
+            let first = first.lock().take();
+            async {
+                let location = match first {
+                    Some(location) => location,
+                    None => match self.start(access, host, blob, origin).await? {
+                        Upload::Done => return Ok(()),
+                        Upload::To(location) => location,
+                    },
+                };
+                self.put(access, host, blob, location).await
+            }
+        };
+        let done = retrying(access.cx, backoff, &self.progress, work).await;
+        done.map_err(Error::into_refusal)
+    }
+
+    /// Finds out whether the blob is there or can be mounted, else asks for a place to put it.
+    async fn start(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        blob: &Descriptor,
+        origin: &Origin,
+    ) -> Result<Upload, Error> {
+        let place = format!("blobs/{}", blob.digest);
+        if self.exists(access, host, &place, blob, None).await? {
+            return Ok(Upload::Done);
+        }
+        if let Some(from) = self.mountable(blob, origin)
+            && let Some(upload) = self.mount(access, host, blob, &from).await?
+        {
+            return Ok(upload);
+        }
+        let request = Request::new(Method::POST, "blobs/uploads/");
+        let sent = access.send(host, &request, Others::None).await;
+        let answer = sent.map_err(denied("push"))?;
+        self.place(host, answer).await
+    }
+
+    /// The repository of this registry that has the blob and is nearest to ours.
+    fn mountable(&self, blob: &Descriptor, origin: &Origin) -> Option<String> {
+        let (domain, ours) = (self.reference.domain(), self.reference.path());
+        let known = self.client.0.known.repositories(domain, &blob.digest);
+        let told = origin
+            .repositories
+            .iter()
+            .filter(|(host, _)| host == domain)
+            .map(|(_, repository)| repository.clone());
+        plan::nearest(ours, told.chain(known))
+    }
+
+    /// `None`: mounting is not possible.
+    async fn mount(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        blob: &Descriptor,
+        from: &str,
+    ) -> Result<Option<Upload>, Error> {
+        let mut request = Request::new(Method::POST, "blobs/uploads/");
+        request.scopes = Scopes::parse([format!("repository:{from}:pull").as_str()]);
+        if let Place::Path { query, .. } = &mut request.place {
+            *query = format!("mount={}&from={from}", blob.digest);
+        }
+        match access.send(host, &request, Others::None).await {
+            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Ok(None),
+            Ok(answer) => self.place(host, answer).await.map(Some),
+            Err(Error::Unauthorized { .. }) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// What an answer to a request for an upload says.
+    async fn place(&self, host: &Endpoint, answer: Response) -> Result<Upload, Error> {
+        match answer.status() {
+            StatusCode::CREATED => Ok(Upload::Done),
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
+                let value = answer.headers().get(LOCATION);
+                let text = value.and_then(|value| value.to_str().ok());
+                let text = text.unwrap_or_default().to_owned();
+                let url =
+                    location(answer.url(), &text).ok_or(Error::Location { location: text })?;
+                tracing::trace!(host = host.host, to = authority(&url), "upload accepted");
+                Ok(Upload::To(url))
+            }
+            _ => {
+                let url = answer.url().clone();
+                Err(wire::unexpected(&Method::POST, &url, answer).await)
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        blob: &Descriptor,
+        location: Url,
+    ) -> Result<(), Error> {
+        let mut url = location;
+        url.query_pairs_mut()
+            .append_pair("digest", blob.digest.as_str());
+        let size = self.store.info(&blob.digest)?.size;
+        let mut request = Request::new(Method::PUT, "").content_type("application/octet-stream");
+        request.place = Place::Url(url);
+        request.body = Body::File {
+            path: self.store.path(&blob.digest),
+            size,
+        };
+        self.done(access, host, &request).await
+    }
+
+    /// Sends what must be accepted.
+    async fn done(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        request: &Request,
+    ) -> Result<(), Error> {
+        let sent = access.send(host, request, Others::None).await;
+        let answer = sent.map_err(denied("push"))?;
+        match answer.status() {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(()),
+            _ => {
+                let url = answer.url().clone();
+                Err(wire::unexpected(&request.method, &url, answer).await)
+            }
+        }
+    }
+
+    /// Whether a blob or manifest is there. `name`: the tag it must stand under.
+    async fn exists(
+        &self,
+        access: &Access<'_>,
+        host: &Endpoint,
+        place: &str,
+        blob: &Descriptor,
+        tag: Option<&str>,
+    ) -> Result<bool, Error> {
+        let request =
+            Request::new(Method::HEAD, place).accept(&format!("{}, */*", blob.media_type));
+        let answer = match access.send(host, &request, Others::None).await {
+            Ok(answer) => answer,
+            // Pushing may be allowed where looking is not.
+            Err(Error::Unauthorized { .. }) => return Ok(false),
+            Err(err) => return Err(err),
+        };
+        match answer.status() {
+            StatusCode::OK if tag.is_some() => {
+                let value = answer.headers().get("docker-content-digest");
+                Ok(value.is_some_and(|value| value.as_bytes() == blob.digest.as_str().as_bytes()))
+            }
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::FORBIDDEN => {
+                // An answer to HEAD has no body: ask again for the reason.
+                let mut request = request.clone();
+                request.method = Method::GET;
+                let reason = access.send(host, &request, Others::None).await?;
+                let url = reason.url().clone();
+                Err(wire::unexpected(&Method::HEAD, &url, reason).await)
+            }
+            _ => {
+                let url = answer.url().clone();
+                Err(wire::unexpected(&Method::HEAD, &url, answer).await)
+            }
+        }
+    }
+
+    /// Pushes a manifest under `name`: a tag or its digest.
+    async fn manifest(&self, cx: &Cx, manifest: &Descriptor, name: &str) -> Result<(), Error> {
+        let inner = &self.client.0;
+        let (access, host) = (self.access(cx), self.endpoint().await?);
+        let gate = inner.limits.of(self.reference.domain());
+        let _permit = gate.enter(cx, &manifest.media_type).await?;
+        let bytes: Bytes = self.store.read(&manifest.digest)?;
+        let place = format!("manifests/{name}");
+        let tag = (name != manifest.digest.as_str()).then_some(name);
+        let work = || async {
+            if self.exists(&access, &host, &place, manifest, tag).await? {
+                return Ok(());
+            }
+            let mut request =
+                Request::new(Method::PUT, place.as_str()).content_type(&manifest.media_type);
+            request.body = Body::Bytes(bytes.clone());
+            self.done(&access, &host, &request).await
+        };
+        let backoff = inner.hosts.config().backoff;
+        let done = retrying(cx, backoff, &self.progress, work).await;
+        done.map_err(Error::into_refusal)?;
+        inner.known.add(
+            self.reference.domain(),
+            self.reference.path(),
+            &manifest.digest,
+        );
+        inner.names.forget(&self.reference);
+        Ok(())
+    }
+}
+
+/// Where an upload goes. Compat: a location need not have a scheme.
+fn location(asked: &Url, text: &str) -> Option<Url> {
+    if text.is_empty() {
+        return None;
+    }
+    if text.starts_with('/') || text.contains("://") {
+        return asked.join(text).ok();
+    }
+    format!("{}://{text}", asked.scheme()).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_may_be_relative_absolute_or_without_a_scheme() {
+        let asked = "http://host:5000/v2/x/blobs/uploads/"
+            .parse()
+            .expect("a URL");
+        let to = |text| location(&asked, text).map(|url| url.to_string());
+        assert_eq!(to("/up?a=b").as_deref(), Some("http://host:5000/up?a=b"));
+        assert_eq!(to("https://other/up").as_deref(), Some("https://other/up"));
+        assert_eq!(to("other:1/up").as_deref(), Some("http://other:1/up"));
+        assert_eq!(to(""), None);
+    }
+}

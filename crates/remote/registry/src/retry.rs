@@ -1,0 +1,86 @@
+//! Trying a whole transfer again after a while.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use progress::{Progress, Stream};
+use tasks::Cx;
+
+use crate::Error;
+
+/// Tries in all; the waits between them double.
+const TRIES: u32 = 4;
+
+/// Runs `work` until it succeeds, fails for good, or was tried often enough. Tells the user why it takes so long.
+pub(crate) async fn retrying<T, F>(
+    cx: &Cx,
+    backoff: Duration,
+    progress: &Progress,
+    mut work: impl FnMut() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut wait = backoff;
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        let err = match work().await {
+            Ok(value) => return Ok(value),
+            Err(err) if left > 0 && err.is_temporary() && !cx.is_cancelled() => err,
+            Err(err) => return Err(err),
+        };
+        let text = fault::chain(&err);
+        tracing::debug!(error = text, ?wait, "transfer failed, trying again");
+        let lines = format!("error: {text}\nretrying in {wait:?}\n");
+        progress.log(Stream::Stderr, Bytes::from(lines));
+        cx.run(tokio::time::sleep(wait)).await?;
+        wait *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn temporary() -> Error {
+        Error::Read {
+            digest: oci::Digest::of("x"),
+            host: "h".to_owned(),
+            offset: 0,
+            reason: "EOF".to_owned(),
+        }
+    }
+
+    async fn tries(fail: impl Fn() -> Error) -> (u32, Result<(), Error>, Duration) {
+        let count = Cell::new(0);
+        let start = tokio::time::Instant::now();
+        let result = retrying(
+            &Cx::root(),
+            Duration::from_secs(1),
+            &Progress::none(),
+            || {
+                count.set(count.get() + 1);
+                std::future::ready(Err(fail()))
+            },
+        )
+        .await;
+        (count.get(), result, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_temporary_failure_is_tried_four_times_in_seven_seconds() {
+        let (count, result, took) = tries(temporary).await;
+        assert!(result.is_err());
+        assert_eq!(count, 4);
+        assert_eq!(took.as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_for_good_is_told_at_once() {
+        let (count, _, took) = tries(|| Error::NoScheme).await;
+        assert_eq!((count, took.as_secs()), (1, 0));
+    }
+}
