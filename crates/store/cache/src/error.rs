@@ -51,20 +51,6 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// A difference was asked for between trees of which one was not made on top of the other.
-    #[error("{upper} was not made on top of {lower}")]
-    Unrelated {
-        /// The lower one.
-        lower: RefId,
-        /// The upper one.
-        upper: RefId,
-    },
-    /// The snapshotter stores whole trees.
-    #[error("the {snapshotter} snapshotter has no layers to put together")]
-    NotLayered {
-        /// Which.
-        snapshotter: &'static str,
-    },
     /// The database failed.
     #[error(transparent)]
     Db(#[from] db::Error),
@@ -96,7 +82,6 @@ impl Classify for Error {
         match self {
             Self::NotFound { .. } | Self::NoProvider { .. } => Class::NotFound,
             Self::InUse { .. } => Class::Unavailable,
-            Self::Unrelated { .. } | Self::NotLayered { .. } => Class::Unsupported,
             Self::Lazy { .. } | Self::Damaged { .. } => Class::Internal,
             Self::Io { source, .. } => fault::class_of(source, Class::Internal),
             Self::Db(err) => err.class(),

@@ -7,12 +7,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use db::Batch;
-use layer::Target;
 use oci::Digest;
 use progress::Progress;
-use snapshot::Chain;
 use tasks::{Cx, Scope};
 
+use crate::fresh::Fresh;
 use crate::node::Node;
 use crate::record::{Blob, Body, CHAINS, Record, to_nanos};
 use crate::{Cache, Error, ImageLayer, Inner, RecordType, Ref, RefId};
@@ -78,7 +77,7 @@ impl Cache {
             .filter(|layer| layer.record.read().snapshot().is_none())
             .collect();
         if missing.is_empty() {
-            return Ok(cx.check()?);
+            return self.compose_if_needed(cx, node, progress).await;
         }
         let mut scope = Scope::new(cx, "unpack layers");
         for layer in &missing {
@@ -89,44 +88,65 @@ impl Cache {
                 cache.inner.fetch(&cx, &layer, &progress).await.map(drop)
             });
         }
-        let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
+        let (cache, work, status) = (self.clone(), scope.cx().clone(), progress.clone());
         scope.spawn("unpack layers", async move {
             // In order: a layer need not list the directories its files are in, and then those below count.
             for layer in missing {
-                cache.unpack(&cx, &layer, &progress).await?;
+                cache.unpack(&work, &layer, &status).await?;
             }
             Ok(())
         });
-        scope.join().await
+        scope.join().await?;
+        self.compose_if_needed(cx, node, progress).await
+    }
+
+    async fn compose_if_needed(
+        &self,
+        cx: &Cx,
+        node: &Arc<Node>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        if self.inner.snapshots.is_layered() {
+            return Ok(cx.check()?);
+        }
+        self.compose(cx, node, progress).await
     }
 
     /// Fetches and unpacks one layer, once however many ask for it.
     async fn unpack(&self, cx: &Cx, node: &Arc<Node>, progress: &Progress) -> Result<(), Error> {
-        let _one_at_a_time = cx.run(node.working.lock()).await?;
+        let working = cx.run(node.working.clone().lock_owned()).await?;
         if node.record.read().snapshot().is_some() {
             return Ok(());
         }
         let blob = self.inner.fetch(cx, node, progress).await?;
         let below = node.below()?;
-        let key = self.inner.new_key()?;
         let status = format!("extracting {}", blob.descriptor.digest);
         let status = progress.status(&status, "extracting");
-        let (inner, work) = (self.inner.clone(), cx.clone());
+        let (inner, cx, node) = (self.inner.clone(), cx.clone(), node.clone());
         let unpacked = tasks::blocking(move || {
-            let result = inner.unpack_into(&work, key, below.as_ref(), &blob);
-            if result.is_err() {
-                inner.reaper.remove(key);
-            }
-            result
+            // Whoever waits finds the work done, even if nobody waits for this one any more.
+            let _working = working;
+            let fresh = Fresh::prepare(&inner, below.as_ref())?;
+            let target = inner.target(&fresh, below.as_ref());
+            layer::apply(
+                &cx,
+                &inner.content,
+                &blob.descriptor,
+                Some(&blob.diff_id),
+                &target,
+            )?;
+            inner.snapshots.adopt(fresh.key())?;
+            inner.change(&node, |record| {
+                if let Body::Layer { snapshot, .. } = &mut record.body {
+                    *snapshot = Some(fresh.key().0);
+                }
+            })?;
+            fresh.keep();
+            Ok(())
         })
         .await;
         drop(status);
-        unpacked?;
-        self.inner.change(node, |record| {
-            if let Body::Layer { snapshot, .. } = &mut record.body {
-                *snapshot = Some(key.0);
-            }
-        })
+        unpacked
     }
 }
 
@@ -176,36 +196,5 @@ impl Inner {
                 .await?;
         }
         Ok(blob)
-    }
-
-    /// Unpacks a blob into a new snapshot.
-    fn unpack_into(
-        &self,
-        cx: &Cx,
-        key: snapshot::Key,
-        below: Option<&Chain>,
-        blob: &Blob,
-    ) -> Result<(), Error> {
-        self.snapshots.prepare(key, below)?;
-        let directory = self.snapshots.directory(key);
-        let target = match below {
-            Some(chain) if self.snapshots.is_layered() => Target::Overlay {
-                upper: directory,
-                lower: chain
-                    .keys
-                    .iter()
-                    .map(|key| self.snapshots.directory(*key))
-                    .collect(),
-            },
-            _ => Target::Plain(directory),
-        };
-        layer::apply(
-            cx,
-            &self.content,
-            &blob.descriptor,
-            Some(&blob.diff_id),
-            &target,
-        )?;
-        Ok(())
     }
 }

@@ -18,7 +18,9 @@
 //! it is told to ([`Cache::remove`]).
 
 mod checksum;
+mod combine;
 mod error;
+mod fresh;
 mod image;
 mod layers;
 mod mutable;
@@ -38,7 +40,7 @@ use std::time::SystemTime;
 use content::Store;
 use db::{Batch, Db};
 use parking_lot::Mutex;
-use snapshot::{Key, Snapshotter};
+use snapshot::Snapshotter;
 use tasks::Cx;
 
 pub use error::Error;
@@ -47,13 +49,10 @@ pub use open::{Options, SnapshotterKind};
 pub use refs::Ref;
 pub use types::{ImageLayer, LayerBlob, RecordOptions, RecordType, RefId, Usage};
 
+use fresh::Fresh;
 use node::{Node, Nodes};
 use open::Reaper;
-use record::{Body, Record, STATE, second_id, to_nanos};
-
-/// Snapshot keys are reserved in the database so many at a time.
-const KEYS_AT_ONCE: u64 = 1024;
-const NEXT_KEY: &[u8] = b"next-snapshot";
+use record::{Body, Record, second_id, to_nanos};
 
 /// The cache. Clones share it.
 #[derive(Clone)]
@@ -118,13 +117,12 @@ impl Cache {
             self.inner.settle(parent.node())?;
         }
         let below = parent.map(|parent| parent.node().chain()).transpose()?;
-        let key = self.inner.new_key()?;
-        let snapshots = self.inner.snapshots.clone();
-        tasks::blocking(move || snapshots.prepare(key, below.as_ref())).await?;
+        let inner = self.inner.clone();
+        let fresh = tasks::blocking(move || Fresh::prepare(&inner, below.as_ref())).await?;
         let record = Record {
             parents: parent.iter().map(|parent| parent.id().clone()).collect(),
             body: Body::Mutable {
-                snapshot: key.0,
+                snapshot: fresh.keep().0,
                 open: true,
                 view: None,
             },
@@ -178,68 +176,9 @@ impl Cache {
             }
         }
     }
-
-    /// Puts refs on top of each other, the first one lowest. Files of later ones hide those of earlier ones, deletions
-    /// included. `None` for nothing at all.
-    pub fn merge(&self, refs: &[Ref], options: RecordOptions) -> Result<Option<Ref>, Error> {
-        match refs {
-            [] => Ok(None),
-            [one] => Ok(Some(one.clone())),
-            many => self
-                .inner
-                .combine(self, Body::Merge, many, options)
-                .map(Some),
-        }
-    }
-
-    /// What `upper` has on top of `lower`: `Ok(None)` when that is nothing. An error with [`Error::Unrelated`] when
-    /// `upper` was not made on top of `lower`.
-    pub fn diff(
-        &self,
-        lower: Option<&Ref>,
-        upper: &Ref,
-        options: RecordOptions,
-    ) -> Result<Option<Ref>, Error> {
-        let Some(lower) = lower else {
-            return Ok(Some(upper.clone()));
-        };
-        let (below, all) = (lower.node().layers(), upper.node().layers());
-        let starts = below.len() <= all.len()
-            && below
-                .iter()
-                .zip(&all)
-                .all(|(mine, theirs)| mine.id == theirs.id);
-        if !starts {
-            return Err(Error::Unrelated {
-                lower: lower.id().clone(),
-                upper: upper.id().clone(),
-            });
-        }
-        if below.len() == all.len() {
-            return Ok(None);
-        }
-        let both = [lower.clone(), upper.clone()];
-        self.inner
-            .combine(self, Body::Diff, &both, options)
-            .map(Some)
-    }
 }
 
 impl Inner {
-    /// A key nobody had before, even if the daemon is killed now.
-    fn new_key(&self) -> Result<Key, Error> {
-        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let mut reserved = self.reserved.lock();
-        if key >= *reserved {
-            let next = key + KEYS_AT_ONCE;
-            let mut batch = Batch::new();
-            batch.put(STATE, NEXT_KEY, next.to_le_bytes());
-            self.db.commit(batch)?;
-            *reserved = next;
-        }
-        Ok(Key(key))
-    }
-
     /// The node of a record, with those it stands on.
     fn load(&self, nodes: &mut Nodes, id: &RefId) -> Result<Option<Arc<Node>>, Error> {
         if let Some(node) = nodes.find(id) {
@@ -360,36 +299,5 @@ impl Inner {
             self.db.commit(batch)?;
         }
         Ok(())
-    }
-
-    fn combine(
-        &self,
-        cache: &Cache,
-        body: Body,
-        refs: &[Ref],
-        options: RecordOptions,
-    ) -> Result<Ref, Error> {
-        if !self.snapshots.is_layered() {
-            return Err(Error::NotLayered {
-                snapshotter: self.snapshots.name(),
-            });
-        }
-        for one in refs {
-            self.settle(one.node())?;
-        }
-        let record = Record {
-            parents: refs.iter().map(|one| one.id().clone()).collect(),
-            body,
-            description: options.description,
-            record_type: options.record_type,
-            created: to_nanos(options.created.unwrap_or_else(|| (self.clock)())),
-        };
-        let id = RefId::random();
-        let mut batch = Batch::new();
-        record.put(&id, &mut batch);
-        self.db.commit(batch)?;
-        let parents = refs.iter().map(|one| one.node().clone()).collect();
-        let node = self.nodes.lock().add(Node::new(id, record, parents));
-        Ok(Ref::new(cache.clone(), node))
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Node {
     /// Where the blob can be had.
     pub(crate) provider: Mutex<Option<Arc<dyn Provider>>>,
     /// Held while the blob is fetched and unpacked, or a blob is made.
-    pub(crate) working: tokio::sync::Mutex<()>,
+    pub(crate) working: Arc<tokio::sync::Mutex<()>>,
     /// What is known of the tree's checksums. Locked while files are hashed.
     pub(crate) records: Mutex<Option<Records>>,
     /// Metadata of a record that is not kept yet.
@@ -61,7 +61,7 @@ impl Node {
             given_away: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             provider: Mutex::new(None),
-            working: tokio::sync::Mutex::new(()),
+            working: Arc::default(),
             records: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             tree: tokio::sync::Mutex::new(None),
@@ -85,13 +85,13 @@ impl Node {
                 Body::Layer { .. } | Body::Mutable { .. } | Body::View { .. } => {
                     found.push(at.clone());
                 }
-                Body::Merge => {
+                Body::Merge { .. } => {
                     for parent in at.parents.iter().rev() {
                         parent.collect_layers(found);
                     }
                     return;
                 }
-                Body::Diff => {
+                Body::Diff { .. } => {
                     if let [lower, upper] = at.parents.as_slice() {
                         let mut layers = upper.layers();
                         layers.drain(..lower.layers().len());
@@ -109,6 +109,19 @@ impl Node {
 
     /// The snapshots that make up this record's tree; an error when one is not unpacked.
     pub(crate) fn chain(self: &Arc<Self>) -> Result<Chain, Error> {
+        let own = {
+            let record = self.record.read();
+            match record.body {
+                Body::Merge { .. } | Body::Diff { .. } => record.snapshot(),
+                _ => None,
+            }
+        };
+        if let Some(key) = own {
+            return Ok(Chain {
+                keys: vec![key],
+                cut: false,
+            });
+        }
         let layers = self.layers();
         let mut keys = Vec::with_capacity(layers.len());
         let mut seen = HashSet::with_capacity(layers.len());

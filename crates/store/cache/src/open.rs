@@ -14,9 +14,10 @@ use db::{Batch, Db, Start};
 use parking_lot::Mutex;
 use snapshot::{Key, Native, Overlay, Snapshotter};
 
+use crate::fresh::NEXT_KEY;
 use crate::node::Nodes;
 use crate::record::{BLOBS, Body, INDEXED, SNAPSHOTS, STATE, pair, read};
-use crate::{Cache, Error, Inner, NEXT_KEY, RecordType, RefId};
+use crate::{Cache, Error, Inner, RecordType, RefId};
 
 /// Clocks are not exact, and a blob gets its time before it gets its name.
 const DOUBT: Duration = Duration::from_secs(120);

@@ -71,9 +71,17 @@ pub(crate) enum Body {
         blob: Option<Box<Blob>>,
     },
     /// All parents on top of each other.
-    Merge,
+    Merge {
+        /// A tree of its own, where layers cannot be put together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<u64>,
+    },
     /// The layers that the second parent has on top of the first.
-    Diff,
+    Diff {
+        /// A tree of its own, where layers cannot be taken apart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<u64>,
+    },
     /// A tree that can be written.
     Mutable {
         /// Its files.
@@ -115,9 +123,10 @@ impl Record {
     /// The snapshot this record shows, if it has one.
     pub(crate) fn snapshot(&self) -> Option<Key> {
         match self.body {
-            Body::Layer { snapshot, .. } => snapshot.map(Key),
+            Body::Layer { snapshot, .. } | Body::Merge { snapshot } | Body::Diff { snapshot } => {
+                snapshot.map(Key)
+            }
             Body::Mutable { snapshot, .. } | Body::View { snapshot, .. } => Some(Key(snapshot)),
-            Body::Merge | Body::Diff => None,
         }
     }
 
@@ -306,7 +315,7 @@ mod tests {
         let json = serde_json::to_vec(&record).expect("JSON");
         assert_eq!(parse(&id, &json).expect("a record"), record);
         let mut lazy = record.clone();
-        lazy.body = Body::Merge;
+        lazy.body = Body::Merge { snapshot: None };
         let json = serde_json::to_vec(&lazy).expect("JSON");
         assert_eq!(parse(&id, &json).expect("a record"), lazy);
     }

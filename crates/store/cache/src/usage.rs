@@ -80,11 +80,10 @@ impl Inner {
             return Ok(0);
         };
         let fixed = match record.body {
-            Body::Layer { .. } => true,
+            Body::Layer { .. } | Body::Merge { .. } | Body::Diff { .. } => true,
             Body::Mutable { .. } => !held,
             // Its mutable is counted.
             Body::View { .. } => return Ok(0),
-            Body::Merge | Body::Diff => return Ok(0),
         };
         if fixed
             && let Some(raw) = self.db.value(SIZES, id.as_str().as_bytes())?

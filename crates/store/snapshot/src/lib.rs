@@ -11,6 +11,7 @@ mod error;
 mod native;
 mod overlay;
 mod usage;
+mod whiteouts;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,9 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
 
     /// A read-only mount of committed snapshots.
     fn view(&self, chain: &Chain) -> Mount;
+
+    /// Puts a snapshot in order that was filled by hand, without a mount.
+    fn adopt(&self, key: Key) -> Result<(), Error>;
 
     /// Whether the snapshot differs in nothing from what is below.
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error>;

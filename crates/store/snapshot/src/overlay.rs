@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use mount::{Mount, Upper};
 
-use crate::{Chain, Error, Key, Snapshotter, keys_in};
+use crate::{Chain, Error, Key, Snapshotter, keys_in, whiteouts};
 
 /// The overlayfs snapshotter.
 #[derive(Debug)]
@@ -181,6 +181,11 @@ impl Snapshotter for Overlay {
         }
     }
 
+    fn adopt(&self, key: Key) -> Result<(), Error> {
+        let in_namespace = self.options.iter().any(|option| option == "userxattr");
+        whiteouts::mark(&self.directory(key), in_namespace)
+    }
+
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error> {
         let Some(nearest) = below.keys.first() else {
             return Ok(false);
@@ -237,18 +242,15 @@ impl Snapshotter for Overlay {
 
 /// Whether the directory has no extended attributes but those overlayfs itself keeps there.
 fn only_overlay_xattrs(path: &Path) -> io::Result<bool> {
-    let mut names = Vec::new();
+    let mut names = vec![0; 256];
     loop {
-        let length = rustix::fs::llistxattr(path, names.as_mut_slice());
-        match length {
-            Ok(0) => return Ok(true),
-            Ok(length) if length <= names.len() => {
+        match rustix::fs::llistxattr(path, names.as_mut_slice()) {
+            Ok(length) => {
                 names.truncate(length);
                 break;
             }
-            Ok(length) => names.resize(length, 0),
             Err(rustix::io::Errno::NOTSUP) => return Ok(true),
-            Err(rustix::io::Errno::RANGE) => names.resize(names.len().max(256) * 2, 0),
+            Err(rustix::io::Errno::RANGE) => names.resize(names.len() * 4, 0),
             Err(err) => return Err(err.into()),
         }
     }
