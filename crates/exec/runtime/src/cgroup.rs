@@ -33,8 +33,8 @@ pub(crate) struct Member {
     name: String,
     aliases: Vec<String>,
     dir: PathBuf,
-    /// `cgroup.procs`, or for the unified hierarchy the directory when the child is cloned into it.
-    procs: File,
+    /// What the child writes itself into, or the directory when it is cloned into that.
+    entry: File,
     kind: Kind,
 }
 
@@ -61,7 +61,7 @@ impl Member {
     }
 
     /// Where it is on the host.
-    pub(crate) fn dir(&self) -> &Path {
+    fn dir(&self) -> &Path {
         &self.dir
     }
 }
@@ -106,9 +106,12 @@ impl Group {
         let relative = path.trim_start_matches('/');
         for hierarchy in hierarchies.iter() {
             let dir = hierarchy.root.join(layout::relative(relative));
-            make(hierarchy, &dir)?;
-            let procs = match hierarchy.kind {
-                Kind::Unified if crate::sys::CAN_CLONE_INTO_CGROUP => File::open(&dir)?,
+            make(hierarchies, hierarchy, &dir)?;
+            let entry = match hierarchy.kind {
+                // Not `cgroup.procs`: moving a single thread, oneself, is the one case in which the kernel does not
+                // wait for all processors first, which takes milliseconds.
+                Kind::Old => OpenOptions::new().write(true).open(dir.join("tasks"))?,
+                _ if crate::sys::CAN_CLONE_INTO_CGROUP => File::open(&dir)?,
                 _ => OpenOptions::new()
                     .write(true)
                     .open(dir.join("cgroup.procs"))?,
@@ -117,7 +120,7 @@ impl Group {
                 name: hierarchy.name.clone(),
                 aliases: hierarchy.aliases.clone(),
                 dir: dir.clone(),
-                procs,
+                entry,
                 kind: hierarchy.kind,
             });
             match hierarchy.kind {
@@ -130,11 +133,24 @@ impl Group {
     }
 
     /// The unified hierarchy's directory when it is the only one.
-    pub(crate) fn unified(&self) -> Option<&Path> {
+    fn unified(&self) -> Option<&Path> {
         if !self.unified {
             return None;
         }
         self.dirs.first().map(Member::dir)
+    }
+
+    /// Whether there is only the unified hierarchy.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified
+    }
+
+    /// Directories a container sees of it, unless it has a namespace of its own.
+    pub(crate) fn dirs_to_show(&self) -> impl Iterator<Item = &Path> {
+        self.dirs
+            .iter()
+            .filter(|member| member.kind != Kind::Beside)
+            .map(Member::dir)
     }
 
     /// The old hierarchies.
@@ -145,21 +161,18 @@ impl Group {
     /// Files the child writes itself into.
     pub(crate) fn to_join(&self) -> Vec<RawFd> {
         let by_file =
-            |member: &&Member| self.to_clone_into().is_none() || member.kind != Kind::Unified;
+            |member: &&Member| member.kind == Kind::Old || !crate::sys::CAN_CLONE_INTO_CGROUP;
         self.dirs
             .iter()
             .filter(by_file)
-            .map(|member| member.procs.as_raw_fd())
+            .map(|member| member.entry.as_raw_fd())
             .collect()
     }
 
     /// The group a child is cloned into.
     pub(crate) fn to_clone_into(&self) -> Option<BorrowedFd<'_>> {
-        let unified = self
-            .dirs
-            .iter()
-            .find(|member| member.kind == Kind::Unified)?;
-        crate::sys::CAN_CLONE_INTO_CGROUP.then(|| unified.procs.as_fd())
+        let unified = self.dirs.iter().find(|member| member.kind != Kind::Old)?;
+        crate::sys::CAN_CLONE_INTO_CGROUP.then(|| unified.entry.as_fd())
     }
 
     /// Whether the kernel killed something in it for memory.
@@ -200,31 +213,41 @@ fn killed_for_memory(events: &str) -> bool {
         .any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
 }
 
-/// Makes a directory and those above it, which on some hierarchies need settings before anything can live below.
-fn make(hierarchy: &layout::Hierarchy, dir: &Path) -> io::Result<()> {
-    match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(Errno::NOENT) => {
-            if let Some(parent) = dir
-                .parent()
-                .filter(|parent| parent.starts_with(&hierarchy.root))
-            {
-                make(hierarchy, parent)?;
-            }
-            match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+/// Makes a group's directory. Those above it are made and set up the first time, or when somebody removed them.
+fn make(hierarchies: &Hierarchies, hierarchy: &layout::Hierarchy, dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().unwrap_or(&hierarchy.root);
+    if !hierarchies.is_ready(parent) {
+        make_parents(hierarchy, parent)?;
+        hierarchies.set_ready(parent);
+    }
+    match make_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            make_parents(hierarchy, parent)?;
+            make_dir(dir)
         }
-        Err(errno) => return Err(errno.into()),
+        other => other,
     }
-    if hierarchy.has("cpuset") && hierarchy.kind == Kind::Old {
-        limits::inherit_cpuset(dir)?;
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match rustix::fs::mkdir(dir, rustix::fs::Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
-    if hierarchy.kind == Kind::Unified
-        && let Some(parent) = dir.parent()
-    {
-        limits::delegate(parent);
+}
+
+fn make_parents(hierarchy: &layout::Hierarchy, dir: &Path) -> io::Result<()> {
+    if dir != hierarchy.root {
+        if let Some(parent) = dir.parent() {
+            make_parents(hierarchy, parent)?;
+        }
+        make_dir(dir)?;
+        if hierarchy.has("cpuset") && hierarchy.kind == Kind::Old {
+            limits::inherit_cpuset(dir)?;
+        }
+    }
+    if hierarchy.kind == Kind::Unified {
+        limits::delegate(dir);
     }
     Ok(())
 }

@@ -11,18 +11,18 @@ use std::sync::Arc;
 use executor::prepare::Prepared;
 use executor::rootfs::{Make, Root};
 use executor::spec::{NamespaceKind, Spec};
-use executor::{Error, MountSource, Step};
+use executor::{Error, Step};
 use rustix::fs::{AtFlags, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 use rustix::process::DumpableBehavior;
 
 use crate::cgroup::Group;
 use crate::control::Control;
-use crate::mounts::{self, LateMounts, Sources};
+use crate::mounts::{self, LateMounts};
 use crate::plan::{self, Parts, has};
-use crate::sweep::{self, Note};
 use crate::sys::{self, Child, Exit};
-use crate::{Inner, Setup, child};
+use crate::trees::{self, Held};
+use crate::{Inner, Setup, child, template};
 
 /// Exit code of a container whose program could not be started, as runc has it.
 const NOT_STARTED: i32 = 1;
@@ -51,6 +51,9 @@ pub(crate) struct Ended {
 /// Runs a container from beginning to end.
 pub(crate) fn run(job: Job) -> Result<Ended, Error> {
     sys::block_signals();
+    // Changing the mount namespace changes root and working directory, which threads share at first.
+    sys::unshare(libc::CLONE_FS)
+        .map_err(|err| Error::start_io("failed to separate a thread", err))?;
     let Job {
         inner,
         step,
@@ -104,33 +107,32 @@ impl Container<'_> {
 
     fn run(&self, streams: Streams) -> Result<Ended, Error> {
         let linux = &self.spec().linux;
-        let directory = &self.inner.shared.settings.root;
-        let _note = Note::write(directory, &self.step.id, &linux.cgroups_path)
+        let _note = self
+            .inner
+            .notes
+            .begin(&linux.cgroups_path)
             .map_err(|err| Error::start_io("failed to note the container", err))?;
-        let snapshots = self
-            .step
-            .mounts
-            .iter()
-            .filter_map(|mount| match &mount.source {
-                MountSource::Snapshot(mount) => Some(mount),
-                _ => None,
-            });
-        let _held = self
+        let held = self
             .inner
             .overlays
-            .hold(snapshots)
+            .hold(&self.step.mounts)
             .map_err(|err| Error::start_io("failed to mount a cache directory", err))?;
         let resources = linux.resources.as_ref();
         let group = Group::create(&self.inner.hierarchies, &linux.cgroups_path, resources)
             .map_err(|err| Error::start_io("failed to create a control group", err))?;
-        let ended = self.run_in(&group, streams);
+        let ended = self.run_in(&group, &held, streams);
         group.remove();
         ended
     }
 
-    fn run_in(&self, group: &Group, streams: Streams) -> Result<Ended, Error> {
+    fn run_in(
+        &self,
+        group: &Group,
+        held: &[Option<Held>],
+        streams: Streams,
+    ) -> Result<Ended, Error> {
         let started = self
-            .assemble(group)
+            .assemble(group, held)
             .and_then(|late| self.launch(group, &late, &streams));
         // From here on the host's paths mean what they say again, and nothing but the child keeps the mounts.
         let back = sys::setns(self.inner.mount_namespace.as_fd(), libc::CLONE_NEWNS);
@@ -163,33 +165,27 @@ impl Container<'_> {
     }
 
     /// Enters the container's namespaces and puts its file system together.
-    fn assemble(&self, group: &Group) -> Result<LateMounts, Setup> {
+    fn assemble(&self, group: &Group, held: &[Option<Held>]) -> Result<LateMounts, Setup> {
         let spec = self.spec();
         let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
+        let trees = trees::gather(spec, &self.step.mounts, held, group)?;
         enter_namespaces(spec)?;
+        self.inner
+            .template
+            .enter()
+            .map_err(io("make a mount namespace"))?;
         // Modes of what is made are meant literally; only this thread is concerned.
         rustix::process::umask(Mode::empty());
-        attach_root(
-            self.root,
-            &self.inner.shared.settings.root.join(sweep::ROOT),
-        )
-        .map_err(io("attach the root filesystem"))?;
+        template::take_root(self.root).map_err(io("attach the root filesystem"))?;
         if spec.root.readonly {
             let writable =
-                mounts::clone_fd(self.root.fd(), false).map_err(io("clone the root filesystem"))?;
+                trees::clone_fd(self.root.fd(), false).map_err(io("clone the root filesystem"))?;
             self.writable.get_or_init(|| Root::new(writable));
         }
-        let sources = Sources {
-            step: self.step,
-            group,
-            overlays: &self.inner.overlays,
-            cgroup_namespace: has(spec, NamespaceKind::Cgroup),
-        };
-        let late = mounts::build(self.root, spec, &sources)?;
+        let late = mounts::build(self.root, spec, trees, group)?;
         mounts::mount_point(self.root, Path::new(&spec.process.cwd), Make::Dir)
             .map_err(io("create working directory"))?;
         mounts::protect(self.root, spec)?;
-        mounts::pivot(self.root)?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
         Ok(late)
     }
@@ -261,39 +257,27 @@ impl Streams {
     }
 }
 
+/// Namespaces other than those of mounts, processes, and control groups.
 fn enter_namespaces(spec: &Spec) -> Result<(), Setup> {
-    let mut flags = libc::CLONE_NEWNS;
+    let mut flags = 0;
     for namespace in &spec.linux.namespaces {
-        if namespace.path.is_some() {
-            continue;
-        }
-        flags |= match namespace.kind {
-            NamespaceKind::Ipc => libc::CLONE_NEWIPC,
-            NamespaceKind::Uts => libc::CLONE_NEWUTS,
-            NamespaceKind::Network => libc::CLONE_NEWNET,
-            // The child's own: clone makes the first two, the child the third.
-            NamespaceKind::Pid | NamespaceKind::Mount | NamespaceKind::Cgroup => 0,
-            NamespaceKind::User => {
+        flags |= match (namespace.kind, &namespace.path) {
+            (NamespaceKind::Ipc, None) => libc::CLONE_NEWIPC,
+            (NamespaceKind::Uts, None) => libc::CLONE_NEWUTS,
+            (NamespaceKind::Network, None) => libc::CLONE_NEWNET,
+            // The child's own: clone makes the first, the child the second. The third comes from the template.
+            (NamespaceKind::Pid | NamespaceKind::Cgroup | NamespaceKind::Mount, None) => 0,
+            (NamespaceKind::Ipc | NamespaceKind::Uts | NamespaceKind::Network, Some(path)) => {
+                join(path).map_err(|err| Setup::new(format!("join namespace {path}"), err))?;
+                0
+            }
+            (kind, _) => {
                 let unsupported = io::Error::from(io::ErrorKind::Unsupported);
-                return Err(Setup::new("user namespace".into(), unsupported));
+                return Err(Setup::new(format!("{kind:?} namespace"), unsupported));
             }
         };
     }
     sys::unshare(flags).map_err(|err| Setup::new("unshare namespaces".into(), err))?;
-    for namespace in &spec.linux.namespaces {
-        let Some(path) = &namespace.path else {
-            continue;
-        };
-        let join = || -> io::Result<()> {
-            let fd = rustix::fs::open(
-                path.as_str(),
-                OFlags::RDONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            sys::setns(fd.as_fd(), 0)
-        };
-        join().map_err(|err| Setup::new(format!("join namespace {path}"), err))?;
-    }
     if flags & libc::CLONE_NEWNET != 0 {
         sys::loopback_up().map_err(|err| Setup::new("bring up lo".into(), err))?;
     }
@@ -304,21 +288,9 @@ fn enter_namespaces(spec: &Spec) -> Result<(), Setup> {
     Ok(())
 }
 
-/// Cuts the new mount namespace off from the host's, and puts the root somewhere in it.
-fn attach_root(root: &Root, place: &Path) -> io::Result<()> {
-    use rustix::mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount};
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )?;
-    move_mount(
-        root.fd(),
-        "",
-        rustix::fs::CWD,
-        place,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
-    Ok(())
+fn join(path: &str) -> io::Result<()> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::setns(fd.as_fd(), 0)
 }
 
 fn spawn(

@@ -29,8 +29,9 @@ const LINKS: [(&str, &str); 5] = [
 
 const ANYBODY: u32 = 0o666;
 
-/// Makes the standard devices and these. The thread's umask must be 0.
-pub(crate) fn make(root: &Root, more: &[Device]) -> io::Result<()> {
+/// Makes the standard devices and these; `kcore` tells whether there is something behind /proc/kcore. The thread's umask
+/// must be 0.
+pub(crate) fn make(root: &Root, more: &[Device], kcore: bool) -> io::Result<()> {
     let dev =
         root.walk(Path::new("/dev"))?
             .complete(Make::Dir, Mode::from_raw_mode(0o755), None)?;
@@ -54,7 +55,7 @@ pub(crate) fn make(root: &Root, more: &[Device]) -> io::Result<()> {
             made => unless_there(made)?,
         }
     }
-    if Path::new("/proc/kcore").exists() {
+    if kcore {
         unless_there(rustix::fs::symlinkat("/proc/kcore", &dev, "core"))?;
     }
     more.iter().try_for_each(|device| one(root, device))

@@ -22,9 +22,10 @@ mod options;
 mod output;
 mod plan;
 mod seccomp;
-mod shared;
 mod sweep;
 mod sys;
+mod template;
+mod trees;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -55,7 +56,11 @@ pub(crate) struct Inner {
     pub shared: Shared,
     pub hierarchies: cgroup::Hierarchies,
     pub programs: seccomp::Programs,
-    pub overlays: shared::SharedOverlays,
+    pub overlays: trees::SharedOverlays,
+    /// What containers' mount namespaces are copied from.
+    pub template: template::Template,
+    /// Which containers run.
+    pub notes: sweep::Notes,
     /// The daemon's mount namespace.
     pub mount_namespace: OwnedFd,
     /// Whether the daemon's memory may be dumped.
@@ -95,7 +100,9 @@ impl Runtime {
         sweep::sweep(&shared.settings.root, &hierarchies);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mount_namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
-        let overlays = shared::SharedOverlays::new(
+        let notes = sweep::Notes::new(&shared.settings.root)?;
+        let template = template::Template::new(&shared.settings.root.join(sweep::ROOT))?;
+        let overlays = trees::SharedOverlays::new(
             shared.host.kernel,
             shared.settings.root.join(sweep::OVERLAYS),
         );
@@ -105,6 +112,8 @@ impl Runtime {
                 hierarchies,
                 programs: seccomp::Programs::default(),
                 overlays,
+                template,
+                notes,
                 mount_namespace,
                 dumpable: rustix::process::dumpable_behavior().ok(),
             }),

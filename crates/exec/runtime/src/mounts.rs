@@ -1,26 +1,26 @@
 //! The file system view of a container, put together in the mount namespace of its thread.
 //!
-//! Every mount is made detached and moved to a descriptor of its mount point, which was resolved inside the new root;
-//! no path of the image is ever followed by name. What shows the child's own namespaces (/proc, the unified control
-//! group hierarchy) is only prepared here: the child mounts it itself.
+//! Every mount is detached at first and moved to a descriptor of its mount point, which was resolved inside the new
+//! root; no path of the image is ever followed by name. What shows the child's own namespaces (/proc, the unified
+//! control group hierarchy) is only prepared here: the child mounts it itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use executor::rootfs::{Make, Root, Walk, open_in};
-use executor::spec::{self, Spec};
-use executor::{MountSource, Step};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use executor::rootfs::{Make, Root, Walk};
+use executor::spec::{self, NamespaceKind, Spec};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use crate::cgroup::Group;
 use crate::options::{self, Options};
-use crate::shared::SharedOverlays;
+use crate::plan::has;
 use crate::sys::{self, MountAttr};
+use crate::trees::{Trees, clone_fd};
 use crate::{Setup, devices};
 
 /// Mode of mount points that are made.
@@ -40,29 +40,30 @@ pub(crate) struct LateMounts {
     pub cgroup: Option<Late>,
 }
 
-/// What mounts are made from, besides the specification.
-#[derive(Debug)]
-pub(crate) struct Sources<'a> {
-    pub step: &'a Step,
-    pub group: &'a Group,
-    pub overlays: &'a SharedOverlays,
-    /// The child gets a control group namespace.
-    pub cgroup_namespace: bool,
-}
-
 /// Makes all mounts of a container below its root, which must be attached in this thread's namespace.
-pub(crate) fn build(root: &Root, spec: &Spec, sources: &Sources<'_>) -> Result<LateMounts, Setup> {
+pub(crate) fn build(
+    root: &Root,
+    spec: &Spec,
+    mut trees: Trees,
+    group: &Group,
+) -> Result<LateMounts, Setup> {
     let mut late = LateMounts::default();
-    for mount in &spec.mounts {
-        one(root, mount, sources, &mut late).map_err(|err| {
+    let kcore = trees.kcore;
+    let cgroups = std::mem::take(&mut trees.cgroups);
+    for (mount, tree) in spec.mounts.iter().zip(trees.mounts) {
+        let done = match (mount.kind.as_str(), tree) {
+            ("cgroup", _) => cgroup(root, spec, mount, group, &cgroups, &mut late),
+            (_, tree) => one(root, mount, tree, &mut late),
+        };
+        done.map_err(|err| {
             Setup::new(
-                format!("mount {} to {}", name(mount), mount.destination),
+                format!("mount {} to {}", mount.kind, mount.destination),
                 err,
             )
         })?;
     }
     if needs_devices(spec) {
-        devices::make(root, &spec.linux.devices)
+        devices::make(root, &spec.linux.devices, kcore)
             .map_err(|err| Setup::new("create device nodes".into(), err))?;
     }
     Ok(late)
@@ -76,67 +77,54 @@ fn needs_devices(spec: &Spec) -> bool {
         .any(|mount| mount.kind == "bind" && mount.destination.trim_end_matches('/') == "/dev")
 }
 
-fn name(mount: &spec::Mount) -> &str {
-    if mount.source.is_empty() {
-        &mount.kind
-    } else {
-        &mount.source
-    }
-}
-
 fn one(
     root: &Root,
     mount: &spec::Mount,
-    sources: &Sources<'_>,
+    tree: Option<OwnedFd>,
     late: &mut LateMounts,
 ) -> io::Result<()> {
     let destination = Path::new(&mount.destination);
-    let options = options::parse(&mount.options);
-    let below_proc = late.proc.is_some() && destination.starts_with("/proc");
-    if below_proc {
+    if late.proc.is_some() && destination.starts_with("/proc") {
         // Compat: runc refuses this too, the few files it lets pass aside.
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "cannot be mounted because it is inside /proc",
-        ));
+        let text = "cannot be mounted because it is inside /proc";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    if let Some(index) = mount.step
-        && mount.kind != "tmpfs"
+    if let Some(tree) = tree {
+        let stat = rustix::fs::fstat(&tree)?;
+        let make = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Make::Dir,
+            _ => Make::File,
+        };
+        return attach(&tree, mount_point(root, destination, make)?.as_fd());
+    }
+    let mut options = options::parse(&mount.options);
+    let walk = root.walk(destination)?;
+    if mount.kind == "tmpfs"
+        && walk.exists()
+        && !options.data.iter().any(|(name, _)| name == "mode")
     {
-        let wanted = sources
-            .step
-            .mounts
-            .get(index)
-            .ok_or(rustix::io::Errno::INVAL)?;
-        let tree = source_tree(wanted, &options, sources.overlays)?;
-        set_attributes(&tree, &options)?;
-        return place(root, destination, tree);
+        // Compat: memory over a directory has that directory's mode.
+        let mode = rustix::fs::fstat(walk.at())?.st_mode & 0o7777;
+        options
+            .data
+            .push(("mode".to_owned(), Some(format!("{mode:o}"))));
     }
-    match mount.kind.as_str() {
-        "bind" => {
-            let tree = clone_path(Path::new(&mount.source), options.recursive)?;
-            set_attributes(&tree, &options)?;
-            place(root, destination, tree)
-        }
-        "proc" => {
-            let target = mount_point(root, destination, Make::Dir)?;
-            late.proc = Some(Late {
-                target,
-                attributes: options.set,
-            });
-            Ok(())
-        }
-        "cgroup" => cgroup(root, destination, &options, sources, late),
-        "tmpfs" => tmpfs(root, destination, mount, options),
-        kind => {
-            let tree = filesystem(kind, &mount.source, &options)?;
-            place(root, destination, tree)
-        }
+    let target = walk.complete(Make::Dir, MOUNT_POINT, None)?;
+    if mount.kind == "proc" {
+        late.proc = Some(Late {
+            target,
+            attributes: options.set,
+        });
+        return Ok(());
     }
+    attach(
+        &filesystem(&mount.kind, &mount.source, &options)?,
+        target.as_fd(),
+    )
 }
 
 /// A filesystem of its own.
-fn filesystem(kind: &str, source: &str, options: &Options) -> io::Result<OwnedFd> {
+pub(crate) fn filesystem(kind: &str, source: &str, options: &Options) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     if !source.is_empty() {
         fsconfig_set_string(context.as_fd(), "source", source)?;
@@ -156,45 +144,28 @@ fn filesystem(kind: &str, source: &str, options: &Options) -> io::Result<OwnedFd
     )?)
 }
 
-/// Memory. Covers a directory with one of the same mode, unless told otherwise.
-fn tmpfs(
-    root: &Root,
-    destination: &Path,
-    mount: &spec::Mount,
-    mut options: Options,
-) -> io::Result<()> {
-    let walk = root.walk(destination)?;
-    if walk.exists() && !options.data.iter().any(|(name, _)| name == "mode") {
-        let mode = rustix::fs::fstat(walk.at())?.st_mode & 0o7777;
-        options
-            .data
-            .push(("mode".to_owned(), Some(format!("{mode:o}"))));
-    }
-    let target = walk.complete(Make::Dir, MOUNT_POINT, None)?;
-    let tree = filesystem("tmpfs", &mount.source, &options)?;
-    attach(&tree, target.as_fd())
-}
-
 /// The container's part of the control group hierarchies.
 fn cgroup(
     root: &Root,
-    destination: &Path,
-    options: &Options,
-    sources: &Sources<'_>,
+    spec: &Spec,
+    mount: &spec::Mount,
+    group: &Group,
+    trees: &[OwnedFd],
     late: &mut LateMounts,
 ) -> io::Result<()> {
-    let target = mount_point(root, destination, Make::Dir)?;
-    if let Some(unified) = sources.group.unified() {
-        if sources.cgroup_namespace {
+    let options = options::parse(&mount.options);
+    let target = mount_point(root, Path::new(&mount.destination), Make::Dir)?;
+    if group.is_unified() {
+        if has(spec, NamespaceKind::Cgroup) {
             late.cgroup = Some(Late {
                 target,
                 attributes: options.set,
             });
             return Ok(());
         }
-        let tree = clone_path(unified, false)?;
-        set_attributes(&tree, options)?;
-        return attach(&tree, target.as_fd());
+        return trees
+            .iter()
+            .try_for_each(|tree| attach(tree, target.as_fd()));
     }
     let inside = Options {
         set: options.set & !libc::MOUNT_ATTR_RDONLY,
@@ -203,136 +174,16 @@ fn cgroup(
     };
     let top = filesystem("tmpfs", "tmpfs", &inside)?;
     attach(&top, target.as_fd())?;
-    for hierarchy in sources.group.hierarchies() {
+    for (hierarchy, tree) in group.hierarchies().zip(trees) {
         rustix::fs::mkdirat(&top, hierarchy.name(), MOUNT_POINT)?;
         for alias in hierarchy.aliases() {
             rustix::fs::symlinkat(hierarchy.name(), &top, alias)?;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(&top, hierarchy.name(), flags, Mode::empty())?;
-        let tree = clone_path(hierarchy.dir(), false)?;
-        set_attributes(&tree, options)?;
-        attach(&tree, place.as_fd())?;
+        attach(tree, place.as_fd())?;
     }
     Ok(())
-}
-
-/// What a mount of the step shows, mounted nowhere yet.
-fn source_tree(
-    wanted: &executor::StepMount,
-    options: &Options,
-    overlays: &SharedOverlays,
-) -> io::Result<OwnedFd> {
-    let whole = match &wanted.source {
-        MountSource::Snapshot(mount @ mount::Mount::Overlay { upper: Some(_), .. }) => {
-            overlays.tree(mount)?
-        }
-        MountSource::Snapshot(mount) => mount.movable()?,
-        MountSource::Path { path, .. } => clone_path(path, options.recursive)?,
-        MountSource::Tmpfs { .. } => return Err(rustix::io::Errno::INVAL.into()),
-    };
-    match &wanted.selector {
-        None => Ok(whole),
-        Some(selector) => selected(whole.as_fd(), wanted, selector),
-    }
-}
-
-/// A path inside a source, resolved without leaving it.
-fn selected(
-    whole: BorrowedFd<'_>,
-    wanted: &executor::StepMount,
-    selector: &str,
-) -> io::Result<OwnedFd> {
-    let not_found = |err: io::Error| {
-        io::Error::new(
-            err.kind(),
-            format!("lstat {selector}: {}", crate::errors::text(&err)),
-        )
-    };
-    // A plain directory is looked into where it is: kernels before 6.15 do not clone what is mounted nowhere.
-    let opened;
-    let from = match &wanted.source {
-        MountSource::Snapshot(mount::Mount::Bind { source: path, .. })
-        | MountSource::Path { path, .. } => {
-            opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            opened.as_fd()
-        }
-        _ => whole,
-    };
-    let inside = open_in(from, Path::new(selector), OFlags::PATH).map_err(not_found)?;
-    let tree = clone_fd(inside.as_fd(), true)?;
-    if matches!(&wanted.source, MountSource::Snapshot(mount) if mount.is_readonly()) {
-        let attr = MountAttr {
-            set: libc::MOUNT_ATTR_RDONLY,
-            ..MountAttr::default()
-        };
-        sys::mount_setattr(tree.as_fd(), true, &attr)?;
-    }
-    Ok(tree)
-}
-
-/// A private copy of what is mounted at a path of the host.
-pub(crate) fn clone_path(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = open_tree(CWD, path, flags).map_err(|err| named(err, path))?;
-    make_private(&tree)?;
-    Ok(tree)
-}
-
-/// As [`clone_path`], of what a descriptor refers to.
-pub(crate) fn clone_fd(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = open_tree(fd, "", flags)?;
-    make_private(&tree)?;
-    Ok(tree)
-}
-
-fn make_private(tree: &OwnedFd) -> io::Result<()> {
-    let attr = MountAttr {
-        propagation: libc::MS_PRIVATE,
-        ..MountAttr::default()
-    };
-    sys::mount_setattr(tree.as_fd(), true, &attr)
-}
-
-fn named(err: rustix::io::Errno, path: &Path) -> io::Error {
-    let err = io::Error::from(err);
-    io::Error::new(
-        err.kind(),
-        format!("{}: {}", path.display(), crate::errors::text(&err)),
-    )
-}
-
-fn set_attributes(tree: &OwnedFd, options: &Options) -> io::Result<()> {
-    // Clearing read-only would undo what the source itself asks for.
-    let clear = options.clear & !libc::MOUNT_ATTR_RDONLY;
-    if options.set == 0 && clear == 0 {
-        return Ok(());
-    }
-    let attr = MountAttr {
-        set: options.set,
-        clear,
-        ..MountAttr::default()
-    };
-    sys::mount_setattr(tree.as_fd(), false, &attr)
-}
-
-fn place(root: &Root, destination: &Path, tree: OwnedFd) -> io::Result<()> {
-    let stat = rustix::fs::fstat(&tree)?;
-    let make = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Make::Dir,
-        _ => Make::File,
-    };
-    let target = mount_point(root, destination, make)?;
-    attach(&tree, target.as_fd())
 }
 
 /// The place a mount goes to, made if it is missing.
@@ -402,17 +253,4 @@ fn cover(root: &Root, path: &str) -> io::Result<()> {
         clone_fd(null.as_fd(), false)?
     };
     attach(&tree, walk.at())
-}
-
-/// Makes `root` the root of this thread and leaves nothing of the host's mounts in the namespace.
-pub(crate) fn pivot(root: &Root) -> Result<(), Setup> {
-    let pivot = || -> io::Result<()> {
-        rustix::process::fchdir(root.fd())?;
-        rustix::process::pivot_root(".", ".")?;
-        // The old root is on top of the new one now, at the same place.
-        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")?;
-        Ok(())
-    };
-    pivot().map_err(|err| Setup::new("pivot_root".into(), err))
 }

@@ -1,53 +1,107 @@
 //! Notes about running containers, and what to do with those an earlier daemon left.
+//!
+//! The notes are lines added to one file, because making and removing a file per container takes longer than many a
+//! container runs. A crash leaves lines of containers that did not end; nothing needs to reach the disk in order.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
 
 use crate::cgroup::{self, Hierarchies};
 
-/// Directory of the notes.
+/// File of the notes.
 const RUNNING: &str = "running";
 
-/// Empty directory on which each container's namespace mounts its root. On the host nothing is ever mounted there.
+/// Empty directory for making the template namespace. On the host nothing is ever mounted there.
 pub(crate) const ROOT: &str = "rootfs";
 
 /// Directory of overlays several containers share, on kernels that need one.
 pub(crate) const OVERLAYS: &str = "overlays";
 
-/// A note that a container runs; its text is the control group. Goes away with this value.
+/// Length from which the file of notes is emptied once nothing runs.
+const LONG: u64 = 64 * 1024;
+
+/// Notes about running containers.
 #[derive(Debug)]
-pub(crate) struct Note {
-    path: PathBuf,
+pub(crate) struct Notes {
+    state: Mutex<State>,
 }
 
-impl Note {
-    pub(crate) fn write(root: &Path, id: &str, cgroup: &str) -> io::Result<Self> {
-        let path = root.join(RUNNING).join(id);
-        std::fs::write(&path, cgroup)?;
-        Ok(Self { path })
+#[derive(Debug)]
+struct State {
+    file: File,
+    running: usize,
+}
+
+/// A container runs in this control group. It has ended when this value goes away.
+#[derive(Debug)]
+pub(crate) struct Note<'a> {
+    notes: &'a Notes,
+    cgroup: &'a str,
+}
+
+impl Notes {
+    /// Begins an empty file of notes.
+    pub(crate) fn new(root: &Path) -> io::Result<Self> {
+        let file = File::create(root.join(RUNNING))?;
+        Ok(Self {
+            state: Mutex::new(State { file, running: 0 }),
+        })
+    }
+
+    /// Notes that a container begins.
+    pub(crate) fn begin<'a>(&'a self, cgroup: &'a str) -> io::Result<Note<'a>> {
+        let mut state = self.state.lock();
+        state.file.write_all(format!("+{cgroup}\n").as_bytes())?;
+        state.running += 1;
+        Ok(Note {
+            notes: self,
+            cgroup,
+        })
+    }
+
+    fn end(&self, cgroup: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.running -= 1;
+        if state.running == 0 && state.file.stream_position()? > LONG {
+            state.file.set_len(0)?;
+            return state.file.rewind();
+        }
+        state.file.write_all(format!("-{cgroup}\n").as_bytes())
     }
 }
 
-impl Drop for Note {
+impl Drop for Note<'_> {
     fn drop(&mut self) {
-        if let Err(err) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), error = %err, "note stays behind");
+        if let Err(err) = self.notes.end(self.cgroup) {
+            tracing::warn!(error = %err, "note of a container stays behind");
         }
     }
+}
+
+/// Control groups of containers that began and did not end.
+fn unfinished(notes: &str) -> Vec<&str> {
+    let mut open: Vec<&str> = Vec::new();
+    for line in notes.lines() {
+        match line.split_at_checked(1) {
+            Some(("+", cgroup)) => open.push(cgroup),
+            Some(("-", cgroup)) => open.retain(|other| *other != cgroup),
+            _ => {}
+        }
+    }
+    open.retain(|cgroup| !cgroup.is_empty());
+    open
 }
 
 /// Removes what an earlier daemon left (processes, control groups, files of single steps, places of mounts), and makes
 /// the directories containers need.
 pub(crate) fn sweep(root: &Path, hierarchies: &Hierarchies) {
-    let running = root.join(RUNNING);
-    for entry in entries(&running) {
-        if let Ok(group) = std::fs::read_to_string(&entry)
-            && !group.is_empty()
-        {
-            cgroup::sweep(hierarchies, &group);
-        }
-        remove(std::fs::remove_file(&entry), &entry);
-    }
+    let notes = std::fs::read_to_string(root.join(RUNNING)).unwrap_or_default();
+    unfinished(&notes)
+        .into_iter()
+        .for_each(|group| cgroup::sweep(hierarchies, group));
     for entry in entries(root) {
         let name = entry
             .file_name()
@@ -59,10 +113,9 @@ pub(crate) fn sweep(root: &Path, hierarchies: &Hierarchies) {
         }
     }
     executor::overlays::sweep(&root.join(OVERLAYS));
-    for dir in [running, root.join(ROOT)] {
-        if let Err(err) = std::fs::create_dir_all(&dir) {
-            tracing::warn!(path = %dir.display(), error = %err, "containers will not start");
-        }
+    let place = root.join(ROOT);
+    if let Err(err) = std::fs::create_dir_all(&place) {
+        tracing::warn!(path = %place.display(), error = %err, "containers will not start");
     }
 }
 
@@ -78,5 +131,28 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 fn remove(result: io::Result<()>, path: &Path) {
     if let Err(err) = result {
         tracing::warn!(path = %path.display(), error = %err, "left by an earlier daemon, cannot be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_and_did_not_end_is_found() {
+        assert_eq!(unfinished("+/b/1\n+/b/2\n-/b/1\n+\n"), ["/b/2"]);
+        assert!(unfinished("").is_empty());
+    }
+
+    #[test]
+    fn notes_do_not_grow_for_ever() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let notes = Notes::new(dir.path()).expect("writable");
+        let path = "/buildkit/0123456789abcdefghijklmno";
+        for _ in 0..5000 {
+            drop(notes.begin(path).expect("writable"));
+        }
+        let text = std::fs::read_to_string(dir.path().join(RUNNING)).expect("readable");
+        assert!(text.len() < 80_000 && unfinished(&text).is_empty());
     }
 }

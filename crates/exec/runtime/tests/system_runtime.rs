@@ -23,11 +23,14 @@ fn runtime(sandbox: &Sandbox) -> Runtime {
 /// Children, open files and control groups of ours that are left.
 fn leftovers(sandbox: &Sandbox) -> Vec<String> {
     let mut left = Vec::new();
-    let notes = std::fs::read_dir(sandbox.path("executor/running")).expect("readable");
+    let notes = std::fs::read_to_string(sandbox.path("executor/running")).expect("readable");
+    let ended = |line: &&str| !notes.contains(&line.replace('+', "-"));
     left.extend(
         notes
-            .flatten()
-            .map(|entry| entry.path().display().to_string()),
+            .lines()
+            .filter(|line| line.starts_with('+'))
+            .filter(ended)
+            .map(str::to_owned),
     );
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("readable");
     let here = sandbox.dir.path().display().to_string();
@@ -156,7 +159,7 @@ async fn no_run_hangs_while_many_threads_allocate() {
                     if kept.len() > 50 {
                         kept.clear();
                     }
-                    if turn % 7 == 0 {
+                    if turn.is_multiple_of(7) {
                         // The environment has a lock of its own in the C library.
                         let _ = std::env::var("HOME");
                     }
@@ -285,8 +288,22 @@ fn probe() {
             result.map_or_else(|errno| errno.into_raw().to_string(), |_| "allowed".into())
         );
     }
-    let status = std::fs::read_to_string("/proc/1/environ").unwrap_or_default();
-    println!("probe: environ of 1: {}", status.len());
+    let environ = std::fs::read_to_string("/proc/1/environ").unwrap_or_default();
+    println!("probe: environ of 1: {}", environ.len());
+    // The old way out of a changed root: leave the working directory behind and walk up.
+    std::fs::create_dir_all("/tmp/jail").expect("writable");
+    rustix::process::chroot("/tmp/jail").expect("allowed");
+    for _ in 0..20 {
+        rustix::process::chdir("..").expect("there is always something above");
+    }
+    let mut above: Vec<_> = std::fs::read_dir(".")
+        .expect("readable")
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    above.sort();
+    println!("probe: above everything: {above:?}");
+    let _ = std::fs::remove_dir("tmp/jail");
 }
 
 #[tokio::test]
@@ -334,6 +351,12 @@ async fn filtered_calls_fail_in_the_way_the_profile_says() {
     }
     assert_eq!(seen[0], seen[2], "confined");
     assert_eq!(seen[1], seen[3], "insecure");
+    assert!(
+        seen.iter()
+            .all(|seen| seen.contains("\"home\", \"lib\"") && seen.contains("\"probe\"")),
+        "{}",
+        seen[0]
+    );
     let expected = [
         "keyctl: 1",
         "unshare user: 1",

@@ -1,6 +1,9 @@
 //! Which hierarchies there are, and where.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
 
 use super::Kind;
 
@@ -27,9 +30,11 @@ impl Hierarchy {
 }
 
 /// All hierarchies of the host.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Hierarchies {
     list: Vec<Hierarchy>,
+    /// Directories that are set up for groups below them.
+    ready: Mutex<HashSet<PathBuf>>,
 }
 
 /// What may stand among the options of an old hierarchy without being a controller.
@@ -74,7 +79,20 @@ impl Hierarchies {
             list.retain(|earlier| !earlier.root.starts_with(&hierarchy.root));
             list.push(hierarchy);
         }
-        Self { list }
+        Self {
+            list,
+            ready: Mutex::default(),
+        }
+    }
+
+    /// Whether groups can be made below a directory.
+    pub(super) fn is_ready(&self, parent: &Path) -> bool {
+        self.ready.lock().contains(parent)
+    }
+
+    /// Groups can be made below a directory from now on.
+    pub(super) fn set_ready(&self, parent: &Path) {
+        self.ready.lock().insert(parent.to_owned());
     }
 
     /// Whether there is only the unified one.

@@ -122,7 +122,7 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// A new cpuset has no processors until it is told; nothing can run in it before.
+/// A new cpuset has no processors until it is told, and nothing can run in it before. Those below take over these.
 pub(super) fn inherit_cpuset(dir: &Path) -> io::Result<()> {
     let Some(parent) = dir.parent() else {
         return Ok(());
@@ -134,7 +134,7 @@ pub(super) fn inherit_cpuset(dir: &Path) -> io::Result<()> {
             write(&dir.join(file), above.trim())?;
         }
     }
-    Ok(())
+    write(&dir.join("cgroup.clone_children"), "1")
 }
 
 /// Makes the controllers of a group available to those below it, as far as it has them.

@@ -52,21 +52,25 @@ pub(super) fn program(filter: &Seccomp) -> Result<Vec<libc::sock_filter>, Error>
     for audit in processors {
         let mut block = Code::default();
         block.push(LOAD, NUMBER);
-        let here = |x32: bool| {
-            tables
-                .iter()
-                .copied()
-                .find(|t| t.audit() == audit && (*t == Table::X32) == x32)
-        };
+        let x32 = tables.contains(&Table::X32);
         if audit == Table::X86_64.audit() {
-            let x32 = match here(true) {
-                Some(table) => search(filter, table, default, unknown),
-                None => Code::returning(KILL_PROCESS),
-            };
-            block.unless(IF_AT_LEAST, X32_BIT, x32);
+            // Numbers of the x32 table are those of the other one, or beyond it. Where they are neither, the kernel
+            // itself answers that there is no such call.
+            if x32 {
+                block.push(AND, !X32_BIT);
+            } else {
+                block.unless(IF_AT_LEAST, X32_BIT, Code::returning(KILL_PROCESS));
+            }
         }
-        block.append(match here(false) {
-            Some(table) => search(filter, table, default, unknown),
+        let table = tables
+            .iter()
+            .copied()
+            .find(|table| table.audit() == audit && *table != Table::X32);
+        block.append(match table {
+            Some(Table::X86_64) if x32 => {
+                search(filter, &[Table::X86_64, Table::X32], default, unknown)
+            }
+            Some(table) => search(filter, &[table], default, unknown),
             None => Code::returning(KILL_PROCESS),
         });
         code.unless(IF_EQUAL, audit, block);
@@ -109,11 +113,8 @@ fn verdict(action: Action, errno: Option<u32>) -> u32 {
     }
 }
 
-/// Code that ends with a verdict for the number in the accumulator.
-fn search(filter: &Seccomp, table: Table, default: u32, unknown: u32) -> Code {
-    let outcomes = outcomes(filter, table);
-    let newest = outcomes.keys().next_back().copied().unwrap_or(0);
-    let first = if table == Table::X32 { X32_BIT } else { 0 };
+/// Code that ends with a verdict for the number in the accumulator. Of several tables, each continues the one before.
+fn search(filter: &Seccomp, tables: &[Table], default: u32, unknown: u32) -> Code {
     let mut pieces: Vec<(u32, Outcome)> = Vec::new();
     let mut add = |start: u32, outcome: Outcome| {
         if pieces.last().is_none_or(|(_, last)| *last != outcome) {
@@ -124,23 +125,28 @@ fn search(filter: &Seccomp, table: Table, default: u32, unknown: u32) -> Code {
         always: Some(verdict),
         rules: Vec::new(),
     };
-    let mut next = first;
-    for (number, outcome) in outcomes {
-        if number > next {
-            add(next, returning(default));
+    let mut next = 0;
+    for table in tables {
+        // Between the calls of two tables is nothing the filter could know.
+        let mut between = if next == 0 { default } else { unknown };
+        let known = outcomes(filter, *table).into_iter();
+        let own = known.map(|(number, outcome)| (number & !X32_BIT, outcome));
+        for (number, outcome) in own.filter(|(number, _)| *number >= table.first()) {
+            if number > next {
+                add(next, returning(between));
+            }
+            add(
+                number,
+                Outcome {
+                    always: outcome.always.or(Some(default)),
+                    ..outcome
+                },
+            );
+            next = number.saturating_add(1);
+            between = default;
         }
-        add(
-            number,
-            Outcome {
-                always: outcome.always.or(Some(default)),
-                ..outcome
-            },
-        );
-        next = number.saturating_add(1);
     }
-    if newest < u32::MAX {
-        add(next, returning(unknown));
-    }
+    add(next, returning(unknown));
     tree(&pieces)
 }
 

@@ -130,6 +130,11 @@ impl Table {
         }
     }
 
+    /// The first number that is the table's own.
+    pub(super) fn first(self) -> u32 {
+        if self == Self::X32 { X32_FIRST } else { 0 }
+    }
+
     /// The number of a call; nothing when the table does not have it.
     pub(super) fn number(self, name: &str) -> Option<u32> {
         match self {

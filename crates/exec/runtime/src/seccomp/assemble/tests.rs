@@ -163,7 +163,7 @@ fn a_foreign_table_kills() {
 #[test]
 fn the_default_filter_is_short() {
     let length = program(&default_filter()).expect("fits").len();
-    assert!(length < 800, "{length} instructions");
+    assert!(length < 560, "{length} instructions");
 }
 
 fn holds(condition: &ArgCondition, args: &[u64; 6]) -> bool {
