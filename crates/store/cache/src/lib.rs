@@ -148,12 +148,25 @@ impl Cache {
         Some(Ref::new(self.clone(), node))
     }
 
-    /// Whether [`Cache::get`] would find it.
+    /// Whether [`Cache::get`] would find it. Looks at one record only, unless layers of it may be missing.
     pub fn exists(&self, id: &RefId) -> bool {
-        let Some(node) = self.load(id) else {
-            return false;
+        let held = self.inner.nodes.lock().find(id);
+        let known = match held {
+            Some(node) => Some(node.record.read().clone()),
+            None => record::read(&self.inner.db, id).unwrap_or_else(|err| {
+                tracing::warn!(%id, error = %fault::chain(&err), "record cannot be read");
+                None
+            }),
         };
-        !node.record.read().is_mutable() && self.inner.is_available(&node)
+        match known {
+            None => false,
+            Some(record) if record.is_mutable() => false,
+            // A tree is made when those below it are there, and they stay as long as it does.
+            Some(record) if record.snapshot().is_some() => true,
+            Some(_) => self
+                .load(id)
+                .is_some_and(|node| self.inner.is_available(&node)),
+        }
     }
 
     fn load(&self, id: &RefId) -> Option<Arc<Node>> {

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use snapshot::{Chain, Key, Snapshotter};
 use tasks::Cx;
 
-use crate::record::{Body, Record};
+use crate::record::{Body, MadeOf, Record};
 use crate::{Error, Inner, RefId};
 
 /// A record in use.
@@ -78,29 +78,27 @@ impl Node {
 
     /// Appends the layers, the topmost first.
     fn collect_layers(self: &Arc<Self>, found: &mut Vec<Arc<Self>>) {
-        let mut at = self.clone();
+        let mut at = self;
         loop {
-            let body = at.record.read().body.clone();
-            match body {
-                Body::Layer { .. } | Body::Mutable { .. } | Body::View { .. } => {
-                    found.push(at.clone());
-                }
-                Body::Merge { .. } => {
+            let made_of = at.record.read().made_of();
+            match made_of {
+                MadeOf::ItsOwn => found.push(at.clone()),
+                MadeOf::AllParents => {
                     for parent in at.parents.iter().rev() {
                         parent.collect_layers(found);
                     }
                     return;
                 }
-                Body::Diff { .. } => {
+                MadeOf::TheDifference => {
                     if let [lower, upper] = at.parents.as_slice() {
                         let mut layers = upper.layers();
-                        layers.drain(..lower.layers().len());
+                        layers.drain(..lower.layers().len().min(layers.len()));
                         found.extend(layers.into_iter().rev());
                     }
                     return;
                 }
             }
-            match at.parents.first().cloned() {
+            match at.parents.first() {
                 Some(parent) => at = parent,
                 None => return,
             }
@@ -109,18 +107,16 @@ impl Node {
 
     /// The snapshots that make up this record's tree; an error when one is not unpacked.
     pub(crate) fn chain(self: &Arc<Self>) -> Result<Chain, Error> {
-        let own = {
+        {
             let record = self.record.read();
-            match record.body {
-                Body::Merge { .. } | Body::Diff { .. } => record.snapshot(),
-                _ => None,
+            if let (MadeOf::AllParents | MadeOf::TheDifference, Some(key)) =
+                (record.made_of(), record.snapshot())
+            {
+                return Ok(Chain {
+                    keys: vec![key],
+                    cut: false,
+                });
             }
-        };
-        if let Some(key) = own {
-            return Ok(Chain {
-                keys: vec![key],
-                cut: false,
-            });
         }
         let layers = self.layers();
         let mut keys = Vec::with_capacity(layers.len());

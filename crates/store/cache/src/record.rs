@@ -101,6 +101,17 @@ pub(crate) enum Body {
     },
 }
 
+/// Where the layers of a record come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MadeOf {
+    /// It is one, on top of its parent's.
+    ItsOwn,
+    /// They are those of all its parents.
+    AllParents,
+    /// They are those of its second parent without those of its first.
+    TheDifference,
+}
+
 /// The tar of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Blob {
@@ -118,6 +129,14 @@ fn is_false(value: &bool) -> bool {
 impl Record {
     pub(crate) fn is_mutable(&self) -> bool {
         matches!(self.body, Body::Mutable { .. })
+    }
+
+    pub(crate) fn made_of(&self) -> MadeOf {
+        match self.body {
+            Body::Layer { .. } | Body::Mutable { .. } | Body::View { .. } => MadeOf::ItsOwn,
+            Body::Merge { .. } => MadeOf::AllParents,
+            Body::Diff { .. } => MadeOf::TheDifference,
+        }
     }
 
     /// The snapshot this record shows, if it has one.
