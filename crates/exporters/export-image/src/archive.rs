@@ -59,6 +59,51 @@ pub(crate) struct Archive {
     pub docker: bool,
 }
 
+/// Everything an image consists of, each blob once.
+#[derive(Debug, Default)]
+pub(crate) struct Reachable {
+    /// Layers and configs.
+    pub leaves: Vec<Descriptor>,
+    /// Manifests and indexes, children before parents.
+    pub documents: Vec<Descriptor>,
+}
+
+impl Reachable {
+    /// What can be reached from `root`.
+    pub(crate) fn from(root: &Descriptor, store: &Store) -> Result<Self, Error> {
+        let mut all = Self::default();
+        all.add(root, store, &mut BTreeSet::new())?;
+        Ok(all)
+    }
+
+    fn add(
+        &mut self,
+        blob: &Descriptor,
+        store: &Store,
+        seen: &mut BTreeSet<Digest>,
+    ) -> Result<(), Error> {
+        if !seen.insert(blob.digest.clone()) {
+            return Ok(());
+        }
+        let children = if is_index(blob) {
+            parse(blob, store, Index::parse)?.manifests
+        } else if is_manifest(blob) {
+            let manifest = parse(blob, store, Manifest::parse)?;
+            let mut children = vec![manifest.config];
+            children.extend(manifest.layers);
+            children
+        } else {
+            self.leaves.push(blob.clone());
+            return Ok(());
+        };
+        for child in &children {
+            self.add(child, store, seen)?;
+        }
+        self.documents.push(blob.clone());
+        Ok(())
+    }
+}
+
 /// What is in a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
@@ -93,8 +138,14 @@ impl Archive {
                 ),
             ),
         ]);
-        let mut seen = BTreeSet::new();
-        self.add(&self.root, store, &mut seen, &mut members)?;
+        let reachable = Reachable::from(&self.root, store)?;
+        for blob in reachable.leaves.iter().chain(&reachable.documents) {
+            let size = store.info(&blob.digest)?.size;
+            members.insert(
+                blob_path(&blob.digest),
+                Body::Blob(blob.digest.clone(), size),
+            );
+        }
         let text = |value: Result<Vec<u8>, serde_json::Error>| match value {
             Ok(bytes) => Ok(Body::Text(bytes.into(), 0o644)),
             Err(source) => Err(Error::Document {
@@ -111,37 +162,6 @@ impl Archive {
             members.insert("manifest.json".to_owned(), list);
         }
         Ok(members)
-    }
-
-    /// Adds a blob and everything it refers to.
-    fn add(
-        &self,
-        blob: &Descriptor,
-        store: &Store,
-        seen: &mut BTreeSet<Digest>,
-        members: &mut Members,
-    ) -> Result<(), Error> {
-        if !seen.insert(blob.digest.clone()) {
-            return Ok(());
-        }
-        let size = store.info(&blob.digest)?.size;
-        members.insert(
-            blob_path(&blob.digest),
-            Body::Blob(blob.digest.clone(), size),
-        );
-        if is_index(blob) {
-            let index = parse(blob, store, Index::parse)?;
-            for child in &index.manifests {
-                self.add(child, store, seen, members)?;
-            }
-        } else if is_manifest(blob) {
-            let manifest = parse(blob, store, Manifest::parse)?;
-            self.add(&manifest.config, store, seen, members)?;
-            for layer in &manifest.layers {
-                self.add(layer, store, seen, members)?;
-            }
-        }
-        Ok(())
     }
 
     /// One entry for each name, or one without a name.

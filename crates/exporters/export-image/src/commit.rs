@@ -1,6 +1,6 @@
 //! From a result to documents in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -9,7 +9,7 @@ use cache::LayerBlob;
 use content::{Provider, Store};
 use export::{Error, Input, Part, Work};
 use fault::Class;
-use oci::{Descriptor, Digest, LayerOrigin, Timestamp};
+use oci::{Descriptor, Digest, ImageConfig, LayerOrigin, Timestamp};
 use tasks::Scope;
 
 use crate::compose::{self, Document, Layer, Single, Source};
@@ -55,7 +55,12 @@ impl Committer<'_> {
                 "index annotations not supported for single platform export",
             ));
         }
-        let layers = self.layers(&parts, oci_types).await?;
+        let mut layers = self.layers(&parts, oci_types).await?;
+        if options.rewrite_timestamp {
+            for (part, layers) in parts.iter().zip(&mut layers) {
+                self.rewrite(input, part, layers, oci_types).await?;
+            }
+        }
         let general = options.epoch.seconds(input, "", self.work.epoch)?;
         let mut manifests = Vec::new();
         let mut single = None;
@@ -104,6 +109,75 @@ impl Committer<'_> {
             all.push(layers);
         }
         Ok(all)
+    }
+
+    /// Replaces layers by ones that know no time after the epoch; those of the base image stay.
+    async fn rewrite(
+        &self,
+        input: &Input,
+        part: &Part,
+        layers: &mut [LayerBlob],
+        oci_types: bool,
+    ) -> Result<(), Error> {
+        let of_build = self.work.epoch;
+        let Some(epoch) = self.options.epoch.seconds(input, &part.id, of_build)? else {
+            tracing::warn!("rewrite-timestamp is specified, but no source-date-epoch was found");
+            return Ok(());
+        };
+        let base = input.metadata_for("containerimage.base.config", &part.id);
+        let base = match base {
+            Some(config) => base_layers(config)?,
+            None => Vec::new(),
+        };
+        let inherited = layers
+            .iter()
+            .zip(&base)
+            .take_while(|(layer, base)| layer.diff_id == **base)
+            .count();
+        let time = Timestamp::from_seconds(epoch).to_string();
+        let time = time.replace('T', " ").replace('Z', " +0000 UTC");
+        let id = format!("rewriting layers with source-date-epoch {epoch} ({time})");
+        let _status = self.work.progress.status(&id, "");
+        let options = self.options.layers(oci_types);
+        let count = layers.len();
+        for (number, layer) in layers.iter_mut().enumerate().skip(inherited) {
+            match self.rewrite_layer(layer, epoch, &options).await {
+                Ok(rewritten) => *layer = rewritten,
+                Err(err) if self.work.cx.is_cancelled() => return Err(err),
+                // Compat: the image is exported with the times it has.
+                Err(err) => tracing::warn!(
+                    layer = number + 1,
+                    count,
+                    epoch,
+                    error = err.message,
+                    "failed to rewrite layer to match source-date-epoch"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    async fn rewrite_layer(
+        &self,
+        layer: &LayerBlob,
+        epoch: i64,
+        options: &layer::Options,
+    ) -> Result<LayerBlob, Error> {
+        fetch(self.work, self.store, std::slice::from_ref(layer)).await?;
+        let (cx, store) = (self.work.cx.clone(), self.store.clone());
+        let (blob, options) = (layer.descriptor.clone(), options.clone());
+        let made =
+            tasks::blocking(move || layer::clamp_times(&cx, &store, &blob, epoch, &options)).await;
+        let made = made.map_err(|err| Error::new(&err))?;
+        let mut rewritten = layer.clone();
+        rewritten.descriptor = made.descriptor;
+        rewritten.diff_id = made.diff_id;
+        rewritten.provider = None;
+        let key = "buildkit/rewritten-timestamp".to_owned();
+        let annotations = &mut rewritten.descriptor.annotations;
+        annotations.clone_from(&layer.descriptor.annotations);
+        annotations.insert(key, epoch.to_string());
+        Ok(rewritten)
     }
 
     fn compose(
@@ -186,26 +260,7 @@ impl Committed {
 
     /// Makes all layers present in the store.
     pub(crate) async fn fetch(&self, work: &Work, store: &Store) -> Result<(), Error> {
-        let mut scope: Scope<Error> = Scope::new(&work.cx, "fetch layers");
-        let mut seen = std::collections::BTreeSet::new();
-        for layer in &self.layers {
-            let digest = &layer.descriptor.digest;
-            if !seen.insert(digest.clone()) || store.contains(digest) {
-                continue;
-            }
-            let Some(provider) = layer.provider.clone() else {
-                return Err(Error::new(&content::Error::NotFound {
-                    digest: digest.clone(),
-                }));
-            };
-            let (cx, store) = (scope.cx().clone(), store.clone());
-            let (blob, progress) = (layer.descriptor.clone(), work.progress.clone());
-            scope.spawn("fetch layer", async move {
-                let fetched = Provider::fetch(&*provider, &cx, &blob, &store, &progress).await;
-                fetched.map_err(|err| Error::new(&err))
-            });
-        }
-        scope.join().await
+        fetch(work, store, &self.layers).await
     }
 
     /// What can bring each layer.
@@ -215,4 +270,36 @@ impl Committed {
             .map(|layer| (layer.descriptor.digest.clone(), layer.provider.clone()))
             .collect()
     }
+}
+
+fn base_layers(config: &[u8]) -> Result<Vec<Digest>, Error> {
+    let layers = ImageConfig::parse(config).and_then(|config| config.diff_ids());
+    layers.map_err(|err| {
+        let text = fault::chain(&err);
+        Error::user(format!("failed to unmarshal base image config: {text}"))
+    })
+}
+
+/// Makes layers present in the store.
+async fn fetch(work: &Work, store: &Store, layers: &[LayerBlob]) -> Result<(), Error> {
+    let mut scope: Scope<Error> = Scope::new(&work.cx, "fetch layers");
+    let mut seen = BTreeSet::new();
+    for layer in layers {
+        let digest = &layer.descriptor.digest;
+        if !seen.insert(digest) || store.contains(digest) {
+            continue;
+        }
+        let Some(provider) = layer.provider.clone() else {
+            return Err(Error::new(&content::Error::NotFound {
+                digest: digest.clone(),
+            }));
+        };
+        let (cx, store) = (scope.cx().clone(), store.clone());
+        let (blob, progress) = (layer.descriptor.clone(), work.progress.clone());
+        scope.spawn("fetch layer", async move {
+            let fetched = provider.fetch(&cx, &blob, &store, &progress).await;
+            fetched.map_err(|err| Error::new(&err))
+        });
+    }
+    scope.join().await
 }

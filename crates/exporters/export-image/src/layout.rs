@@ -1,5 +1,6 @@
 //! `oci` and `docker`: an archive for the client, or its directory.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -7,13 +8,15 @@ use async_trait::async_trait;
 use content::Store;
 use diagnostics::Failure;
 use export::{Error, Exported, Input, Instance, Work};
-use fault::{Class, Classify};
+use fault::Classify;
 use filesync::push;
 use oci::{Reference, Timestamp};
+use session::Session;
 
 use crate::Kind;
-use crate::archive::{self, Archive};
+use crate::archive::{self, Archive, Reachable};
 use crate::commit::Committer;
+use crate::directory;
 use crate::image::{name, with_metadata};
 use crate::options::{ArchiveOptions, CommitOptions};
 
@@ -41,12 +44,6 @@ impl Instance for Layout {
                 "docker exporter does not currently support exporting manifest lists",
             ));
         }
-        if !self.options.tar {
-            return Err(Error {
-                message: format!("unimplemented: type={} with tar=false", self.word()),
-                class: Class::Unsupported,
-            });
-        }
         let (input, options) = with_metadata(input, &self.commit, &self.options.metadata)?;
         let mut committed = Committer {
             work,
@@ -71,13 +68,39 @@ impl Instance for Layout {
         }
         let session = work.client().await?;
         committed.fetch(work, &self.content).await?;
-        let archive = Archive {
-            root: committed.root.clone(),
-            names,
-            docker: self.kind == Kind::Docker,
-        };
-        let upload = push::file(&work.cx, &session, work.index, &response).map_err(failed)?;
-        let status = work.progress.status("sending tarball", "");
+        if self.options.tar {
+            let archive = Archive {
+                root: committed.root.clone(),
+                names,
+                docker: self.kind == Kind::Docker,
+            };
+            self.send_archive(work, &session, archive, &response)
+                .await?;
+        } else {
+            let (root, store) = (committed.root.clone(), self.content.clone());
+            let reachable = tasks::blocking(move || Reachable::from(&root, &store)).await;
+            let blobs = reachable.map_err(|err| Error::new(&err))?;
+            let (cx, store) = (&work.cx, &self.content);
+            directory::send(cx, &session, store, blobs.leaves, blobs.documents).await?;
+        }
+        Ok(Exported {
+            response,
+            descriptor: Some(committed.root),
+            finalize: None,
+        })
+    }
+}
+
+impl Layout {
+    async fn send_archive(
+        &self,
+        work: &Work,
+        session: &Session,
+        archive: Archive,
+        facts: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let upload = push::file(&work.cx, session, work.index, facts).map_err(failed)?;
+        let _status = work.progress.status("sending tarball", "");
         let (cx, store, mut out) = (work.cx.clone(), self.content.clone(), upload.writer());
         let written = tasks::blocking(move || {
             let members = archive.members(&store)?;
@@ -88,24 +111,9 @@ impl Instance for Layout {
         match written {
             // When the client wants no more, the call knows why. It may have the image already, which is fine.
             Ok(()) | Err(archive::Error::Send(_)) => {
-                upload.finish().await.map_err(failed)?;
+                upload.finish().await.map(drop).map_err(failed)
             }
-            Err(err) => return Err(Error::new(&err)),
-        }
-        drop(status);
-        Ok(Exported {
-            response,
-            descriptor: Some(committed.root),
-            finalize: None,
-        })
-    }
-}
-
-impl Layout {
-    fn word(&self) -> &'static str {
-        match self.kind {
-            Kind::Docker => "docker",
-            Kind::Oci | Kind::Image => "oci",
+            Err(err) => Err(Error::new(&err)),
         }
     }
 }

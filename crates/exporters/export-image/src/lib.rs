@@ -11,6 +11,7 @@ mod annotations;
 mod archive;
 mod commit;
 mod compose;
+mod directory;
 mod image;
 mod layout;
 mod options;

@@ -19,10 +19,7 @@ pub(crate) fn clamp(
 ) -> io::Result<()> {
     // Of a file that is too large for its header.
     let mut true_size = None;
-    loop {
-        let Some(mut header) = next_block(input)? else {
-            break;
-        };
+    while let Some(mut header) = next_block(input)? {
         if header == [0; 512] {
             break;
         }
