@@ -37,7 +37,10 @@ pub(crate) async fn push(
             name: reference.to_string(),
         });
     }
-    let plan = plan::plan(push.root, store)?;
+    let plan = {
+        let (root, store) = (push.root.clone(), store.clone());
+        tasks::blocking(move || plan::plan(&root, &store)).await?
+    };
     let target = Target {
         client: client.clone(),
         who: who.clone(),
@@ -347,7 +350,10 @@ impl Target {
         let (access, host) = (self.access(cx), self.endpoint().await?);
         let gate = inner.limits.of(self.reference.domain());
         let _permit = gate.enter(cx, &manifest.media_type).await?;
-        let bytes: Bytes = self.store.read(&manifest.digest)?;
+        let bytes: Bytes = {
+            let (store, digest) = (self.store.clone(), manifest.digest.clone());
+            tasks::blocking(move || store.read(&digest)).await?
+        };
         let place = format!("manifests/{name}");
         let tag = (name != manifest.digest.as_str()).then_some(name);
         let work = || async {

@@ -9,7 +9,7 @@ use tasks::Task;
 use tokio::sync::mpsc;
 
 /// Pieces that may wait for the disk.
-const WAITING: usize = 16;
+const WAITING: usize = 8;
 
 pub(super) struct Pour {
     digest: Digest,

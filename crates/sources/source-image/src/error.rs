@@ -1,0 +1,148 @@
+//! Why an image cannot be used.
+
+use fault::{Class, Classify};
+use oci::Digest;
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is no reference.
+    #[error(transparent)]
+    Locator(#[from] oci::LocatorError),
+    /// The name is no reference.
+    #[error(transparent)]
+    Reference(#[from] oci::ReferenceError),
+    /// Neither tag nor digest.
+    #[error("object required")]
+    Object,
+    /// No such way of resolving.
+    #[error("invalid resolvemode: {mode}")]
+    Mode {
+        /// What was given.
+        mode: String,
+    },
+    /// No such kind of record.
+    #[error("invalid record type {text}")]
+    RecordType {
+        /// What was given.
+        text: String,
+    },
+    /// The limit is no positive number.
+    #[error("invalid layer limit {text}")]
+    Limit {
+        /// What was given.
+        text: String,
+    },
+    /// The checksum is no digest.
+    #[error("invalid image checksum {text}")]
+    BadChecksum {
+        /// What was given.
+        text: String,
+        /// Why not.
+        #[source]
+        source: oci::DigestError,
+    },
+    /// The name stands for another image than it must.
+    #[error("image digest {actual} for {name} does not match expected checksum {expected}")]
+    Checksum {
+        /// What it stands for.
+        actual: Digest,
+        /// What it must stand for.
+        expected: Digest,
+        /// The name.
+        name: String,
+    },
+    /// The index has nothing for the platform.
+    #[error("no match for platform in manifest: not found")]
+    Platform,
+    /// Manifests of the oldest kind.
+    #[error(
+        "support Docker Image manifest version 2, schema 1 has been removed. More information at \
+         https://docs.docker.com/go/deprecated-image-specs/"
+    )]
+    Schema1,
+    /// The root is neither manifest nor index.
+    #[error("encountered unknown type {media_type}; children may not be fetched")]
+    MediaType {
+        /// What it is.
+        media_type: String,
+    },
+    /// A manifest that is none.
+    #[error("failed to parse manifest {digest}")]
+    Manifest {
+        /// Which.
+        digest: Digest,
+        /// Cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A manifest without a config.
+    #[error("manifest {digest} has no config")]
+    NoConfig {
+        /// Which.
+        digest: Digest,
+    },
+    /// A config that is none.
+    #[error("failed to resolve rootfs")]
+    Config(#[source] serde_json::Error),
+    /// Config and manifest do not belong together.
+    #[error("mismatched image rootfs and manifest layers: {diff_ids} diff ids, {layers} layers")]
+    Mismatched {
+        /// In the config.
+        diff_ids: usize,
+        /// In the manifest.
+        layers: usize,
+    },
+    /// The image has fewer layers than the limit.
+    #[error("layer limit {limit} is greater than the number of layers in the image {layers}")]
+    TooFew {
+        /// The limit.
+        limit: usize,
+        /// What there is.
+        layers: usize,
+    },
+    /// The config lists fewer layers than the limit.
+    #[error("image has {layers} layers, limit is {limit}")]
+    TooFewDiffIds {
+        /// What there is.
+        layers: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A config that is none cannot be cut to a number of layers.
+    #[error("failed to parse image config")]
+    ConfigLimit(#[source] serde_json::Error),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// The cache failed.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Platform => Class::NotFound,
+            Self::Registry(err) => err.class(),
+            Self::Cache(err) => err.class(),
+            Self::Locator(_)
+            | Self::Reference(_)
+            | Self::Object
+            | Self::Mode { .. }
+            | Self::RecordType { .. }
+            | Self::Limit { .. }
+            | Self::BadChecksum { .. }
+            | Self::Checksum { .. }
+            | Self::Schema1
+            | Self::MediaType { .. }
+            | Self::Manifest { .. }
+            | Self::NoConfig { .. }
+            | Self::Config(_)
+            | Self::Mismatched { .. }
+            | Self::TooFew { .. }
+            | Self::TooFewDiffIds { .. }
+            | Self::ConfigLimit(_) => Class::User,
+        }
+    }
+}

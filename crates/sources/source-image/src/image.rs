@@ -1,0 +1,254 @@
+//! Manifest and config of an image, found by its name.
+
+use bytes::Bytes;
+use cache::ImageLayer;
+use content::{Provider, Store};
+use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use oci::{Descriptor, Digest, Matcher, Platform, Reference};
+use registry::{Client, Credentials, Origin};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tasks::Cx;
+
+use crate::Error;
+
+const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+/// An image for one platform.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    /// What the name stands for: the index if it is one.
+    pub(crate) root: Descriptor,
+    /// The layers of the manifest, the lowest first.
+    layers: Vec<Descriptor>,
+    /// The config as it is.
+    pub(crate) config: Bytes,
+}
+
+/// What is read of an index.
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+}
+
+/// What is read of a manifest.
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+/// What is read of a config.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Config {
+    #[serde(flatten)]
+    platform: Platform,
+    #[serde(default)]
+    pub(crate) rootfs: RootFs,
+}
+
+/// The layers as the config has them.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct RootFs {
+    #[serde(rename = "type", default)]
+    pub(crate) kind: String,
+    #[serde(default)]
+    pub(crate) diff_ids: Vec<Digest>,
+}
+
+/// Reads documents of one repository.
+pub(crate) struct Reader<'a> {
+    pub(crate) cx: &'a Cx,
+    pub(crate) client: &'a Client,
+    pub(crate) who: &'a Arc<dyn Credentials>,
+    pub(crate) reference: &'a Reference,
+    pub(crate) store: &'a Store,
+}
+
+impl Reader<'_> {
+    /// The image of `root` for `platform`.
+    pub(crate) async fn image(
+        &self,
+        root: Descriptor,
+        platform: &Platform,
+    ) -> Result<Image, Error> {
+        let (digest, manifest) = match kind(&root)? {
+            Kind::Manifest => (root.digest.clone(), self.parse(&root).await?),
+            Kind::Index => self.best(&root, platform).await?,
+        };
+        let Manifest { config, layers } = manifest;
+        let config = config.ok_or(Error::NoConfig { digest })?;
+        Ok(Image {
+            config: self.read(&config).await?,
+            root,
+            layers,
+        })
+    }
+
+    /// The best manifest of an index. Those that do not say what they are for are asked by their config.
+    async fn best(
+        &self,
+        root: &Descriptor,
+        platform: &Platform,
+    ) -> Result<(Digest, Manifest), Error> {
+        let matcher = Matcher::only(platform);
+        let index: Index = self.parse(root).await?;
+        let found = matcher.best(&index.manifests, |entry| entry.platform.as_ref());
+        if let Some(found) = found {
+            return match kind(found)? {
+                Kind::Manifest => Ok((found.digest.clone(), self.parse(found).await?)),
+                Kind::Index => Box::pin(self.best(found, platform)).await,
+            };
+        }
+        for entry in index.manifests {
+            if entry.platform.is_some() || !matches!(kind(&entry), Ok(Kind::Manifest)) {
+                continue;
+            }
+            let manifest: Manifest = self.parse(&entry).await?;
+            let Some(config) = &manifest.config else {
+                continue;
+            };
+            let bytes = self.read(config).await?;
+            let fits = serde_json::from_slice::<Config>(&bytes)
+                .is_ok_and(|config| matcher.matches(&config.platform));
+            if fits {
+                return Ok((entry.digest, manifest));
+            }
+        }
+        Err(Error::Platform)
+    }
+
+    async fn read(&self, blob: &Descriptor) -> Result<Bytes, Error> {
+        let read = self
+            .client
+            .read(self.cx, self.who, self.reference, blob, self.store);
+        Ok(read.await?)
+    }
+
+    async fn parse<T: for<'de> Deserialize<'de>>(&self, blob: &Descriptor) -> Result<T, Error> {
+        let bytes = self.read(blob).await?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Manifest {
+            digest: blob.digest.clone(),
+            source,
+        })
+    }
+}
+
+enum Kind {
+    Manifest,
+    Index,
+}
+
+fn kind(descriptor: &Descriptor) -> Result<Kind, Error> {
+    match descriptor.media_type.as_str() {
+        OCI_MANIFEST | DOCKER_MANIFEST => Ok(Kind::Manifest),
+        OCI_INDEX | DOCKER_LIST => Ok(Kind::Index),
+        DOCKER_SCHEMA1 | DOCKER_SCHEMA1_SIGNED => Err(Error::Schema1),
+        other => Err(Error::MediaType {
+            media_type: other.to_owned(),
+        }),
+    }
+}
+
+/// The media type of a document that nobody told it of.
+pub(crate) fn media_type(document: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        #[serde(default)]
+        media_type: String,
+        #[serde(default)]
+        config: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        layers: Option<serde::de::IgnoredAny>,
+        #[serde(default)]
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(document).ok()?;
+    let image = shape.config.is_some() || shape.layers.is_some();
+    let kind = match (image, shape.manifests.is_some()) {
+        (true, false) => OCI_MANIFEST,
+        (false, true) => OCI_INDEX,
+        _ => return None,
+    };
+    if shape.media_type.is_empty() {
+        return Some(kind.to_owned());
+    }
+    let fits = match shape.media_type.as_str() {
+        OCI_MANIFEST | DOCKER_MANIFEST => image,
+        OCI_INDEX | DOCKER_LIST => !image,
+        _ => false,
+    };
+    fits.then_some(shape.media_type)
+}
+
+impl Image {
+    /// The layers as the cache takes them, cut to the limit.
+    pub(crate) fn layers(
+        &self,
+        reference: &Reference,
+        provider: &Arc<dyn Provider>,
+        limit: Option<usize>,
+    ) -> Result<Vec<ImageLayer>, Error> {
+        let config: Config = serde_json::from_slice(&self.config).map_err(Error::Config)?;
+        let diff_ids = config.rootfs.diff_ids;
+        if diff_ids.len() != self.layers.len() {
+            return Err(Error::Mismatched {
+                diff_ids: diff_ids.len(),
+                layers: self.layers.len(),
+            });
+        }
+        let count = limit.unwrap_or(diff_ids.len());
+        if count > diff_ids.len() {
+            return Err(Error::TooFew {
+                limit: count,
+                layers: diff_ids.len(),
+            });
+        }
+        let description = format!("pulled from {reference}");
+        let layers = self.layers.iter().zip(diff_ids).take(count);
+        let layer = |(descriptor, diff_id): (&Descriptor, Digest)| {
+            let mut descriptor = descriptor.clone();
+            Origin::note(&mut descriptor, reference);
+            ImageLayer {
+                descriptor,
+                diff_id,
+                provider: provider.clone(),
+                created: None::<SystemTime>,
+                description: description.clone(),
+            }
+        };
+        Ok(layers.map(layer).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_shows_what_it_is() {
+        let of = |text: &str| media_type(text.as_bytes());
+        assert_eq!(
+            of(r#"{"config":{},"layers":[]}"#).as_deref(),
+            Some(OCI_MANIFEST)
+        );
+        assert_eq!(of(r#"{"manifests":[]}"#).as_deref(), Some(OCI_INDEX));
+        let docker = format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
+        assert_eq!(of(&docker).as_deref(), Some(DOCKER_LIST));
+    }
+
+    #[test]
+    fn a_document_that_contradicts_itself_is_nothing() {
+        let both = r#"{"layers":[],"manifests":[]}"#;
+        let other = format!(r#"{{"mediaType":"{DOCKER_LIST}","layers":[]}}"#);
+        for text in [both, &other, "{}", "[]", "x"] {
+            assert_eq!(media_type(text.as_bytes()), None, "{text}");
+        }
+    }
+}
