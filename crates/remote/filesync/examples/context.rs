@@ -2,7 +2,7 @@
 //!
 //! `context FROM TO`: three times, so that the first fetches everything and the others nothing.
 
-#[path = "../../session/tests/common/mod.rs"]
+#[path = "../../session/tests/support/daemon.rs"]
 mod daemon;
 
 use std::collections::BTreeMap;

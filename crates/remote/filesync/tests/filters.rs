@@ -1,15 +1,16 @@
 //! What of a tree is sent under include, exclude and follow lists, as the reference decides it.
 
-mod common;
+#[path = "support/trees.rs"]
+mod trees;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::{mine, transfer_with};
 use filesync::Tree;
 use fstree::{FilterOptions, Root};
 use serde_json::Value as Json;
+use trees::{mine, transfer_with};
 
 fn vectors() -> Json {
     let path = concat!(

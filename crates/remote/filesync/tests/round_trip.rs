@@ -1,18 +1,19 @@
 //! What is sent arrives, however often and whatever was there before.
 
-mod common;
+#[path = "support/trees.rs"]
+mod trees;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use common::{Make, describe, make, mine, set_time, transfer, transfer_with, whole};
 use contenthash::Records;
 use filesync::{Content, Differ, Emit, Item, ReceiveOptions, Tree};
 use fstree::Root;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::fsutil::Stat;
+use trees::{Make, describe, make, mine, set_time, transfer, transfer_with, whole};
 
 fn entry() -> impl Strategy<Value = (String, Make, i64)> {
     let name = prop_oneof![

@@ -1,8 +1,9 @@
 //! Pulls and pushes through a session.
 
-mod common;
-#[path = "../../session/tests/common/mod.rs"]
+#[path = "../../session/tests/support/daemon.rs"]
 mod daemon;
+#[path = "support/trees.rs"]
+mod trees;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +11,6 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{describe, mine};
 use contenthash::Records;
 use daemon::Daemon;
 use fault::{Class, Classify};
@@ -21,6 +21,7 @@ use fstree::Root;
 use session::Session;
 use session::client::Client;
 use tasks::{Cx, Task};
+use trees::{describe, mine};
 
 async fn attach(daemon: &Daemon, dirs: Dirs, targets: Targets) -> (Session, Task<()>) {
     let mut client = Client::new("").await;

@@ -1,6 +1,7 @@
 //! The same tree into the same destination as the reference did it, packet for packet.
 
-mod common;
+#[path = "support/trees.rs"]
+mod trees;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,6 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{set_time, transfer_with};
 use filesync::{Differ, ReceiveOptions, Tree};
 use fstree::{Patterns, Root};
 use prost::Message;
@@ -18,6 +18,7 @@ use proto::fsutil::Packet;
 use proto::fsutil::packet::PacketType;
 use rustix::fs::{CWD, FileType, Mode};
 use serde_json::Value as Json;
+use trees::{set_time, transfer_with};
 
 const SECONDS: i64 = 1_700_000_000;
 
@@ -171,9 +172,9 @@ async fn devices_pipes_owners_and_attributes_arrive() {
     outcome.received.expect("received");
     fs::remove_file(from.join("sock")).expect("remove");
     fs::remove_file(to.join("sock")).expect("remove");
-    let differences: Vec<_> = common::describe(&from)
+    let differences: Vec<_> = trees::describe(&from)
         .into_iter()
-        .zip(common::describe(&to))
+        .zip(trees::describe(&to))
         .filter(|(from, to)| from != to)
         .collect();
     assert_eq!(differences, []);

@@ -5,6 +5,7 @@ mod config;
 pub mod secrets;
 mod seeds;
 pub mod ssh;
+pub mod stores;
 mod token;
 pub mod upload;
 

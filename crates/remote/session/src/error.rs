@@ -77,6 +77,31 @@ pub enum Error {
         reason: String,
     },
 
+    /// A blob of the client is not what its name says.
+    #[error("unexpected content {actual} of {expected}")]
+    Mismatch {
+        /// Its name.
+        expected: oci::Digest,
+        /// What came.
+        actual: oci::Digest,
+    },
+
+    /// A blob could not be read or written on the way.
+    #[error("failed to transfer a blob: {reason}")]
+    Blob {
+        /// Why.
+        reason: String,
+    },
+
+    /// The daemon's own store failed.
+    #[error("{message}")]
+    Store {
+        /// Complete text.
+        message: String,
+        /// Class.
+        class: Class,
+    },
+
     /// The build, or the session, ended.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -102,6 +127,18 @@ impl From<Status> for Error {
     }
 }
 
+impl From<content::Error> for Error {
+    fn from(err: content::Error) -> Self {
+        match err {
+            content::Error::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            err => Self::Store {
+                message: fault::chain(&err),
+                class: err.class(),
+            },
+        }
+    }
+}
+
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
@@ -109,7 +146,9 @@ impl Classify for Error {
             Self::NoSessions | Self::KeyLength { .. } | Self::MissingMetadata { .. } => Class::User,
             Self::NoAgent { .. } | Self::SecretMissing { .. } => Class::User,
             Self::Unsupported { .. } => Class::Unsupported,
-            Self::Connect { .. } => Class::Unavailable,
+            Self::Connect { .. } | Self::Mismatch { .. } => Class::Unavailable,
+            Self::Blob { .. } => Class::Internal,
+            Self::Store { class, .. } => *class,
             Self::Socket { .. } => Class::Internal,
             Self::Cancelled(cancelled) => cancelled.class(),
             Self::Answer(failure) => failure.class(),

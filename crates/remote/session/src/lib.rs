@@ -2,7 +2,7 @@
 //!
 //! A session is an HTTP/2 connection inside a gRPC stream, in which the client is the server. [`Manager`] keeps the
 //! sessions of a daemon, [`Group`] is what a build sees of them, and the modules beside them are the calls a build
-//! makes: [`auth`], [`secrets`], [`ssh`], [`upload`], [`exporters`]. Files are the business of `filesync`, which uses
+//! makes: [`auth`], [`secrets`], [`ssh`], [`upload`], [`stores`], [`exporters`]. Files are the business of `filesync`, which uses
 //! [`Session::channel`]. [`client`] opens a session and serves it.
 //!
 //! Invariant: every call ends when its own context ends and when its session ends.
@@ -17,6 +17,7 @@ pub mod metadata;
 mod secret;
 pub mod secrets;
 pub mod ssh;
+pub mod stores;
 mod tunnel;
 pub mod upload;
 

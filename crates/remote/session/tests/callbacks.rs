@@ -1,16 +1,17 @@
 //! Daemon and client against each other, in memory.
 
-mod common;
+#[path = "support/daemon.rs"]
+mod daemon;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use common::Daemon;
+use daemon::Daemon;
 use fault::{Class, Classify};
 use futures::TryStreamExt;
 use session::client::secrets::SecretSource;
-use session::client::{Client, DockerConfig, auth, secrets, ssh, upload};
+use session::client::{Client, DockerConfig, auth, secrets, ssh, stores, upload};
 use session::ssh::SocketOptions;
 use session::{Error, Group};
 use std::sync::Arc;
@@ -304,4 +305,81 @@ async fn a_newer_stream_takes_the_id() {
     first.close("replaced");
     tokio::task::yield_now().await;
     assert!(daemon.manager.now(first.id()).is_some());
+}
+
+fn descriptor(bytes: &[u8]) -> oci::Descriptor {
+    let size = bytes.len() as i64;
+    oci::Descriptor::new("application/octet-stream", oci::Digest::of(bytes), size)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_go_to_the_client_and_back() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let theirs = tempfile::tempdir().expect("a scratch folder");
+    let ours = tempfile::tempdir().expect("a scratch folder");
+    let folders = BTreeMap::from([("export".to_owned(), theirs.path().to_owned())]);
+    let mut client = Client::new("").await;
+    let folders = stores::Stores::new(folders);
+    client.add(folders.service(), stores::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let remote = session::stores::Store::new(&group, "export");
+    let store = content::Store::open(ours.path()).expect("a store");
+
+    let large: Vec<u8> = (0..5_000_000_u32).map(|i| (i % 253) as u8).collect();
+    let small = b"{}".to_vec();
+    for bytes in [&large, &small] {
+        let blob = descriptor(bytes);
+        assert_eq!(remote.size(&cx, &blob.digest).await.expect("asked"), None);
+        store.put(bytes).expect("put");
+        remote.push(&cx, &blob, &store).await.expect("pushed");
+        remote
+            .push(&cx, &blob, &store)
+            .await
+            .expect("there already");
+        let size = remote.size(&cx, &blob.digest).await.expect("asked");
+        assert_eq!(size, Some(bytes.len() as u64));
+        store.remove(&blob.digest).expect("removed");
+        let progress = progress::Progress::none();
+        content::Provider::fetch(&remote, &cx, &blob, &store, &progress)
+            .await
+            .expect("fetched");
+        assert_eq!(store.read(&blob.digest).expect("read"), bytes[..]);
+        let read = remote.read(&cx, &blob.digest).await.expect("read");
+        assert_eq!(read, bytes[..]);
+    }
+    let empty = descriptor(b"");
+    remote.put(&cx, &empty, "".into()).await.expect("put");
+    assert_eq!(
+        remote.size(&cx, &empty.digest).await.expect("asked"),
+        Some(0)
+    );
+    let ingest = std::fs::read_dir(theirs.path().join("ingest")).expect("list");
+    assert_eq!(ingest.count(), 0, "nothing unfinished is left");
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_what_its_name_says_is_refused() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let theirs = tempfile::tempdir().expect("a scratch folder");
+    let folders = BTreeMap::from([("oci:x".to_owned(), theirs.path().to_owned())]);
+    let mut client = Client::new("").await;
+    client.add(stores::Stores::new(folders).service(), stores::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let remote = session::stores::Store::new(&group, "oci:x");
+    let blob = descriptor(b"good");
+    let err = remote.put(&cx, &blob, "evil".into()).await;
+    let err = err.expect_err("refused").to_string();
+    assert!(err.starts_with("unexpected commit digest"), "{err}");
+    let dir = theirs.path().join("blobs/sha256");
+    std::fs::create_dir_all(&dir).expect("mkdir");
+    std::fs::write(dir.join(blob.digest.hex()), "evil").expect("write");
+    let err = remote.read(&cx, &blob.digest).await.expect_err("refused");
+    assert!(matches!(err, Error::Mismatch { .. }));
+    let other = session::stores::Store::new(&group, "oci:y");
+    let err = other.read(&cx, &blob.digest).await.expect_err("refused");
+    assert_eq!(err.to_string(), "unknown store oci:y");
 }
