@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::files::Files;
-use crate::image::{Image, json};
+use crate::image::Image;
 use crate::lower::Lowered;
 use crate::sbom::Scanner;
 
@@ -70,7 +70,7 @@ pub(crate) async fn answer(
                 .push(attestation);
         }
     }
-    let list = json(&Platforms { platforms });
+    let list = oci::json::compact(&Platforms { platforms }).unwrap_or_default();
     outcome
         .metadata
         .insert("refs.platforms".to_owned(), list.into());

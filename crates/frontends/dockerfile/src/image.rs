@@ -2,10 +2,12 @@
 //!
 //! The order of the fields is the order in which upstream writes them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use oci::Platform;
-use serde::{Deserialize, Deserializer, Serialize};
+use oci::{Platform, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What every history entry of ours carries.
 pub(crate) const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
@@ -13,7 +15,7 @@ pub(crate) const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) created: Option<String>,
+    pub(crate) created: Option<Timestamp>,
     #[serde(
         default,
         skip_serializing_if = "String::is_empty",
@@ -45,7 +47,7 @@ pub(crate) struct Image {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "or_default"
     )]
-    pub(crate) history: Vec<History>,
+    pub(crate) history: Vec<Entry>,
     #[serde(default, deserialize_with = "or_default")]
     pub(crate) config: Config,
 }
@@ -61,23 +63,51 @@ pub(crate) struct RootFs {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) created: Option<String>,
+    pub(crate) created: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) created_by: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) author: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) comment: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub(crate) comment: Cow<'static, str>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) empty_layer: bool,
+}
+
+/// An entry of the history. Stages share what their bases did.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry(Arc<History>);
+
+impl From<History> for Entry {
+    fn from(history: History) -> Self {
+        Self(Arc::new(history))
+    }
+}
+
+impl Serialize for Entry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        History::deserialize(deserializer).map(Self::from)
+    }
 }
 
 /// A set as Go writes it: `{"a":{}}`.
 pub(crate) type Set = BTreeMap<String, Nothing>;
 
-/// `{}`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Written as `{}`; whatever is read is ignored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Nothing {}
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self {})
+    }
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -239,7 +269,7 @@ impl Image {
     /// Whether there is nothing but the config.
     pub(crate) fn has_no_layers(&self) -> bool {
         self.rootfs.diff_ids.as_ref().is_none_or(Vec::is_empty)
-            && self.history.iter().all(|entry| entry.empty_layer)
+            && self.history.iter().all(|entry| entry.0.empty_layer)
     }
 
     /// The variables, split at their first `=`.
@@ -266,30 +296,9 @@ impl Image {
 
     /// JSON as Go writes it.
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        json(self)
+        // Nothing in it can fail to be written: all keys are texts.
+        oci::json::compact(self).unwrap_or_default()
     }
-}
-
-/// JSON as Go writes it: no blanks, and what could end a script is escaped.
-pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
-    let text = serde_json::to_string(value).unwrap_or_default();
-    escape(&text).into_bytes()
-}
-
-/// Escapes what Go escapes. These characters only occur inside of strings.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '<' => escaped.push_str("\\u003c"),
-            '>' => escaped.push_str("\\u003e"),
-            '&' => escaped.push_str("\\u0026"),
-            '\u{2028}' => escaped.push_str("\\u2028"),
-            '\u{2029}' => escaped.push_str("\\u2029"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 pub(crate) const DEFAULT_PATH: &str =

@@ -16,7 +16,6 @@ mod lower;
 mod named;
 mod options;
 mod paths;
-mod reference;
 mod sbom;
 mod subrequest;
 
@@ -24,7 +23,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use diagnostics::{Detail, Failure};
-use dockerfile_syntax::lint::{Config, Linter};
+use dockerfile_syntax::lint::{Config, Finding, Linter};
 use frontend::{Bridge, Frontend, Outcome, Request, SolveRequest, Warning};
 use futures::future::join_all;
 use llb::build::SourceMap;
@@ -197,7 +196,7 @@ async fn lower_and_warn(files: &Files, source: &Source, wish: Wish<'_>) -> Resul
     let mut linter = Linter::new(check_config(files, source)?);
     let lowered = lower(files, source, wish, &mut linter).await;
     for finding in linter.findings() {
-        warn(files, source, finding).await?;
+        warn(files, source, finding).await;
     }
     lowered
 }
@@ -215,11 +214,8 @@ fn check_config(files: &Files, source: &Source) -> Result<Config> {
     }
 }
 
-async fn warn(
-    files: &Files,
-    source: &Source,
-    finding: &dockerfile_syntax::lint::Finding,
-) -> Result<()> {
+/// A finding that cannot be delivered is no reason to fail.
+async fn warn(files: &Files, source: &Source, finding: &Finding) {
     let warning = Warning {
         vertex: source.vertex.clone(),
         level: 1,
@@ -229,5 +225,7 @@ async fn warn(
         info: Some(source.map.info()),
         ranges: ranges(finding.span),
     };
-    files.bridge.warn(warning).await.map_err(Trouble::from)
+    if let Err(err) = files.bridge.warn(warning).await {
+        tracing::debug!(error = err.text(), "warning not delivered");
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Lowered {
     pub(crate) state: State,
     pub(crate) defaults: Defaults,
     pub(crate) image: Image,
-    pub(crate) base_image: Option<Image>,
+    pub(crate) base_image: Option<Arc<Image>>,
     /// Seconds.
     pub(crate) epoch: Option<i64>,
     pub(crate) scan: Scan,
@@ -293,7 +293,7 @@ impl<'a> Lower<'a> {
                 .args
                 .iter()
                 .rev()
-                .find(|arg| arg.name == name && arg.value.is_some());
+                .find(|arg| &*arg.name == name && arg.value.is_some());
             let value = match own {
                 Some(arg) => arg.value.as_deref(),
                 None => self.globals.get(name),

@@ -7,13 +7,12 @@ use frontend::{OciStore, ResolveOptions};
 use llb::build::{
     Http, Image as ImageSource, Later, Local, OciLayout, Options as OpOptions, State,
 };
-use oci::Platform;
+use oci::{Platform, Reference};
 
 use crate::error::{Error, Locate, Result, text};
 use crate::files::{Files, IGNORE_FILE};
 use crate::git_ref;
 use crate::image::Image;
-use crate::reference::Named;
 
 /// A named context that was asked for and exists.
 #[derive(Debug, Clone)]
@@ -80,9 +79,8 @@ impl Files {
         {
             return Ok(None);
         }
-        let named = Named::parse(name)
-            .map_err(text)
-            .with_context(|| format!("invalid context name {name}"))?;
+        let named =
+            parse_reference(name).with_context(|| format!("invalid context name {name}"))?;
         let familiar = named.familiar();
         let short = familiar.strip_suffix(":latest").unwrap_or(&familiar);
         let wanted = platform
@@ -148,7 +146,7 @@ impl Files {
                 local: None,
             });
         }
-        let named = Named::parse(written).map_err(text)?.tagged();
+        let named = parse_reference(written)?.with_default_tag();
         let options = ResolveOptions {
             platform: context.platform.clone(),
             mode: self.options.resolve_mode.as_str().to_owned(),
@@ -174,7 +172,7 @@ impl Files {
 
     async fn layout_context(&self, context: &NamedContext, rest: &str) -> Result<Loaded> {
         let written = rest.strip_prefix("//").unwrap_or(rest);
-        let Some((name, digest)) = Named::parse_plain(written) else {
+        let Some((name, digest)) = split_reference(written) else {
             let what = format!("could not parse oci-layout reference {}", quoted(written));
             return Err(text(format!("{what}: invalid reference format")).into());
         };
@@ -182,15 +180,17 @@ impl Files {
             let what = format!("oci-layout reference {} has no digest", quoted(written));
             return Err(text(what).into());
         };
-        let shown = Named::parse(&context.name)
-            .map_err(text)
+        let digest = digest
+            .parse()
+            .map_err(|err: oci::DigestError| text(err.to_string()))?;
+        let shown = parse_reference(&context.name)
             .with_context(|| {
                 format!(
                     "could not parse oci-layout reference {}",
                     quoted(&context.name)
                 )
             })?
-            .with_digest(&digest)
+            .with_digest(digest)
             .to_string();
         let session = self.session().to_owned();
         let options = ResolveOptions {
@@ -305,6 +305,25 @@ impl Files {
 /// Reads an image config.
 pub(crate) fn parse_image(config: &[u8]) -> Result<Image> {
     serde_json::from_slice(config).map_err(|err| Error::Text(err.to_string()).into())
+}
+
+/// Completes an image name.
+pub(crate) fn parse_reference(name: &str) -> std::result::Result<Reference, Error> {
+    Reference::parse(name).map_err(|err| text(err.to_string()))
+}
+
+/// Name and digest of a reference as written: nothing is completed.
+fn split_reference(text: &str) -> Option<(String, Option<String>)> {
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(digest.to_owned())),
+        None => (text, None),
+    };
+    let last = name.rfind('/').map_or(0, |at| at + 1);
+    let name = match name[last..].find(':') {
+        Some(at) => &name[..last + at],
+        None => name,
+    };
+    (!name.is_empty()).then(|| (name.to_owned(), digest))
 }
 
 fn quoted(text: &str) -> String {

@@ -13,7 +13,7 @@ use proto::gateway::CacheOptionsEntry;
 use proto::pb;
 
 use crate::error::{Error, Locate, Result, text};
-use crate::reference::Named;
+use crate::named::parse_reference;
 
 const BUILD_ARG: &str = "build-arg:";
 const FRONTEND_CAPS: [&str; 4] = [
@@ -324,11 +324,10 @@ fn parse_attestations(attributes: &BTreeMap<String, String>) -> Result<Option<Sb
             parameters.insert(key.to_owned(), value.to_owned());
         }
     }
-    let named = Named::parse(&generator)
-        .map_err(text)
+    let named = parse_reference(&generator)
         .with_context(|| format!("failed to parse sbom scanner {generator}"))?;
     Ok(Some(Sbom {
-        generator: named.tagged().to_string(),
+        generator: named.with_default_tag().to_string(),
         parameters,
     }))
 }

@@ -1,5 +1,7 @@
 //! Slash paths as text: cleaning, joining, and what Windows images make of them. No file system is asked.
 
+use std::borrow::Cow;
+
 /// Why a Windows path is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
@@ -15,26 +17,47 @@ pub(crate) enum PathError {
 
 /// The shortest path that means the same. Empty becomes `.`.
 pub(crate) fn clean(path: &str) -> String {
+    if is_clean(path) {
+        return path.to_owned();
+    }
     let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
+    let mut cleaned = String::with_capacity(path.len() + 1);
+    if rooted {
+        cleaned.push('/');
+    }
+    // What stands before `fixed` cannot be taken back by `..`.
+    let mut fixed = cleaned.len();
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." => match parts.last() {
-                Some(&last) if last != ".." => {
-                    parts.pop();
+            ".." if cleaned.len() > fixed => {
+                let parent = cleaned[fixed..].rfind('/').map_or(fixed, |at| fixed + at);
+                cleaned.truncate(parent);
+            }
+            ".." if rooted => {}
+            _ => {
+                if !cleaned.is_empty() && !cleaned.ends_with('/') {
+                    cleaned.push('/');
                 }
-                _ if rooted => {}
-                _ => parts.push(".."),
-            },
-            other => parts.push(other),
+                cleaned.push_str(part);
+                if part == ".." {
+                    fixed = cleaned.len();
+                }
+            }
         }
     }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
+    if cleaned.is_empty() {
+        cleaned.push('.');
+    }
+    cleaned
+}
+
+/// Whether there is nothing to clean. May say no where there is not.
+fn is_clean(path: &str) -> bool {
+    let rest = path.strip_prefix('/').unwrap_or(path);
+    match rest {
+        "" => path == "/",
+        _ => rest.split('/').all(|part| !matches!(part, "" | "." | "..")),
     }
 }
 
@@ -49,7 +72,11 @@ pub(crate) fn join(first: &str, second: &str) -> String {
 
 /// The path taken as absolute, `..` cut at the root.
 pub(crate) fn rooted(path: &str) -> String {
-    clean(&format!("/{path}"))
+    if path.starts_with('/') {
+        clean(path)
+    } else {
+        clean(&format!("/{path}"))
+    }
 }
 
 /// The last element; `/` for the root and `.` for nothing.
@@ -68,18 +95,21 @@ pub(crate) fn dir(path: &str) -> String {
 }
 
 /// Backslashes turned, for Windows only.
-pub(crate) fn to_slash(path: &str, os: &str) -> String {
-    if os == "windows" {
-        path.replace('\\', "/")
-    } else {
-        path.to_owned()
+pub(crate) fn to_slash<'p>(path: &'p str, os: &str) -> Cow<'p, str> {
+    match os {
+        "windows" if path.contains('\\') => path.replace('\\', "/").into(),
+        _ => path.into(),
     }
 }
 
 /// Takes the drive letter off a Windows path and cleans it; other paths stay as they are.
-pub(crate) fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<String, PathError> {
+pub(crate) fn without_drive<'p>(
+    path: &'p str,
+    os: &str,
+    keep_slash: bool,
+) -> Result<Cow<'p, str>, PathError> {
     if os != "windows" {
-        return Ok(path.to_owned());
+        return Ok(path.into());
     }
     if path.len() == 2 && path.ends_with(':') {
         return Err(PathError::OnlyDrive {
@@ -91,7 +121,7 @@ pub(crate) fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<St
         return Err(PathError::Unc);
     }
     let rest = match slashed.split_once(':') {
-        None => slashed.as_str(),
+        None => &slashed,
         Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => rest,
         Some(_) => return Err(PathError::OtherDrive),
     };
@@ -99,7 +129,7 @@ pub(crate) fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<St
     if keep_slash && cleaned.len() > 1 && rest.ends_with('/') {
         cleaned.push('/');
     }
-    Ok(cleaned)
+    Ok(cleaned.into())
 }
 
 /// Whether the path starts at the root of the image.
@@ -118,23 +148,25 @@ pub(crate) fn normalize(
     let nested = |err| PathError::Nested(Box::new(err));
     let original = to_slash(path, os);
     let parent = if parent.is_empty() {
-        "/".to_owned()
+        "/".into()
     } else {
         to_slash(parent, os)
     };
     let mut parent = without_drive(&parent, os, keep_slash).map_err(nested)?;
     if !parent.starts_with('/') {
-        parent = rooted(&parent);
+        parent = rooted(&parent).into();
     }
     let wanted = if original.is_empty() {
         &parent
     } else {
         &original
     };
-    let mut path = without_drive(wanted, os, keep_slash).map_err(nested)?;
-    if !path.starts_with('/') {
-        path = join(&parent, &path);
-    }
+    let path = without_drive(wanted, os, keep_slash).map_err(nested)?;
+    let mut path = if path.starts_with('/') {
+        path.into_owned()
+    } else {
+        join(&parent, &path)
+    };
     if keep_slash {
         restore_ending(&original, &mut path);
     }
@@ -174,6 +206,12 @@ mod tests {
             ("../../a", "../../a"),
             ("/", "/"),
             ("a/..", "."),
+            ("/a/..", "/"),
+            ("../a/../..", "../.."),
+            ("a/b/../../..", ".."),
+            ("a//", "a"),
+            ("/a/", "/a"),
+            ("//", "/"),
         ] {
             assert_eq!(clean(path), expected, "{path}");
         }

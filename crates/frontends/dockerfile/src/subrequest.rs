@@ -16,7 +16,6 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Locate, Result, ranges, text};
 use crate::files::{Files, Source};
-use crate::image::escape;
 use crate::lower::Wish;
 use crate::lower_and_warn;
 
@@ -59,7 +58,8 @@ fn new_answer(json: &Value, shown: Option<String>, version: &str) -> Answer {
 
 /// Indented JSON as Go writes it.
 fn pretty(value: &Value) -> String {
-    escape(&serde_json::to_string_pretty(value).unwrap_or_default())
+    let bytes = oci::json::indented(value).unwrap_or_default();
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 /// The JSON of a text that is JSON.

@@ -11,7 +11,6 @@ use super::Lower;
 use super::outline::ArgInfo;
 use super::words::Vars;
 use crate::error::{Locate, Result};
-use crate::reference::Named;
 
 impl Lower<'_> {
     pub(super) async fn read_global_args(&mut self, file: &Dockerfile) -> Result<()> {
@@ -110,7 +109,7 @@ impl Lower<'_> {
             let Ok(base) = self.lex.process_word(&stage.base, &Vars(&env)) else {
                 return;
             };
-            if Named::parse(&base.text).is_err() {
+            if oci::Reference::parse(&base.text).is_err() {
                 let lint = Lint::InvalidDefaultArgInFrom {
                     expression: &stage.base,
                 };

@@ -1,6 +1,7 @@
 //! What the records that are needed start from.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::suggest::{self, Case};
@@ -8,15 +9,14 @@ use dockerfile_syntax::{Kind, Span};
 use frontend::ResolveOptions;
 use futures::future::join_all;
 use llb::build::{Image as ImageSource, Location, Options as OpOptions, State};
-use oci::Platform;
+use oci::{Digest, Platform, Reference};
 
 use super::Lower;
 use super::plan::SCRATCH;
-use crate::error::{Error, Locate, Result, ranges, text};
+use crate::error::{Error, Locate, Result, ranges};
 use crate::files::Files;
 use crate::image::Image;
-use crate::named::{Loaded, NamedContext, parse_image};
-use crate::reference::Named;
+use crate::named::{Loaded, NamedContext, parse_image, parse_reference};
 
 /// Names people mean when they misspell one.
 const COMMON: [&str; 7] = [
@@ -26,7 +26,7 @@ const COMMON: [&str; 7] = [
 /// A base that has to be looked up.
 struct Wanted {
     at: usize,
-    reference: Named,
+    reference: Reference,
     platform: Platform,
     look_up: LookUp,
 }
@@ -46,7 +46,7 @@ enum Found {
     Context(Loaded),
     Image {
         reference: String,
-        digest: String,
+        digest: Digest,
         image: Image,
     },
 }
@@ -84,6 +84,10 @@ impl Lower<'_> {
     fn pull_triggers(&mut self, at: usize) -> Result<bool> {
         let record = &mut self.records[at];
         let mut triggers = std::mem::take(&mut record.image.config.on_build);
+        if record.external {
+            // Nothing runs there, and an image whose trigger copies from itself would never end.
+            return Ok(false);
+        }
         if let Some(base) = record.extends
             && !std::mem::replace(&mut record.triggered, true)
         {
@@ -142,10 +146,9 @@ impl Lower<'_> {
     fn want(&self, at: usize) -> Result<Wanted> {
         let record = &self.records[at];
         let quoted = || dockerfile_syntax::quote::go(&record.base);
-        let reference = Named::parse(&record.base)
-            .map_err(text)
+        let reference = parse_reference(&record.base)
             .with_context(|| format!("failed to parse stage name {}", quoted()))?
-            .tagged();
+            .with_default_tag();
         let platform = record
             .platform
             .as_ref()
@@ -209,7 +212,7 @@ impl Lower<'_> {
         let image = parse_image(&resolved.config).context("failed to parse image config")?;
         Ok(Found::Image {
             reference: resolved.reference,
-            digest: resolved.digest.as_str().to_owned(),
+            digest: resolved.digest,
             image,
         })
     }
@@ -250,7 +253,7 @@ impl Lower<'_> {
                     image,
                 },
             ) => {
-                let reference = Named::parse(&reference).map_err(text).with_context(|| {
+                let reference = parse_reference(&reference).with_context(|| {
                     format!(
                         "failed to parse ref {}",
                         dockerfile_syntax::quote::go(&reference)
@@ -258,7 +261,7 @@ impl Lower<'_> {
                 })?;
                 let written = std::mem::replace(
                     &mut self.records[at].base,
-                    reference.with_digest(&digest).to_string(),
+                    reference.with_digest(digest).to_string(),
                 );
                 self.base_on_image(at, &written, platform, image);
             }
@@ -285,7 +288,7 @@ impl Lower<'_> {
         self.keep_local(at, loaded.local);
         let mut image = loaded.image.unwrap_or_else(|| Image::empty(&platform));
         let record = &mut self.records[at];
-        record.base_image = Some(image.clone());
+        record.base_image = Some(Arc::new(image.clone()));
         image.created = None;
         record.image = image;
         record.state = loaded.state.platform(platform.clone());
@@ -300,7 +303,7 @@ impl Lower<'_> {
 
     fn base_on_image(&mut self, at: usize, written: &str, platform: Platform, mut image: Image) {
         let record = &mut self.records[at];
-        record.base_image = Some(image.clone());
+        record.base_image = Some(Arc::new(image.clone()));
         image.created = None;
         let implicit = record.platform.is_none() && self.implicit_platform;
         let platform = if implicit {

@@ -112,8 +112,8 @@ impl Lower<'_> {
                 None => one.name.clone(),
             });
             record.args.push(Arg {
-                name: one.name.clone(),
-                value,
+                name: one.name.as_str().into(),
+                value: value.map(Into::into),
             });
         }
         self.commit(at, format!("ARG {}", history.join(" ")), false);

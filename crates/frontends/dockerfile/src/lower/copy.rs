@@ -162,7 +162,7 @@ impl Lower<'_> {
         let os = self.os(at);
         for (file, content) in &job.files {
             let name =
-                paths::without_drive(&file.name, &os, false).context("removing drive letter")?;
+                paths::without_drive(&file.name, os, false).context("removing drive letter")?;
             let inline = FileOp::new().mkfile(&paths::rooted(&name), 0o644, content.clone());
             let options = OpOptions::named("[internal] preparing inline document");
             let source = State::scratch().file(inline, options);
@@ -204,27 +204,27 @@ impl Lower<'_> {
         record.state = State::merge(&[record.state.clone(), files], options);
     }
 
-    fn os(&self, at: usize) -> String {
+    fn os(&self, at: usize) -> &str {
         let platform = self.records[at]
             .platform
             .as_ref()
             .unwrap_or(&self.target_platform);
-        platform.os.clone()
+        &platform.os
     }
 
     fn destination(&self, at: usize, dest: &str) -> Result<String> {
         let os = self.os(at);
         let dir = self.records[at].state.current_dir();
-        let dest = paths::without_drive(dest, &os, true).context("removing drive letter")?;
-        let dest = if paths::is_absolute(&dest, &os) {
-            paths::normalize("/", &dest, &os, true)?
+        let dest = paths::without_drive(dest, os, true).context("removing drive letter")?;
+        let dest = if paths::is_absolute(&dest, os) {
+            paths::normalize("/", &dest, os, true)?
         } else {
-            let dest = if matches!(dest.as_str(), "" | ".") {
+            let dest = if matches!(&*dest, "" | ".") {
                 "./"
             } else {
                 &dest
             };
-            paths::normalize(dir, dest, &os, true)?
+            paths::normalize(dir, dest, os, true)?
         };
         Ok(paths::clean_keeping_ending(&dest))
     }
@@ -278,7 +278,7 @@ impl Lower<'_> {
             ));
         }
         self.lint_ignored(job, path);
-        let copy = local_copy(job, common, path, &self.os(at))?;
+        let copy = local_copy(job, common, path, self.os(at))?;
         Ok(op.copy_with(&job.from, copy))
     }
 
@@ -462,18 +462,19 @@ fn history(job: &Job<'_>) -> String {
     if job.parents {
         text.push_str(" --parents");
     }
-    for (flag, value) in [("--chown", &job.chown), ("--chmod", &job.chmod)] {
+    for (flag, value) in [(" --chown=", &job.chown), (" --chmod=", &job.chmod)] {
         if !value.is_empty() {
-            text.push_str(&format!(" {flag}={value}"));
+            text.extend([flag, value]);
         }
     }
     for path in &job.paths {
-        text.push_str(&format!(" {path}"));
+        text.extend([" ", path]);
     }
     for (file, _) in &job.files {
-        text.push_str(&format!(" <<{}", file.name));
+        text.extend([" <<", &file.name]);
     }
-    format!("{text} {} # buildkit", job.dest)
+    text.extend([" ", &job.dest, " # buildkit"]);
+    text
 }
 
 /// 25 random digits and letters, as ids are on the wire.

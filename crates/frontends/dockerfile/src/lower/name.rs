@@ -1,7 +1,9 @@
 //! Names of steps, and history.
 
+use std::fmt::Write as _;
+
 use llb::build::{Env, Location, Options as OpOptions};
-use oci::Platform;
+use oci::{Platform, Timestamp};
 
 use super::Lower;
 use super::words::Vars;
@@ -32,7 +34,8 @@ impl Lower<'_> {
         if record.total == 0 {
             return text.to_owned();
         }
-        let mut name = String::from("[");
+        let mut name = String::with_capacity(text.len() + record.display.len() + 16);
+        name.push('[');
         if let Some(platform) = platform
             && self.files.options.platform_map
         {
@@ -46,11 +49,9 @@ impl Lower<'_> {
             name.push_str(&record.display);
             name.push(' ');
         }
-        let width = record.total.to_string().len();
-        name.push_str(&format!(
-            "{:>width$}/{}] ",
-            record.named_steps, record.total
-        ));
+        let width = record.total.ilog10() as usize + 1;
+        let number = write!(name, "{:>width$}/{}] ", record.named_steps, record.total);
+        number.expect("a string takes everything");
         if record.on_trigger {
             name.push_str("ONBUILD ");
         }
@@ -71,8 +72,8 @@ impl Lower<'_> {
     pub(super) fn shown(&self, at: usize, text: &str) -> String {
         let env = self.records[at].state.env_list();
         match self.lex.process_word(text, &Vars(env)) {
-            Ok(expanded) => upper_first(&expanded.text),
-            Err(_) => upper_first(text),
+            Ok(expanded) => upper_first(expanded.text),
+            Err(_) => upper_first(text.to_owned()),
         }
     }
 
@@ -94,23 +95,30 @@ impl Lower<'_> {
 
     /// Adds to the history of the image.
     pub(super) fn commit(&mut self, at: usize, created_by: String, layer: bool) {
-        let created = self.epoch.map(rfc3339);
-        self.records[at].image.history.push(History {
-            created,
-            created_by,
-            comment: HISTORY_COMMENT.to_owned(),
-            empty_layer: !layer,
-            ..History::default()
-        });
+        let created = self.epoch.map(Timestamp::from_seconds);
+        self.records[at].image.history.push(
+            History {
+                created,
+                created_by,
+                comment: HISTORY_COMMENT.into(),
+                empty_layer: !layer,
+                ..History::default()
+            }
+            .into(),
+        );
     }
 }
 
 /// Everything up to the first blank in upper case. Compat: a tab is no blank here.
-pub(super) fn upper_first(text: &str) -> String {
-    match text.split_once(' ') {
-        Some((first, rest)) => format!("{} {rest}", first.to_uppercase()),
-        None => text.to_uppercase(),
+pub(super) fn upper_first(mut text: String) -> String {
+    let end = text.find(' ').unwrap_or(text.len());
+    if text[..end].is_ascii() {
+        text[..end].make_ascii_uppercase();
+    } else {
+        let upper = text[..end].to_uppercase();
+        text.replace_range(..end, &upper);
     }
+    text
 }
 
 /// The platform the variables of a stage say it builds for.
@@ -155,46 +163,13 @@ fn arrow(own: &Platform, mut target: Platform) -> String {
     }
 }
 
-/// A time in seconds as images carry it.
-pub(super) fn rfc3339(seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days since 1 March of year 0, in eras of 400 years: the leap day comes last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_are_dates_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_700_000_000, "2023-11-14T22:13:20Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), expected);
-        }
-    }
-
-    #[test]
     fn only_the_first_word_is_raised() {
-        assert_eq!(upper_first("run echo a"), "RUN echo a");
-        assert_eq!(upper_first("run\techo a"), "RUN\tECHO a");
+        assert_eq!(upper_first("run echo a".to_owned()), "RUN echo a");
+        assert_eq!(upper_first("run\techo a".to_owned()), "RUN\tECHO a");
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Record {
     pub(super) state: State,
     pub(super) image: Image,
     /// The config of the image below, as it was read.
-    pub(super) base_image: Option<Image>,
+    pub(super) base_image: Option<Arc<Image>>,
     /// Its base is looked up.
     pub(super) resolved: bool,
     /// The triggers of the stage it is based on are taken over.
@@ -80,8 +80,8 @@ pub(super) struct Step {
 /// An argument of a stage.
 #[derive(Debug, Clone)]
 pub(super) struct Arg {
-    pub(super) name: String,
-    pub(super) value: Option<String>,
+    pub(super) name: Arc<str>,
+    pub(super) value: Option<Arc<str>>,
 }
 
 impl Record {

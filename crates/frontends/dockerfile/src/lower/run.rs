@@ -114,8 +114,8 @@ impl Lower<'_> {
             secrets: &secrets,
         };
         let shown = match Lex::for_display(self.lex.escape).process_word(&text, &masked) {
-            Ok(expanded) => upper_first(&expanded.text),
-            Err(_) => upper_first(&text),
+            Ok(expanded) => upper_first(expanded.text),
+            Err(_) => upper_first(text),
         };
         self.count_step(at);
         let platform = self.records[at].state.current_platform().cloned();
@@ -147,18 +147,23 @@ impl Lower<'_> {
         for arg in &record.args {
             let own = arg.value.as_deref().unwrap_or_default();
             let value = record.state.env_list().get(&arg.name).unwrap_or(own);
-            match values.iter_mut().find(|(name, _)| *name == arg.name) {
+            match values.iter_mut().find(|(name, _)| **name == *arg.name) {
                 Some(known) => known.1 = value,
                 None => values.push((&arg.name, value)),
             }
         }
-        let mut words = Vec::with_capacity(values.len() + args.len() + 1);
+        let mut text = "RUN ".to_owned();
         if !values.is_empty() {
-            words.push(format!("|{}", values.len()));
-            words.extend(values.iter().map(|(name, value)| format!("{name}={value}")));
+            text.push_str(&format!("|{} ", values.len()));
+            for (name, value) in values {
+                text.extend([name, "=", value, " "]);
+            }
         }
-        words.extend(args.iter().cloned());
-        format!("RUN {} # buildkit", words.join(" "))
+        for arg in args {
+            text.extend([arg, " "]);
+        }
+        text.push_str("# buildkit");
+        text
     }
 }
 

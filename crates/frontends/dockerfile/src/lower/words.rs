@@ -62,7 +62,7 @@ impl Lower<'_> {
         };
         for name in unset {
             let record = &self.records[at];
-            let known = record.args.iter().any(|arg| arg.name == *name);
+            let known = record.args.iter().any(|arg| *arg.name == **name);
             if known || NO_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
