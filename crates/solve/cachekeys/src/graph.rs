@@ -27,6 +27,12 @@ pub struct Stores {
     imported: Vec<(StoreId, Arc<dyn KeyStore>)>,
 }
 
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "main and {} imported", self.imported.len())
+    }
+}
+
 /// A node that a query led to.
 #[derive(
     Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,

@@ -58,7 +58,8 @@
 //! in the store (6.2), and are equal only to what is made from the very same input (6.1).
 //!
 //! **8. Stopping.** Work is stopped when the last edge that needs it gives it up. Until it has ended nothing starts
-//! in its place; if it succeeded nevertheless, the success counts, and a failure does not.
+//! in its place; if it succeeded nevertheless, the success counts, and a failure does not. Work that says it was
+//! stopped though it was not may have been for a build that is going away: if there are others, it is tried once more.
 //!
 //! Progress: an edge with an unreached goal always has an open question, running work, or an unreached wish at an
 //! input; graphs have no loops, and absorbing adds no waiting edge to an unfinished one (6.1). So nothing stalls.
@@ -81,8 +82,8 @@ use oci::Digest;
 
 use edge::{Edge, Level, State};
 pub(crate) use event::{
-    EdgeId, Effect, Entry, Event, Handle, JobId, LoadedVertex, MapAnswer, MapInput, Outcome,
-    Question, Ticket, VertexId, WantId,
+    ByNumber, EdgeId, Effect, Entry, Event, Handle, JobId, LoadedVertex, MapAnswer, MapInput,
+    Outcome, Question, Ticket, VertexId, WantId,
 };
 pub use replay::{ReplayError, replay};
 pub(crate) use replay::{effect_line, event_line};
@@ -125,7 +126,7 @@ pub(crate) struct Core {
     edges: Slab<Edge>,
     jobs: BTreeMap<JobId, Job>,
     wants: BTreeMap<WantId, (JobId, EdgeId)>,
-    tickets: HashMap<Ticket, Purpose>,
+    tickets: ByNumber<Ticket, Purpose>,
     last_ticket: u64,
     index: merge::Index,
     queue: VecDeque<EdgeId>,
@@ -142,9 +143,25 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    /// What is going on, for people.
-    pub(crate) fn describe(&self) -> String {
-        String::new()
+    /// What is going on, for people: every edge that is wanted and has no result, and what it waits for.
+    pub(crate) fn describe(&self) -> Vec<(VertexId, String)> {
+        let open = self
+            .edges
+            .iter()
+            .filter(|edge| edge.goal() > Level::Unknown);
+        open.filter_map(|edge| {
+            let text = edge.describe()?;
+            let inputs = edge.open()?.inputs.iter().enumerate();
+            let waits = inputs.filter(|(_, input)| input.ask > self.edge(input.edge).level());
+            let waits: Vec<_> = waits
+                .map(|(at, input)| format!("input {at} {:?}", input.ask))
+                .collect();
+            Some((
+                edge.vertex,
+                format!("{text}, asks for [{}]", waits.join(", ")),
+            ))
+        })
+        .collect()
     }
 
     /// How much there is: vertices, edges, tickets, jobs, wishes.
@@ -162,11 +179,10 @@ impl Core {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Load {
-                job,
-                entries,
-                refresh,
-            } => self.load(job, entries, refresh),
+            Event::Load { job, entries } => self.load(job, entries),
+            Event::Refresh { vertices } => {
+                vertices.into_iter().for_each(|vertex| self.refresh(vertex));
+            }
             Event::Want {
                 want,
                 job,
@@ -179,7 +195,11 @@ impl Core {
             Event::Content { ticket, digest } => self.content_known(ticket, digest),
             Event::Ran { ticket, outputs } => self.ran(ticket, outputs),
             Event::Loaded { ticket, value } => self.loaded(ticket, value),
-            Event::Failed { ticket, failure } => self.failed(ticket, failure),
+            Event::Failed {
+                ticket,
+                failure,
+                stray,
+            } => self.failed(ticket, failure, stray),
             Event::Found { ticket, nodes } => self.found(ticket, nodes),
             Event::Records { ticket, records } => self.recorded(ticket, records),
             Event::Confirmed {

@@ -15,11 +15,12 @@ use cachekeys::{KeyStore, StoreId, Stores};
 use diagnostics::Failure;
 use oci::Digest;
 use parking_lot::Mutex;
+use progress::Progress;
 use tasks::{Cx, Task};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::core::{
-    Core, Effect, Event, Handle, JobId, Ticket, VertexId, WantId, effect_line, event_line,
+    ByNumber, Core, Effect, Event, Handle, JobId, Ticket, VertexId, WantId, effect_line, event_line,
 };
 use crate::fanout::{Fanout, Member};
 use crate::job::{Built, Import, Recorder};
@@ -81,18 +82,31 @@ pub(crate) struct Entry<O: Operation> {
     original: Digest,
     leaf: bool,
     fanout: Arc<Fanout>,
+    progress: Progress,
+    sessions: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     imports: Mutex<Vec<Arc<Imported<O::Value>>>>,
 }
 
 struct Job<O: Operation> {
     member: Member,
     /// What it loaded, by the digest it knows.
-    vertices: HashMap<(Digest, bool), VertexId>,
+    vertices: HashMap<(Digest, bool), Held>,
     imports: Vec<Arc<Imported<O::Value>>>,
+}
+
+/// A vertex of a job.
+#[derive(Clone, Copy)]
+struct Held {
+    id: VertexId,
+    /// How many imported caches the job had when it loaded the vertex.
+    imports: usize,
 }
 
 struct Running {
     cx: Cx,
+    name: &'static str,
+    vertex: VertexId,
+    since: tokio::time::Instant,
     _task: Task<()>,
 }
 
@@ -108,10 +122,10 @@ pub(crate) struct Owner<O: Operation> {
     cx: Cx,
     sender: mpsc::WeakUnboundedSender<Message<O>>,
     record: Option<Recorder>,
-    vertices: HashMap<VertexId, Arc<Entry<O>>>,
+    vertices: ByNumber<VertexId, Arc<Entry<O>>>,
     jobs: HashMap<JobId, Job<O>>,
-    wants: HashMap<WantId, Reply<O::Value>>,
-    running: HashMap<Ticket, Running>,
+    wants: HashMap<WantId, (Reply<O::Value>, VertexId)>,
+    running: ByNumber<Ticket, Running>,
     leaving: Vec<Leaving>,
     imports: HashMap<String, Weak<Imported<O::Value>>>,
     opening: Vec<Task<()>>,
@@ -132,10 +146,10 @@ impl<O: Operation> Owner<O> {
             cx: Cx::root(),
             sender,
             record,
-            vertices: HashMap::new(),
+            vertices: ByNumber::default(),
             jobs: HashMap::new(),
             wants: HashMap::new(),
-            running: HashMap::new(),
+            running: ByNumber::default(),
             leaving: Vec::new(),
             imports: HashMap::new(),
             opening: Vec::new(),
@@ -176,7 +190,7 @@ impl<O: Operation> Owner<O> {
                 let Some(vertex) = self.load(job, &edge) else {
                     return;
                 };
-                self.wants.insert(want, reply);
+                self.wants.insert(want, (reply, vertex));
                 let output = u32::try_from(edge.index).unwrap_or(u32::MAX);
                 self.step(Event::Want {
                     want,
@@ -207,7 +221,7 @@ impl<O: Operation> Owner<O> {
             }
             Message::Opened => {}
             // Whoever asked may have gone.
-            Message::Describe(reply) => drop(reply.send(self.core.describe())),
+            Message::Describe(reply) => drop(reply.send(self.describe())),
         }
     }
 
@@ -224,6 +238,25 @@ impl<O: Operation> Owner<O> {
         for effect in effects {
             self.perform(effect);
         }
+    }
+
+    fn describe(&self) -> String {
+        let name = |vertex: &VertexId| {
+            self.vertices
+                .get(vertex)
+                .map_or_else(String::new, |entry| entry.fanout.name().to_owned())
+        };
+        let mut lines = Vec::new();
+        for (vertex, text) in self.core.describe() {
+            lines.push(format!("{}: {text}", name(&vertex)));
+        }
+        for running in self.running.values() {
+            let vertex = name(&running.vertex);
+            let since = running.since.elapsed().as_secs_f32();
+            lines.push(format!("{vertex}: {} since {since:.1} s", running.name));
+        }
+        lines.sort();
+        lines.join("\n")
     }
 
     fn unwant(&mut self, want: WantId, done: Option<oneshot::Sender<()>>) {
@@ -261,24 +294,21 @@ impl<O: Operation> Owner<O> {
         }
     }
 
-    fn handle<T: Send + Sync + 'static>(&self, payload: T) -> Handle {
-        self.shared.handle(payload)
-    }
-
-    fn stores(&self, vertex: VertexId) -> Result<Stores, Vec<Arc<Imported<O::Value>>>> {
+    /// The stores a vertex may use, and the imported ones of them that are still being opened.
+    fn stores(&self, vertex: VertexId) -> (Stores, Vec<Arc<Imported<O::Value>>>) {
         let mut stores = Stores::new(self.shared.keys.clone());
+        let mut opening = Vec::new();
         let Some(entry) = self.vertices.get(&vertex) else {
-            return Ok(stores);
+            return (stores, opening);
         };
-        let imports = entry.imports.lock();
-        for imported in imports.iter() {
+        for imported in entry.imports.lock().iter() {
             match imported.store.get() {
                 Some(Some(store)) => stores.attach(imported.id, store.clone()),
                 Some(None) => {}
-                None => return Err(imports.clone()),
+                None => opening.push(imported.clone()),
             }
         }
-        Ok(stores)
+        (stores, opening)
     }
 }
 
@@ -289,6 +319,14 @@ impl<O: Operation> Shared<O> {
 
     fn handle<T: Send + Sync + 'static>(&self, payload: T) -> Handle {
         Handle::new(self.number(), payload)
+    }
+
+    fn failed(&self, ticket: Ticket, failure: Failure) -> Event {
+        Event::Failed {
+            ticket,
+            stray: failure.is_cancelled(),
+            failure: self.handle(failure),
+        }
     }
 }
 
@@ -303,8 +341,10 @@ fn ticket_of(event: &Event) -> Option<Ticket> {
         | Event::Records { ticket, .. }
         | Event::Confirmed { ticket, .. }
         | Event::Saved { ticket, .. } => Some(*ticket),
-        Event::Load { .. } | Event::Want { .. } | Event::Unwant { .. } | Event::JobGone { .. } => {
-            None
-        }
+        Event::Load { .. }
+        | Event::Refresh { .. }
+        | Event::Want { .. }
+        | Event::Unwant { .. }
+        | Event::JobGone { .. } => None,
     }
 }

@@ -55,6 +55,11 @@ impl Fanout {
         })
     }
 
+    /// What users see.
+    pub(crate) fn name(&self) -> &str {
+        &self.template.name
+    }
+
     /// A reporter for operations.
     pub(crate) fn progress(self: &Arc<Self>) -> Progress {
         Progress::new(self.clone(), &self.template.digest)

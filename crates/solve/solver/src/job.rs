@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use async_trait::async_trait;
-use cachekeys::{Key, KeyStore, Record};
+use cachekeys::{Key, KeyStore, Record, Stores};
 use diagnostics::Failure;
 use progress::Sink;
 use tasks::{Cx, Task};
@@ -56,6 +56,8 @@ pub struct Built<V> {
     pub value: V,
     /// The keys it is known by. They hold all keys above them, and the record each was loaded from or saved as.
     pub keys: Vec<Key>,
+    /// The stores that know these keys: the daemon's own and those the job imported.
+    pub stores: Stores,
 }
 
 /// One shared graph for all builds. Cheap to clone.

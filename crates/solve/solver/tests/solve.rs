@@ -427,6 +427,122 @@ async fn ignoring_the_cache_runs_the_step_and_what_follows_from_it() {
     assert_eq!(base.vertex.op.runs.load(Ordering::Relaxed), 0);
 }
 
+/// A step that is renewed, one that looks at its content, and two that follow from it.
+fn renewed(content: &str, ignore: bool) -> [Edge<Toy>; 4] {
+    let step = named(
+        Digest::of("step"),
+        "step".to_owned(),
+        doing("step", Deed::Say(content.to_owned())),
+        &[],
+        ignore,
+    );
+    let looks = vertex(
+        Toy {
+            content: true,
+            ..toy("looks")
+        },
+        &[&step],
+    );
+    let follows = vertex(toy("follows"), &[&step]);
+    let after = vertex(toy("after"), &[&follows]);
+    [step, looks, follows, after]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_from_a_renewed_step_is_renewed_unless_the_content_is_the_same() {
+    for (content, looked) in [("same", 0), ("other", 1)] {
+        let bench = Bench::new();
+        let (job, _) = bench.job("a");
+        for edge in renewed("same", false) {
+            job.build(&Cx::root(), &edge).await.expect("a result");
+        }
+        drop(job);
+        let bench = bench.restarted();
+        let (job, _) = bench.job("a");
+        let edges = renewed(content, true);
+        for edge in &edges {
+            let built = job.build(&Cx::root(), edge).await.expect("a result");
+            assert!(built.value.contains(content), "{}", built.value);
+        }
+        let runs = edges.map(|edge| edge.vertex.op.runs.load(Ordering::Relaxed));
+        assert_eq!(runs, [1, looked, 1, 1], "{content}");
+
+        // Later builds get what is newest.
+        drop(job);
+        let bench = bench.restarted();
+        let (job, _) = bench.job("a");
+        for edge in renewed("not made again", false) {
+            let built = job.build(&Cx::root(), &edge).await.expect("a result");
+            assert!(built.value.contains(content), "{}", built.value);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_spoilt_by_another_builds_end_is_tried_once_more() {
+    let bench = Bench::new();
+    let step = vertex(doing("step", Deed::Spoilt), &[]);
+    let (one, _) = bench.job("a");
+    let (two, _) = bench.job("b");
+    let cx = Cx::root();
+    let (_, built) = tokio::join!(one.build(&cx, &step), two.build(&cx, &step));
+    assert_eq!(built.expect("a result").value, "step()");
+    assert_eq!(step.vertex.op.runs.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_cache_is_waited_for_and_used() {
+    let theirs = Bench::new();
+    let (job, _) = theirs.job("a");
+    job.build(&Cx::root(), &graph()).await.expect("a result");
+
+    let ours = Bench::new();
+    let (job, seen) = ours.job("a");
+    job.import(std::sync::Arc::new(Theirs {
+        keys: theirs.keys.clone(),
+        shelf: theirs.shelf.clone(),
+    }));
+    let built = job.build(&Cx::root(), &graph()).await.expect("a result");
+    assert_eq!(built.value, "run(copy(base() context()))");
+    let lines = seen.lines();
+    assert!(
+        lines.contains(&"run completed cached".to_owned()),
+        "{lines:?}"
+    );
+    assert_eq!(built.stores.iter().count(), 2);
+    drop(job);
+
+    // What was loaded is in the own store now.
+    let ours = ours.restarted();
+    let (job, seen) = ours.job("a");
+    job.build(&Cx::root(), &graph()).await.expect("a result");
+    assert!(seen.lines().contains(&"run completed cached".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_can_see_what_a_build_waits_for() {
+    let bench = Bench::new();
+    let step = vertex(doing("step", Deed::Forever), &[]);
+    let top = vertex(toy("top"), &[&step]);
+    let (job, _) = bench.job("a");
+    let wait = Duration::from_secs(5);
+    let describe = async {
+        tokio::time::sleep(wait).await;
+        bench.solver.describe().await
+    };
+    let cx = Cx::root();
+    let (_, text) = tokio::join!(
+        tokio::time::timeout(2 * wait, job.build(&cx, &top)),
+        describe
+    );
+    assert_eq!(
+        text,
+        "step: output 0: wanted Done, at Slow, waits for operation, asks for []\n\
+         step: run since 5.0 s\n\
+         top: output 0: wanted Done, at Slow, waits for inputs, asks for [input 0 Done]"
+    );
+}
+
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }

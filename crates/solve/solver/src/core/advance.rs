@@ -367,6 +367,13 @@ impl Core {
 
     /// More stores may be asked from now on: everything is looked up again.
     pub(super) fn refresh(&mut self, id: VertexId) {
+        if self
+            .vertices
+            .get(id.0)
+            .is_none_or(|vertex| vertex.ignore_cache)
+        {
+            return;
+        }
         let leaf = self.vertex(id).is_leaf();
         for edge in self.open_edges(id) {
             if leaf {

@@ -325,6 +325,26 @@ impl Edge {
         }
     }
 
+    /// What it is about, for people; nothing if it has ended.
+    pub(super) fn describe(&self) -> Option<String> {
+        let open = self.open()?;
+        let doing = match &open.finish {
+            Finish::Gather if open.questions > 0 => {
+                format!("{} questions to stores", open.questions)
+            }
+            Finish::Gather if open.needs_map => "definition key".to_owned(),
+            Finish::Gather => "inputs".to_owned(),
+            Finish::Confirm => "last look into the store".to_owned(),
+            Finish::Load { record, .. } => format!("loading {}", record.result),
+            Finish::Run => "operation".to_owned(),
+            Finish::Save { .. } => "saving".to_owned(),
+        };
+        let (output, goal, level) = (self.output, self.goal(), open.level);
+        Some(format!(
+            "output {output}: wanted {goal:?}, at {level:?}, waits for {doing}"
+        ))
+    }
+
     pub(super) fn finished(&self) -> Option<&Finished> {
         match &self.state {
             State::Done(finished) => Some(finished),

@@ -1,7 +1,9 @@
 //! What the scheduler is told and what it wants done. All of it can be written down as text.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use cachekeys::{Alternative, Found, Key, NodeId, Record};
@@ -43,6 +45,29 @@ number!(
     /// Something that was asked for and will be answered once. Never used twice.
     Ticket(u64)
 );
+
+/// A map whose keys are such numbers. They come from us, so nobody can make them collide.
+pub(crate) type ByNumber<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// Spreads numbers over a hash table.
+#[derive(Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 /// A value or a failure, which the scheduler only passes on. In texts only its number is seen.
 #[derive(Clone)]
@@ -121,12 +146,10 @@ pub(crate) struct MapInput {
 /// The only way the scheduler's state changes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// A job loads a graph. `refresh`: vertices that exist already may look into more stores from now on.
-    Load {
-        job: JobId,
-        entries: Vec<Entry>,
-        refresh: bool,
-    },
+    /// A job loads a graph.
+    Load { job: JobId, entries: Vec<Entry> },
+    /// These vertices may look into more stores from now on.
+    Refresh { vertices: Vec<VertexId> },
     /// A job wants a result.
     Want {
         want: WantId,
@@ -155,8 +178,13 @@ pub(crate) enum Event {
         ticket: Ticket,
         value: Option<Handle>,
     },
-    /// Work for which there is no other answer failed or was stopped.
-    Failed { ticket: Ticket, failure: Handle },
+    /// Work for which there is no other answer failed or was stopped. `stray`: it says it was stopped, though perhaps
+    /// not by us.
+    Failed {
+        ticket: Ticket,
+        failure: Handle,
+        stray: bool,
+    },
     /// The nodes a query led to.
     Found { ticket: Ticket, nodes: Vec<Found> },
     /// The records under a key.

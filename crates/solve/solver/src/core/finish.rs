@@ -295,15 +295,14 @@ impl Core {
     }
 
     /// Rule 8: what was stopped is forgotten, what failed is remembered.
-    pub(super) fn failed(&mut self, ticket: Ticket, failure: Handle) {
-        let end = |once: bool| if once { None } else { Some(failure.clone()) };
+    pub(super) fn failed(&mut self, ticket: Ticket, failure: Handle, stray: bool) {
         match self.tickets.remove(&ticket) {
             Some(Purpose::Map(id)) => {
                 let Some(vertex) = self.vertices.get_mut(id.0) else {
                     return;
                 };
                 let stopped = matches!(vertex.map, Once::Stopping(_));
-                vertex.map = end(stopped).map_or(Once::Idle, Once::Failed);
+                vertex.map = vertex.ended_badly(failure, stopped, stray);
                 self.wake_vertex(id);
             }
             Some(Purpose::Content(id, at)) => {
@@ -311,7 +310,7 @@ impl Core {
                     return;
                 };
                 let stopped = matches!(vertex.contents[at], Once::Stopping(_));
-                vertex.contents[at] = end(stopped).map_or(Once::Idle, Once::Failed);
+                vertex.contents[at] = vertex.ended_badly(failure, stopped, stray);
                 self.wake_vertex(id);
             }
             Some(Purpose::Run(id)) => {
@@ -319,10 +318,11 @@ impl Core {
                     return;
                 };
                 let stopped = matches!(vertex.run, Once::Stopping(_));
-                if !stopped {
+                let run = vertex.ended_badly(failure, stopped, stray);
+                if matches!(run, Once::Failed(_)) {
                     self.unindex(id);
                 }
-                self.end_run(id, end(stopped).map_or(Once::Idle, Once::Failed));
+                self.end_run(id, run);
             }
             Some(purpose @ Purpose::Load(_)) => {
                 self.tickets.insert(ticket, purpose);
@@ -368,6 +368,22 @@ impl Core {
         matches!(self.vertex(edge.vertex).run, Once::Done(_))
             && edge.goal() == Level::Done
             && (0..self.open(id).inputs.len()).all(inputs_known)
+    }
+}
+
+impl Vertex {
+    /// What becomes of work that has failed or was stopped. If it was stopped, though not by us, it may have been for a
+    /// build that is going away; when there are other builds, it is tried once more.
+    fn ended_badly<T>(&mut self, failure: Handle, stopped: bool, stray: bool) -> Once<T> {
+        let again = stray && self.jobs.len() > 1 && !self.retried;
+        if stopped {
+            return Once::Idle;
+        }
+        if again {
+            self.retried = true;
+            return Once::Idle;
+        }
+        Once::Failed(failure)
     }
 }
 

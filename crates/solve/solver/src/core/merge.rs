@@ -5,14 +5,14 @@ use std::collections::{BTreeSet, HashMap};
 use cachekeys::{Alternative, Found};
 use oci::Digest;
 
-use super::event::{EdgeId, Effect, VertexId};
+use super::event::{ByNumber, EdgeId, Effect, VertexId};
 use super::{Core, Level, Once, State};
 
 /// Vertices that are about to run or have run, by what leads to them.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     vertices: HashMap<Way, BTreeSet<VertexId>>,
-    ways: HashMap<VertexId, Vec<Way>>,
+    ways: ByNumber<VertexId, Vec<Way>>,
 }
 
 /// One way an input may be known, and what is done with it.

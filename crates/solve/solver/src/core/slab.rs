@@ -58,6 +58,10 @@ impl<T> Slab<T> {
             .as_mut()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().filter_map(|(_, item)| item.as_ref())
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.items.len() - self.free.len()

@@ -50,6 +50,8 @@ pub(super) struct Vertex {
     pub(super) absorbed_by: Option<VertexId>,
     /// Further ways inputs are known by, learnt from absorbed vertices.
     pub(super) secondary: Vec<(usize, Alternative)>,
+    /// Work of it was repeated because somebody else's end had spoilt it.
+    pub(super) retried: bool,
     /// Whether the index of vertices that are about to run knows this one.
     pub(super) indexed: bool,
 }
@@ -80,7 +82,7 @@ impl Vertex {
 }
 
 impl Core {
-    pub(super) fn load(&mut self, job: JobId, entries: Vec<Entry>, refresh: bool) {
+    pub(super) fn load(&mut self, job: JobId, entries: Vec<Entry>) {
         let mut loaded: Vec<LoadedVertex> = Vec::with_capacity(entries.len());
         let first = self.effects.len();
         for entry in entries {
@@ -104,9 +106,6 @@ impl Core {
                 fresh,
             });
             self.join(id, job, true);
-            if refresh && !fresh {
-                self.refresh(id);
-            }
         }
         self.effects.insert(
             first,
@@ -155,6 +154,7 @@ impl Core {
             run: Once::Idle,
             absorbed_by: None,
             secondary: Vec::new(),
+            retried: false,
             indexed: false,
         }));
         self.by_digest.insert(name, id);

@@ -9,7 +9,7 @@ use oci::Digest;
 use parking_lot::Mutex;
 use progress::Vertex as Shown;
 
-use super::{Entry, Imported, Message, Owner};
+use super::{Entry, Held, Imported, Message, Owner};
 use crate::core::{self, Event, JobId, LoadedVertex, VertexId};
 use crate::fanout::Fanout;
 use crate::job::Import;
@@ -19,50 +19,36 @@ impl<O: Operation> Owner<O> {
     /// Loads what is above an edge, as far as the job does not have it, and returns the edge's vertex.
     pub(super) fn load(&mut self, job: JobId, edge: &Edge<O>) -> Option<VertexId> {
         let state = self.jobs.get(&job)?;
-        let known = &state.vertices;
-        if let Some(vertex) = known.get(&name(&edge.vertex)) {
-            return Some(*vertex);
-        }
-        let order = order(&edge.vertex, |vertex| known.contains_key(&name(vertex)));
+        let held = |vertex: &Vertex<O>| state.vertices.get(&name(vertex));
+        // What was loaded before the job brought a cache must be told of it.
+        let up_to_date = |vertex: &Vertex<O>| {
+            held(vertex).is_some_and(|held| held.imports == state.imports.len())
+        };
+        let order = order(&edge.vertex, up_to_date);
         let mut places = HashMap::with_capacity(order.len());
         let mut entries = Vec::with_capacity(order.len());
         for vertex in &order {
             let inputs = vertex.inputs.iter().map(|input| {
+                let place = places.get(&name(&input.vertex)).copied();
                 let output = u32::try_from(input.index).unwrap_or(u32::MAX);
-                (
-                    places
-                        .get(&name(&input.vertex))
-                        .copied()
-                        .unwrap_or_default(),
-                    output,
-                )
+                (place.unwrap_or_default(), output)
             });
-            let entry = match known.get(&name(vertex)) {
-                Some(id) => core::Entry::Known(*id),
+            let entry = match held(vertex) {
+                Some(held) => core::Entry::Known(held.id),
                 None => core::Entry::New {
                     digest: vertex.digest.clone(),
                     inputs: inputs.collect(),
                     ignore_cache: vertex.ignore_cache,
                 },
             };
-            places.insert(
-                name(vertex),
-                u32::try_from(entries.len()).unwrap_or(u32::MAX),
-            );
+            let place = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            places.insert(name(vertex), place);
             entries.push(entry);
         }
-        let refresh = !state.imports.is_empty();
         self.loading = order;
-        self.step(Event::Load {
-            job,
-            entries,
-            refresh,
-        });
-        self.jobs
-            .get(&job)?
-            .vertices
-            .get(&name(&edge.vertex))
-            .copied()
+        self.step(Event::Load { job, entries });
+        let held = self.jobs.get(&job)?.vertices.get(&name(&edge.vertex))?;
+        Some(held.id)
     }
 
     /// The scheduler has named the vertices of the graph being loaded.
@@ -70,11 +56,12 @@ impl<O: Operation> Owner<O> {
         let Some(job) = self.jobs.get_mut(&job) else {
             return;
         };
+        let mut refreshed = Vec::new();
         for (vertex, LoadedVertex { id, digest, fresh }) in self.loading.drain(..).zip(ids) {
             if fresh {
                 let inputs = vertex.inputs.iter().filter_map(|input| {
-                    let id = job.vertices.get(&name(&input.vertex))?;
-                    Some(self.vertices.get(id)?.digest.to_string())
+                    let held = job.vertices.get(&name(&input.vertex))?;
+                    Some(self.vertices.get(&held.id)?.digest.to_string())
                 });
                 let shown = Shown {
                     digest: digest.to_string(),
@@ -83,25 +70,39 @@ impl<O: Operation> Owner<O> {
                     group: vertex.group.clone(),
                     ..Shown::default()
                 };
+                let fanout = Fanout::new(shown);
+                let asked = fanout.clone();
                 let entry = Entry {
                     op: vertex.op.clone(),
                     digest,
                     original: vertex.original.as_ref().unwrap_or(&vertex.digest).clone(),
                     leaf: vertex.inputs.is_empty(),
-                    fanout: Fanout::new(shown),
+                    progress: fanout.progress(),
+                    sessions: Arc::new(move || asked.sessions()),
+                    fanout,
                     imports: Mutex::default(),
                 };
                 self.vertices.insert(id, Arc::new(entry));
             }
             if let Some(entry) = self.vertices.get(&id) {
                 let mut imports = entry.imports.lock();
+                let before = imports.len();
                 for import in &job.imports {
                     if !imports.iter().any(|known| known.id == import.id) {
                         imports.push(import.clone());
                     }
                 }
+                if imports.len() > before && !fresh {
+                    refreshed.push(id);
+                }
             }
-            job.vertices.insert(name(&vertex), id);
+            let imports = job.imports.len();
+            job.vertices.insert(name(&vertex), Held { id, imports });
+        }
+        if !refreshed.is_empty() {
+            self.events.push_back(Event::Refresh {
+                vertices: refreshed,
+            });
         }
     }
 
@@ -148,10 +149,7 @@ fn name<O>(vertex: &Vertex<O>) -> (Digest, bool) {
 }
 
 /// A vertex and everything above it, inputs first. What is above vertices that are `known` is left out.
-fn order<O>(
-    vertex: &Arc<Vertex<O>>,
-    known: impl Fn(&Arc<Vertex<O>>) -> bool,
-) -> Vec<Arc<Vertex<O>>> {
+fn order<O>(vertex: &Arc<Vertex<O>>, known: impl Fn(&Vertex<O>) -> bool) -> Vec<Arc<Vertex<O>>> {
     let mut order = Vec::new();
     let mut seen = HashSet::from([name(vertex)]);
     // Vertices on the way down, with the number of inputs that were visited.

@@ -1,11 +1,13 @@
 //! Effects are carried out: questions at once, work as tasks.
 
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use cachekeys::{Key, NodeId, Record, ResultId, Stores};
 use diagnostics::Failure;
 
-use super::work::{Answer, Step};
+use super::work::{Answer, Step, broken};
 use super::{Entry, Owner, Running};
 use crate::core::{Effect, Event, Handle, Outcome, Question, Ticket, VertexId};
 use crate::job::Built;
@@ -42,9 +44,10 @@ impl<O: Operation> Owner<O> {
                 }
             }
             Effect::Answer { want, outcome } => {
-                if let Some(reply) = self.wants.remove(&want) {
+                if let Some((reply, vertex)) = self.wants.remove(&want) {
+                    let (stores, _) = self.stores(vertex);
                     // Whoever asked may have gone.
-                    let _ = reply.send(open_outcome(outcome));
+                    let _ = reply.send(open_outcome(outcome, stores));
                 }
             }
             Effect::Query {
@@ -66,8 +69,8 @@ impl<O: Operation> Owner<O> {
                 let failure = Failure::user(format!(
                     "invalid response from exec need {output} index but {outputs} results received"
                 ));
-                let failure = self.handle(failure);
-                self.events.push_back(Event::Failed { ticket, failure });
+                let event = self.shared.failed(ticket, failure);
+                self.events.push_back(event);
             }
             Effect::Map { .. }
             | Effect::Content { .. }
@@ -113,21 +116,21 @@ impl<O: Operation> Owner<O> {
         vertex: VertexId,
         ask: impl FnOnce(&Stores) -> Event + Send + 'static,
     ) {
-        match self.stores(vertex) {
-            Ok(stores) => self.events.push_back(ask(&stores)),
-            Err(imports) => {
-                let mut stores = Stores::new(self.shared.keys.clone());
-                let cx = self.cx.clone();
-                self.spawn("ask imported caches", ticket, self.cx.child(), async move {
-                    for imported in imports {
-                        if let Some(store) = imported.open(&cx).await {
-                            stores.attach(imported.id, store);
-                        }
-                    }
-                    ask(&stores)
-                });
-            }
+        let (mut stores, opening) = self.stores(vertex);
+        if opening.is_empty() {
+            self.events.push_back(ask(&stores));
+            return;
         }
+        let cx = self.cx.clone();
+        let work = async move {
+            for imported in opening {
+                if let Some(store) = imported.open(&cx).await {
+                    stores.attach(imported.id, store);
+                }
+            }
+            ask(&stores)
+        };
+        self.spawn("ask imported caches", vertex, ticket, self.cx.child(), work);
     }
 
     fn confirm(&mut self, ticket: Ticket, keys: &[Key]) {
@@ -170,7 +173,13 @@ impl<O: Operation> Owner<O> {
         };
         match effect {
             Effect::Map { ticket, index, .. } => {
-                self.spawn("cache map", ticket, cx, step.map(ticket, index));
+                let leaf = step.entry.leaf;
+                let work = Box::pin(step.map(ticket, index));
+                if leaf {
+                    self.spawn("cache map", vertex, ticket, cx, work);
+                } else {
+                    self.try_now("cache map", vertex, ticket, cx, work);
+                }
             }
             Effect::Content {
                 ticket,
@@ -185,13 +194,14 @@ impl<O: Operation> Owner<O> {
                 };
                 self.spawn(
                     "content key",
+                    vertex,
                     ticket,
                     cx,
                     step.content(ticket, input, from, value, flags),
                 );
             }
             Effect::Run { ticket, inputs, .. } => {
-                self.spawn("run", ticket, cx, step.run(ticket, inputs));
+                self.spawn("run", vertex, ticket, cx, step.run(ticket, inputs));
             }
             Effect::Load {
                 ticket,
@@ -199,7 +209,13 @@ impl<O: Operation> Owner<O> {
                 record,
                 ..
             } => {
-                self.spawn("load result", ticket, cx, step.load(ticket, key, record));
+                self.spawn(
+                    "load result",
+                    vertex,
+                    ticket,
+                    cx,
+                    step.load(ticket, key, record),
+                );
             }
             Effect::Save {
                 ticket,
@@ -207,15 +223,43 @@ impl<O: Operation> Owner<O> {
                 value,
                 ..
             } => {
-                self.spawn("save result", ticket, cx, step.save(ticket, keys, value));
+                self.spawn(
+                    "save result",
+                    vertex,
+                    ticket,
+                    cx,
+                    step.save(ticket, keys, value),
+                );
             }
             _ => {}
+        }
+    }
+
+    /// Like [`Self::spawn`], for work that as a rule only computes: it is tried here first.
+    fn try_now(
+        &mut self,
+        name: &'static str,
+        vertex: VertexId,
+        ticket: Ticket,
+        cx: tasks::Cx,
+        mut work: Pin<Box<dyn Future<Output = Event> + Send>>,
+    ) {
+        let mut context = Context::from_waker(Waker::noop());
+        let first = AssertUnwindSafe(|| work.as_mut().poll(&mut context));
+        match std::panic::catch_unwind(first) {
+            Ok(Poll::Ready(event)) => self.events.push_back(event),
+            Ok(Poll::Pending) => self.spawn(name, vertex, ticket, cx, work),
+            Err(_) => {
+                let event = self.shared.failed(ticket, broken());
+                self.events.push_back(event);
+            }
         }
     }
 
     pub(super) fn spawn(
         &mut self,
         name: &'static str,
+        vertex: VertexId,
         ticket: Ticket,
         cx: tasks::Cx,
         work: impl Future<Output = Event> + Send + 'static,
@@ -225,16 +269,25 @@ impl<O: Operation> Owner<O> {
             let event = work.await;
             answer.send(event);
         });
-        self.running.insert(ticket, Running { cx, _task: task });
+        let since = tokio::time::Instant::now();
+        let running = Running {
+            cx,
+            name,
+            vertex,
+            since,
+            _task: task,
+        };
+        self.running.insert(ticket, running);
     }
 }
 
-fn open_outcome<V: Clone + 'static>(outcome: Outcome) -> Result<Built<V>, Failure> {
+fn open_outcome<V: Clone + 'static>(outcome: Outcome, stores: Stores) -> Result<Built<V>, Failure> {
     match outcome {
         Outcome::Built { value, keys } => match value.payload::<V>() {
             Some(value) => Ok(Built {
                 value: value.clone(),
                 keys,
+                stores,
             }),
             None => Err(Failure::new(
                 fault::Class::Internal,
@@ -251,12 +304,11 @@ pub(super) fn failure_of(handle: &Handle) -> Failure {
 }
 
 impl<O: Operation> Entry<O> {
-    pub(super) fn work(self: &Arc<Self>, cx: &tasks::Cx) -> crate::op::Work {
-        let fanout = self.fanout.clone();
+    pub(super) fn work(&self, cx: &tasks::Cx) -> crate::op::Work {
         crate::op::Work {
             cx: cx.clone(),
-            progress: self.fanout.progress(),
-            sessions: Arc::new(move || fanout.sessions()),
+            progress: self.progress.clone(),
+            sessions: self.sessions.clone(),
         }
     }
 }

@@ -238,10 +238,7 @@ impl<O: Operation> Step<O> {
     }
 
     fn failed(&self, ticket: Ticket, failure: Failure) -> Event {
-        Event::Failed {
-            ticket,
-            failure: self.shared.handle(failure),
-        }
+        self.shared.failed(ticket, failure)
     }
 
     fn lost(&self, ticket: Ticket) -> Event {
@@ -302,6 +299,14 @@ impl Drop for OnDemand {
     }
 }
 
+/// An operation panicked.
+pub(super) fn broken() -> Failure {
+    Failure::new(
+        Class::Internal,
+        "the operation broke down; the log has more",
+    )
+}
+
 /// Makes sure that a ticket is answered, whatever becomes of the task.
 pub(super) struct Answer<O: Operation> {
     ticket: Option<Ticket>,
@@ -338,14 +343,8 @@ impl<O: Operation> Answer<O> {
 impl<O: Operation> Drop for Answer<O> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            let failure = Failure::new(
-                Class::Internal,
-                "the operation broke down; the log has more",
-            );
-            self.emit(Event::Failed {
-                ticket,
-                failure: self.shared.handle(failure),
-            });
+            let failure = broken();
+            self.emit(self.shared.failed(ticket, failure));
         }
     }
 }

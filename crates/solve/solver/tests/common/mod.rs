@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cachekeys::{KeyStore, Memory};
+use cachekeys::{Key, KeyStore, Memory, Record};
 use diagnostics::Failure;
 use oci::Digest;
 use parking_lot::Mutex;
@@ -31,6 +31,10 @@ pub enum Deed {
     Nested(Edge<Toy>, Solver<Toy>),
     /// Says whom it may ask.
     Sessions,
+    /// Says something.
+    Say(String),
+    /// Is stopped, though not by the solver, the first time.
+    Spoilt,
     /// Reports something.
     Log(&'static str),
 }
@@ -132,6 +136,12 @@ impl Toy {
                 let built = solver.nested("inner", work).build(&work.cx, edge).await?;
                 return Ok(vec![format!("nested {}", built.value)]);
             }
+            Deed::Say(text) => return Ok(vec![text.clone()]),
+            Deed::Spoilt if self.runs.load(Ordering::Relaxed) == 1 => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return Err(Failure::cancelled("session gone"));
+            }
+            Deed::Spoilt => {}
             Deed::Sessions => return Ok(vec![(work.sessions)().join(" ")]),
             Deed::Log(text) => work.progress.log(progress::Stream::Stdout, (*text).into()),
         }
@@ -166,6 +176,34 @@ impl ResultStore<String> for Shelf {
 
     fn exists(&self, id: &str) -> bool {
         self.results.lock().contains_key(id)
+    }
+}
+
+/// Another daemon's cache.
+pub struct Theirs {
+    pub keys: Arc<Memory>,
+    pub shelf: Arc<Shelf>,
+}
+
+#[async_trait]
+impl Import<String> for Theirs {
+    fn id(&self) -> &str {
+        "theirs"
+    }
+
+    async fn open(&self, _: &tasks::Cx) -> Option<Arc<dyn KeyStore>> {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Some(self.keys.clone())
+    }
+
+    async fn load(
+        &self,
+        _: &Work,
+        key: &Key,
+        record: &Record,
+    ) -> Result<Option<Vec<(Key, Record, String)>>, Failure> {
+        let value = self.shelf.load(record.result.as_str()).await?;
+        Ok(value.map(|value| vec![(key.clone(), record.clone(), value)]))
     }
 }
 

@@ -203,3 +203,60 @@ fn anything_may_happen_at_any_time() {
         }
     }
 }
+
+/// Builds a graph with nothing but somebody else's cache; then without that one.
+#[test]
+fn an_imported_cache_is_as_good_as_an_own_one() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let graph = graph(dice, &Kind { random: 0, ..PLAIN });
+        let mut disk = Disk::default();
+        let mut theirs = None;
+        for round in 0..3 {
+            let mut world = World::new(disk);
+            world.check_once = true;
+            if round == 1 {
+                world.imported = theirs.take();
+            }
+            let job = world.add_job();
+            world.want(job, &graph, graph.len() - 1, 0);
+            world.settle(dice);
+            if round > 0 {
+                let did = (world.runs, world.loads, world.contents);
+                assert_eq!(did, (0, 1, 0), "seed {seed}, round {round}");
+            }
+            disk = world.close(dice);
+            if round == 0 {
+                theirs = Some(std::mem::take(&mut disk));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_may_be_brought_late() {
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let graphs: Vec<_> = (0..3).map(|_| graph(dice, &WILD)).collect();
+        let mut world = World::new(Disk::default());
+        let job = world.add_job();
+        world.want(job, &graphs[0], graphs[0].len() - 1, 0);
+        world.settle(dice);
+        let theirs = world.close(dice);
+        let mut world = World::new(Disk::default());
+        for graph in &graphs {
+            let job = world.add_job();
+            world.want(job, graph, dice.below(graph.len()), 0);
+            for _ in 0..dice.below(20) {
+                if world.is_busy() {
+                    world.turn(dice);
+                }
+            }
+            if dice.chance(50) {
+                world.import(theirs.clone());
+            }
+        }
+        world.settle(dice);
+        world.close(dice);
+    }
+}

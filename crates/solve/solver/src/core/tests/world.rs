@@ -178,6 +178,8 @@ pub(super) struct World {
     pub(super) made: BTreeSet<String>,
     running: BTreeMap<Ticket, String>,
     pub(super) check_once: bool,
+    /// Somebody else's cache, once vertices may look into it.
+    pub(super) imported: Option<Disk>,
     pub(super) runs: usize,
     pub(super) loads: usize,
     pub(super) contents: usize,
@@ -199,6 +201,7 @@ impl World {
             made: BTreeSet::new(),
             running: BTreeMap::new(),
             check_once: false,
+            imported: None,
             runs: 0,
             loads: 0,
             contents: 0,
@@ -309,7 +312,11 @@ impl World {
         let class = self.running.remove(&ticket);
         let event = if cancelled && dice.chance(80) {
             let failure = Handle::new(self.number(), "stopped");
-            Event::Failed { ticket, failure }
+            Event::Failed {
+                ticket,
+                failure,
+                stray: false,
+            }
         } else {
             self.answer(effect, dice, class)
         };
@@ -332,6 +339,7 @@ impl World {
                 None => Event::Failed {
                     ticket,
                     failure: Handle::new(0, "gone"),
+                    stray: false,
                 },
             },
             Effect::Content {
@@ -358,12 +366,14 @@ impl World {
                     return Event::Failed {
                         ticket,
                         failure: Handle::new(0, "gone"),
+                        stray: false,
                     };
                 };
                 if graph[at].fails {
                     return Event::Failed {
                         ticket,
                         failure: Handle::new(self.number(), "fails"),
+                        stray: false,
                     };
                 }
                 let inputs: Vec<u64> = inputs
@@ -386,10 +396,24 @@ impl World {
                     outputs: outputs.collect(),
                 }
             }
-            Effect::Load { ticket, record, .. } => {
+            Effect::Load {
+                ticket,
+                key,
+                record,
+                ..
+            } => {
                 self.loads += 1;
-                let value = self.disk.results.get(record.result.as_str()).copied();
+                let from = match &self.imported {
+                    Some(imported) if record.store != StoreId::MAIN => imported,
+                    _ => &self.disk,
+                };
+                let value = from.results.get(record.result.as_str()).copied();
                 let value = value.filter(|_| self.check_once || !dice.chance(5));
+                if let Some(value) = value
+                    && record.store != StoreId::MAIN
+                {
+                    self.save(&[key], value, Some(record.created));
+                }
                 Event::Loaded {
                     ticket,
                     value: value.map(|value| Handle::new(self.number(), value)),
@@ -405,14 +429,12 @@ impl World {
                     output,
                     digest,
                 } = &question;
-                let nodes =
-                    cachekeys::query(&self.disk.stores, ways, taught, *input, *output, digest);
+                let nodes = cachekeys::query(&self.stores(), ways, taught, *input, *output, digest);
                 Event::Found { ticket, nodes }
             }
             Effect::Records { ticket, key, .. } => {
                 let results = &self.disk.results;
-                let records =
-                    cachekeys::records(&self.disk.stores, &key, &|id| exists(results, id));
+                let records = cachekeys::records(&self.stores(), &key, &|id| exists(results, id));
                 Event::Records { ticket, records }
             }
             Effect::Confirm { ticket, keys } => {
@@ -438,25 +460,8 @@ impl World {
                 ..
             } => {
                 let value = *value.payload::<u64>().expect("a value");
-                self.disk.clock += 1;
-                let result = format!("result {}", self.disk.clock);
-                self.disk.results.insert(result.clone(), value);
-                let created = SystemTime::UNIX_EPOCH + Duration::from_secs(self.disk.clock);
-                let stored = Stored {
-                    result: ResultId::new(&result),
-                    created,
-                };
-                let main = self.disk.stores.main().as_ref();
-                let nodes = keys
-                    .iter()
-                    .map(|key| cachekeys::save(main, key, &stored))
-                    .collect();
-                let result = stored.result;
-                let record = Some(Record {
-                    store: StoreId::MAIN,
-                    result,
-                    created,
-                });
+                let (nodes, record) = self.save(&keys, value, None);
+                let record = Some(record);
                 Event::Saved {
                     ticket,
                     nodes,
@@ -465,6 +470,50 @@ impl World {
             }
             other => panic!("nothing to answer: {other:?}"),
         }
+    }
+
+    fn stores(&self) -> Stores {
+        let mut stores = self.disk.stores.clone();
+        if let Some(imported) = &self.imported {
+            stores.attach(StoreId(1), imported.stores.main().clone());
+        }
+        stores
+    }
+
+    fn save(
+        &mut self,
+        keys: &[cachekeys::Key],
+        value: u64,
+        created: Option<SystemTime>,
+    ) -> (Vec<cachekeys::NodeId>, Record) {
+        self.disk.clock += 1;
+        let result = format!("result {}", self.disk.clock);
+        self.disk.results.insert(result.clone(), value);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.disk.clock);
+        let created = created.unwrap_or(now);
+        let result = ResultId::new(&result);
+        let stored = Stored {
+            result: result.clone(),
+            created,
+        };
+        let main = self.disk.stores.main().as_ref();
+        let nodes = keys.iter().map(|key| cachekeys::save(main, key, &stored));
+        let store = StoreId::MAIN;
+        let record = Record {
+            store,
+            result,
+            created,
+        };
+        (nodes.collect(), record)
+    }
+
+    /// From now on all vertices may look into somebody else's cache.
+    pub(super) fn import(&mut self, imported: Disk) {
+        self.imported = Some(imported);
+        let vertices = self.vertices.keys().copied().collect::<BTreeSet<_>>();
+        self.step(Event::Refresh {
+            vertices: vertices.into_iter().collect(),
+        });
     }
 
     pub(super) fn add_job(&mut self) -> JobId {
@@ -493,11 +542,7 @@ impl World {
             });
             self.loading.push((at, graph.clone()));
         }
-        self.step(Event::Load {
-            job,
-            entries,
-            refresh: false,
-        });
+        self.step(Event::Load { job, entries });
         let vertex = self.jobs[&job][&at];
         let want = WantId(self.number());
         let expected = naive(graph)[at].map(|value| value[output as usize]);
@@ -532,8 +577,8 @@ impl World {
         let waiting: Vec<_> = self.wants.keys().collect();
         assert!(
             waiting.is_empty(),
-            "stalled: {waiting:?}\n{}",
-            self.core.describe()
+            "stalled: {waiting:?}, {} edges open",
+            self.core.describe().len()
         );
     }
 
