@@ -5,6 +5,7 @@ use std::io;
 
 use http::Method;
 use reqwest::Response;
+use rustls::CertificateError;
 use url::Url;
 
 use crate::error::{Broken, Error, UnexpectedStatus, document};
@@ -96,6 +97,25 @@ fn of_tls(err: &rustls::Error) -> (Broken, String) {
             Broken::Plain,
             "http: server gave HTTP response to HTTPS client".to_owned(),
         ),
+        rustls::Error::InvalidCertificate(problem) => {
+            let text = match problem {
+                CertificateError::UnknownIssuer => "certificate signed by unknown authority",
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => {
+                    "certificate has expired or is not yet valid"
+                }
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => {
+                    "certificate is not valid for this name"
+                }
+                _ => return (Broken::Tls, format!("tls: {err}")),
+            };
+            // Compat: users look for these words.
+            let text = format!("tls: failed to verify certificate: x509: {text}");
+            (Broken::Tls, text)
+        }
         other => (Broken::Tls, format!("tls: {other}")),
     }
 }
@@ -106,6 +126,11 @@ fn of_io(err: &io::Error, connecting: bool) -> Option<(Broken, String)> {
     if let Some(inner) = err.get_ref() {
         if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
             return Some(of_tls(tls));
+        }
+        if let Some(io) = inner.downcast_ref::<io::Error>()
+            && let Some(found) = of_io(io, connecting)
+        {
+            return Some(found);
         }
         if err.kind() == ErrorKind::UnexpectedEof {
             return Some((Broken::Closed, "EOF".to_owned()));

@@ -1,4 +1,5 @@
 //! A small HTTP server whose answers a test makes up, faults included.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -80,6 +81,21 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::listen(handler, None)
+    }
+
+    /// With TLS.
+    pub fn start_tls(
+        config: Arc<rustls::ServerConfig>,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(handler, Some(config))
+    }
+
+    fn listen(
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -92,9 +108,15 @@ impl Server {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (seen, handler) = (seen.clone(), handler.clone());
+                    let (seen, handler, tls) = (seen.clone(), handler.clone(), tls.clone());
                     if let Ok(stream) = stream {
-                        std::thread::spawn(move || serve(stream, &*handler, &seen));
+                        std::thread::spawn(move || match tls {
+                            None => serve(stream, &*handler, &seen),
+                            Some(config) => {
+                                let tls = rustls::ServerConnection::new(config).expect("a config");
+                                serve(rustls::StreamOwned::new(tls, stream), &*handler, &seen);
+                            }
+                        });
                     }
                 }
             })
@@ -134,19 +156,24 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Request>>) {
-    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
-    let mut stream = stream;
-    while let Some(request) = read(&mut reader) {
+fn serve(stream: impl Read + Write, handler: &Handler, seen: &Mutex<Vec<Request>>) {
+    let mut stream = BufReader::new(stream);
+    if stream.fill_buf().is_ok_and(|seen| seen.starts_with(&[22])) {
+        // TLS where it is not known. What a server answers there is not encrypted.
+        let refusal = b"HTTP/1.0 400 Bad Request\r\n\r\n";
+        let _ = stream.get_mut().write_all(refusal);
+        return;
+    }
+    while let Some(request) = read(&mut stream) {
         seen.lock().expect("no panic").push(request.clone());
         let answer = handler(&request);
-        if write(&mut stream, &request, &answer).is_none() {
+        if write(stream.get_mut(), &request, &answer).is_none() {
             return;
         }
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+fn read(reader: &mut impl BufRead) -> Option<Request> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
     let mut words = line.split_whitespace();
@@ -173,7 +200,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// `None`: the connection is over.
-fn write(stream: &mut TcpStream, request: &Request, answer: &Answer) -> Option<()> {
+fn write(stream: &mut impl Write, request: &Request, answer: &Answer) -> Option<()> {
     let mut head = format!("HTTP/1.1 {} x\r\n", answer.status);
     let mut has_length = false;
     for (name, value) in &answer.headers {
@@ -188,7 +215,7 @@ fn write(stream: &mut TcpStream, request: &Request, answer: &Answer) -> Option<(
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).ok()?;
     if request.method == "HEAD" {
-        return Some(());
+        return stream.flush().ok();
     }
     let end = answer.cut.unwrap_or(answer.body.len());
     if answer.chunked {
@@ -201,11 +228,11 @@ fn write(stream: &mut TcpStream, request: &Request, answer: &Answer) -> Option<(
         }
     }
     if answer.cut.is_some() {
-        let _ = stream.shutdown(std::net::Shutdown::Both);
         return None;
     }
     if answer.chunked {
         stream.write_all(b"\r\n0\r\n\r\n").ok()?;
     }
+    stream.flush().ok()?;
     Some(())
 }
