@@ -51,7 +51,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(daemon(settings))
+    let ended = runtime.block_on(daemon(settings));
+    // A blocking call that does not come back must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ended
 }
 
 fn start_logging(settings: &LogSettings) {
@@ -82,6 +85,17 @@ async fn daemon(settings: Settings) -> anyhow::Result<()> {
             address.trim_start_matches("unix://")
         );
     }
+    let builder = services.builder.clone();
+    let _describer = tasks::spawn("describe on SIGUSR1", async move {
+        let kind = tokio::signal::unix::SignalKind::user_defined1();
+        let Ok(mut signals) = tokio::signal::unix::signal(kind) else {
+            return;
+        };
+        while signals.recv().await.is_some() {
+            let state = builder.machinery().solver.describe().await;
+            tracing::info!("what the builds wait for:\n{state}");
+        }
+    });
     let served = serve::serve(listeners, services).await;
     tasks::blocking(move || cache.close()).await?;
     served

@@ -25,6 +25,8 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
     let cache = Cache::open(options)?;
     let sessions = Manager::new();
     let platforms = platforms(settings);
+    let registry = registry::Client::new(registries(settings));
+    let images = source_image::Images::new(registry.clone(), cache.clone());
     let worker = Arc::new(Worker {
         options: WorkerOptions {
             id: state.worker_id.clone(),
@@ -33,13 +35,16 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             scratch: state.root.join("private"),
         },
         cache: cache.clone(),
-        sources: vec![Arc::new(source_local::Local::new(cache.clone()))],
+        sources: vec![
+            Arc::new(images.clone()),
+            Arc::new(source_local::Local::new(cache.clone())),
+        ],
         executor: executor(settings, state)?,
         sessions: sessions.clone(),
         cache_dirs: ops::CacheDirs::default(),
     });
     let solver = Solver::new(solver::Options {
-        keys: Arc::new(cachekeys::Memory::default()),
+        keys: Arc::new(cachekeys::Persistent::new(cache.db().clone())),
         results: Arc::new(Results::new(cache.clone(), &state.worker_id)),
         parallelism: NonZeroUsize::new(settings.worker.parallelism),
         record: None,
@@ -48,8 +53,11 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         worker,
         solver,
         frontends: vec![Arc::new(dockerfile::Dockerfile)],
-        exporters: vec![],
-        images: Arc::new(NoImages),
+        exporters: vec![
+            Arc::new(export_image::ImageExporter::new(cache.content().clone(), registry)),
+            Arc::new(export_files::FilesExporter),
+        ],
+        images: Arc::new(images),
         platforms: platforms.clone(),
         entitlements: settings.entitlements.clone(),
     });
@@ -91,10 +99,7 @@ fn platforms(settings: &Settings) -> Vec<Platform> {
     let host = Platform::host();
     let mut platforms = vec![host.clone()];
     if host.architecture == "amd64" {
-        platforms.push(Platform {
-            architecture: "386".to_owned(),
-            ..host
-        });
+        platforms.push(Platform { architecture: "386".to_owned(), ..host });
     }
     platforms
 }
@@ -114,24 +119,14 @@ fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
         no_process_sandbox: settings.config.worker.oci.no_process_sandbox,
         ..executor::Settings::default()
     };
-    match settings
-        .worker
-        .binary
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
+    match settings.worker.binary.as_deref().filter(|name| !name.is_empty()) {
         None => {
-            let runtime =
-                runtime::Runtime::new(executor).context("failed to set up the runtime")?;
+            let runtime = runtime::Runtime::new(executor).context("failed to set up the runtime")?;
             Ok(Arc::new(runtime))
         }
         Some(binary) => {
             let path = std::env::var("PATH").unwrap_or_default();
-            Ok(Arc::new(executor::runc::Runc::new(
-                executor,
-                Some(binary),
-                &path,
-            )?))
+            Ok(Arc::new(executor::runc::Runc::new(executor, Some(binary), &path)?))
         }
     }
 }
@@ -150,15 +145,8 @@ fn log_limits() -> LogLimits {
 
 fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
     const PREFIX: &str = "org.mobyproject.buildkit.worker.";
-    let hostname = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let process_mode = if settings.config.worker.oci.no_process_sandbox {
-        "no-sandbox"
-    } else {
-        "sandbox"
-    };
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let process_mode = if settings.config.worker.oci.no_process_sandbox { "no-sandbox" } else { "sandbox" };
     let facts = [
         ("executor", "oci"),
         ("hostname", &hostname),
@@ -167,10 +155,8 @@ fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
         ("selinux.enabled", "false"),
         ("snapshotter", cache.snapshotter()),
     ];
-    let mut labels: BTreeMap<String, String> = facts
-        .iter()
-        .map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()))
-        .collect();
+    let mut labels: BTreeMap<String, String> =
+        facts.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
     if let Some(profile) = &settings.config.worker.oci.apparmor_profile {
         labels.insert(format!("{PREFIX}apparmor.profile"), profile.clone());
     }
@@ -178,18 +164,28 @@ fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
     labels
 }
 
-struct NoImages;
-
-#[async_trait::async_trait]
-impl source::ImageResolver for NoImages {
-    async fn resolve(
-        &self,
-        _: &tasks::Cx,
-        _: &session::Group,
-        _: &progress::Progress,
-        name: &str,
-        _: &source::ResolveImage,
-    ) -> Result<source::ResolvedImage, source::Error> {
-        Err(source::Error::user(format!("unimplemented: image {name}")))
+fn registries(settings: &Settings) -> registry::Config {
+    let hosts = settings.config.registry.iter().map(|(host, it)| {
+        let config = registry::HostConfig {
+            mirrors: it.mirrors.clone(),
+            http: it.http,
+            insecure: it.insecure,
+            ca: it.ca.clone(),
+            keypairs: it
+                .keypair
+                .iter()
+                .map(|pair| registry::KeyPair {
+                    key: pair.key.clone(),
+                    cert: pair.cert.clone(),
+                })
+                .collect(),
+            tls_config_dirs: it.tlsconfigdir.clone(),
+        };
+        (host.clone(), config)
+    });
+    registry::Config {
+        hosts: hosts.collect(),
+        user_agent: format!("buildkit/{VERSION}"),
+        ..registry::Config::default()
     }
 }

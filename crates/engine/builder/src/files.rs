@@ -47,11 +47,11 @@ pub(crate) async fn read_file(
     range: Option<(i64, i64)>,
 ) -> Result<Bytes, Failure> {
     let root = root(cx, value).await?;
-    let shown = absolute(path);
+    let (shown, path) = (path.to_owned(), absolute(path));
     tasks::blocking(move || {
         let result = root
             .ok_or_else(|| io::Error::from_raw_os_error(2))
-            .and_then(|root| read(&root, &shown, range));
+            .and_then(|root| read(&root, &path, range));
         result.map_err(|err| failed("open", &shown, &err).reclassified(Class::User))
     })
     .await
@@ -82,7 +82,7 @@ pub(crate) async fn read_dir(
     include: &str,
 ) -> Result<Vec<Stat>, Failure> {
     let root = root(cx, value).await?;
-    let shown = absolute(path);
+    let (shown, path) = (path.to_owned(), absolute(path));
     let patterns = if include.is_empty() {
         None
     } else {
@@ -93,7 +93,7 @@ pub(crate) async fn read_dir(
     tasks::blocking(move || {
         let result = root
             .ok_or_else(|| io::Error::from_raw_os_error(2))
-            .and_then(|root| list(&root, &shown, patterns.as_ref()));
+            .and_then(|root| list(&root, &path, patterns.as_ref()));
         result.map_err(|err| failed("open", &shown, &err).reclassified(Class::User))
     })
     .await

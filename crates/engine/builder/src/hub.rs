@@ -1,5 +1,6 @@
 //! The events of one build, kept in order so that any number of readers can follow from the beginning.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,6 +27,18 @@ impl Hub {
         self.more.notify_waiters();
     }
 
+    async fn wait_closed(&self) {
+        loop {
+            let more = self.more.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            if self.state.lock().closed {
+                return;
+            }
+            more.await;
+        }
+    }
+
     /// A reader that starts at the first event.
     pub fn reader(self: &Arc<Self>) -> Reader {
         Reader {
@@ -47,6 +60,9 @@ impl Sink for Hub {
     }
 }
 
+/// How long a reader waits for events that belong together.
+const GATHER: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Follows a build.
 pub struct Reader {
     hub: Arc<Hub>,
@@ -54,8 +70,21 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Waits for events not read yet and returns all of them; `None` when the build is over.
+    /// Waits for events not read yet and returns all of them, what is outdated within them left out; `None` when the
+    /// build is over.
     pub async fn next(&mut self) -> Option<Vec<Event>> {
+        self.wait().await?;
+        // A build that ends does not wait; one that goes on has more to tell in a moment.
+        let closed = self.hub.wait_closed();
+        let _ = tokio::time::timeout(GATHER, closed).await;
+        let state = self.hub.state.lock();
+        let events = latest(state.events.get(self.next..).unwrap_or_default());
+        self.next = state.events.len();
+        Some(events)
+    }
+
+    /// Waits until there is something to read; `None` when there never will be.
+    async fn wait(&mut self) -> Option<()> {
         loop {
             let more = self.hub.more.notified();
             tokio::pin!(more);
@@ -63,11 +92,8 @@ impl Reader {
             more.as_mut().enable();
             {
                 let state = self.hub.state.lock();
-                if let Some(events) = state.events.get(self.next..)
-                    && !events.is_empty()
-                {
-                    self.next = state.events.len();
-                    return Some(events.to_vec());
+                if state.events.len() > self.next {
+                    return Some(());
                 }
                 if state.closed {
                     return None;
@@ -78,6 +104,33 @@ impl Reader {
     }
 }
 
+/// The events without states that a later event of the same span or counter replaces.
+fn latest(events: &[Event]) -> Vec<Event> {
+    let mut last: HashMap<Name<'_>, usize> = HashMap::new();
+    for (index, event) in events.iter().enumerate() {
+        if let Some(name) = name(event) {
+            last.insert(name, index);
+        }
+    }
+    events
+        .iter()
+        .enumerate()
+        .filter(|(index, event)| name(event).is_none_or(|name| last.get(&name) == Some(index)))
+        .map(|(_, event)| event.clone())
+        .collect()
+}
+
+type Name<'a> = (&'a str, &'a str, Option<std::time::SystemTime>);
+
+/// What an event is about, if a later one about the same replaces it.
+fn name(event: &Event) -> Option<Name<'_>> {
+    match event {
+        Event::Vertex(vertex) => Some((&vertex.digest, "", vertex.started)),
+        Event::Status(status) => Some((&status.vertex, &status.id, None)),
+        Event::Log(_) | Event::Warning(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,9 +138,25 @@ mod tests {
 
     fn event(name: &str) -> Event {
         Event::Vertex(Vertex {
-            name: name.to_owned(),
+            digest: name.to_owned(),
             ..Vertex::default()
         })
+    }
+
+    #[tokio::test]
+    async fn outdated_states_within_a_batch_are_left_out() {
+        let hub = Arc::new(Hub::default());
+        let mut vertex = Vertex {
+            digest: "v".to_owned(),
+            started: Some(std::time::SystemTime::UNIX_EPOCH),
+            ..Vertex::default()
+        };
+        hub.emit(Event::Vertex(vertex.clone()));
+        hub.emit(event("other"));
+        vertex.completed = Some(std::time::SystemTime::UNIX_EPOCH);
+        hub.emit(Event::Vertex(vertex.clone()));
+        let expected = Some(vec![event("other"), Event::Vertex(vertex)]);
+        assert_eq!(hub.reader().next().await, expected);
     }
 
     #[tokio::test]

@@ -65,15 +65,19 @@ pub async fn directory(
     let mut grpc = tonic::client::Grpc::new(session.channel())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let call = async {
+    let call = async move {
         let ready = grpc.ready().await;
         ready.map_err(|err| Status::unavailable(fault::chain(&err)))?;
         let codec = ProstCodec::<Packet, Packet>::default();
         let path = http::uri::PathAndQuery::from_static(METHOD);
         grpc.streaming(request, path, codec).await
     };
-    let response = session.call(cx, call).await?;
-    let mut incoming: Incoming = Box::pin(response.into_inner());
+    // A stock client answers the call with its first request for a file, so the listing must not wait for the answer.
+    let answered = stream::once(call).map(|response| match response {
+        Ok(response) => response.into_inner().left_stream(),
+        Err(status) => stream::iter([Err(status)]).right_stream(),
+    });
+    let mut incoming: Incoming = Box::pin(answered.flatten());
     let sent = send_batches(cx, listing, &mut incoming, &out, progress).await;
     drop(out);
     match sent {

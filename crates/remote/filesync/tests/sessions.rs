@@ -18,6 +18,8 @@ use filesync::client::{DIR_METHODS, Dirs, TARGET_METHODS, Target, Targets};
 use filesync::push::Outcome;
 use filesync::{Tree, pull, push};
 use fstree::Root;
+use proto::fsutil::Packet;
+use proto::fsutil::packet::PacketType;
 use session::Session;
 use session::client::Client;
 use tasks::{Cx, Task};
@@ -247,4 +249,75 @@ async fn a_file_that_breaks_off_is_not_taken_for_complete() {
     session.close("context canceled");
     client.await;
     assert!(!*complete.lock().expect("lock"));
+}
+
+/// Takes a listing without files, and like a stock client answers the call only when it knows all of it.
+#[derive(Clone)]
+struct Late;
+
+impl tonic::server::NamedService for Late {
+    const NAME: &'static str = "moby.filesync.v1.FileSend";
+}
+
+type Boxed<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl tower::Service<http::Request<tonic::body::Body>> for Late {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = Boxed<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(async {
+            let codec = tonic_prost::ProstCodec::default();
+            Ok(tonic::server::Grpc::new(codec)
+                .streaming(Late, request)
+                .await)
+        })
+    }
+}
+
+impl tonic::server::StreamingService<Packet> for Late {
+    type Response = Packet;
+    type ResponseStream = tokio_stream::Once<Result<Packet, tonic::Status>>;
+    type Future = Boxed<Result<tonic::Response<Self::ResponseStream>, tonic::Status>>;
+
+    fn call(&mut self, request: tonic::Request<tonic::Streaming<Packet>>) -> Self::Future {
+        Box::pin(async {
+            let mut packets = request.into_inner();
+            while packets
+                .message()
+                .await?
+                .is_some_and(|packet| packet.stat.is_some())
+            {}
+            let fin = Packet {
+                r#type: PacketType::PacketFin.into(),
+                ..Packet::default()
+            };
+            Ok(tonic::Response::new(tokio_stream::once(Ok(fin))))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_the_listing_gets_it() {
+    let from = tempfile::tempdir().expect("a scratch folder");
+    fs::create_dir(from.path().join("d")).expect("mkdir");
+    let daemon = Daemon::start().await;
+    let mut client = Client::new("").await;
+    client.add(Late, TARGET_METHODS);
+    let cx = Cx::root();
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let tree = Tree::new(Root::open(from.path()).expect("open"));
+    let push = push::directory(&cx, &session, 0, false, tree, |_| {});
+    tokio::time::timeout(std::time::Duration::from_secs(5), push)
+        .await
+        .expect("an end in time")
+        .expect("pushed");
 }
