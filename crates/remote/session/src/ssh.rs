@@ -125,8 +125,6 @@ async fn relay(cx: &Cx, session: &Session, id: &str, stream: UnixStream) -> Resu
     let mut request = Request::new(ReceiverStream::new(receiver));
     metadata::append(request.metadata_mut(), metadata::SSH_ID, id);
     let mut client = SshClient::new(session.channel());
-    let response = session.call(cx, client.forward_agent(request)).await?;
-    let mut incoming = response.into_inner();
 
     let upward = async {
         let mut buffer = BytesMut::with_capacity(CHUNK);
@@ -146,6 +144,9 @@ async fn relay(cx: &Cx, session: &Session, id: &str, stream: UnixStream) -> Resu
     };
     let downward = async {
         let copied = async {
+            // A stock client answers the call when its agent has said something, which it does when it was asked.
+            let response = session.call(cx, client.forward_agent(request)).await?;
+            let mut incoming = response.into_inner();
             while let Some(message) = session.call(cx, incoming.message()).await? {
                 if to_socket.write_all(&message.data).await.is_err() {
                     break;

@@ -383,3 +383,56 @@ async fn a_blob_that_is_not_what_its_name_says_is_refused() {
     let err = other.read(&cx, &blob.digest).await.expect_err("refused");
     assert_eq!(err.to_string(), "unknown store oci:y");
 }
+
+/// Echoes, and like a stock client answers the call only when it has something to say.
+struct LateEcho;
+
+type Bytes = proto::sshforward::BytesMessage;
+
+#[tonic::async_trait]
+impl proto::sshforward::ssh_server::Ssh for LateEcho {
+    type ForwardAgentStream = tokio_stream::Once<Result<Bytes, tonic::Status>>;
+
+    async fn check_agent(
+        &self,
+        _: tonic::Request<proto::sshforward::CheckAgentRequest>,
+    ) -> Result<tonic::Response<proto::sshforward::CheckAgentResponse>, tonic::Status> {
+        Ok(tonic::Response::new(Default::default()))
+    }
+
+    async fn forward_agent(
+        &self,
+        request: tonic::Request<tonic::Streaming<Bytes>>,
+    ) -> Result<tonic::Response<Self::ForwardAgentStream>, tonic::Status> {
+        let first = request.into_inner().message().await?.unwrap_or_default();
+        Ok(tonic::Response::new(tokio_stream::once(Ok(first))))
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_to_be_asked_is_asked() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let mut client = Client::new("").await;
+    let service = proto::sshforward::ssh_server::SshServer::new(LateEcho);
+    client.add(service, ssh::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let meta = std::fs::metadata(dir.path()).expect("meta");
+    let options = SocketOptions {
+        uid: std::os::unix::fs::MetadataExt::uid(&meta),
+        gid: std::os::unix::fs::MetadataExt::gid(&meta),
+        mode: 0o600,
+    };
+    let path = dir.path().join("forwarded");
+    let _forward = session::ssh::forward(&cx, session, "", &path, options).expect("forward");
+    let mut stream = UnixStream::connect(&path).await.expect("connect");
+    stream.write_all(b"hello").await.expect("write");
+    let mut echo = [0; 5];
+    let read = stream.read_exact(&mut echo);
+    tokio::time::timeout(Duration::from_secs(5), read)
+        .await
+        .expect("an answer in time")
+        .expect("read");
+    assert_eq!(&echo, b"hello");
+}
