@@ -169,7 +169,7 @@ pub struct Resources {
 }
 
 /// One device access rule. No major or minor: all.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct DeviceRule {
     /// Grants or takes away.
     pub allow: bool,

@@ -1,9 +1,10 @@
 //! Control groups of containers: made before the run, joined by the child, removed afterwards.
 //!
 //! Three kinds of hosts: the old hierarchies (one per controller), the same with a unified hierarchy beside them that
-//! only groups processes, and the unified hierarchy alone. Where nothing can be written and no limit is asked for, a
-//! container runs without a group of its own.
+//! only groups processes, and the unified hierarchy alone. Groups are what keeps a container from the host's devices,
+//! so one that cannot be made is an error.
 
+mod bpf;
 mod devices;
 mod layout;
 mod limits;
@@ -82,14 +83,6 @@ impl Group {
         };
         match group.fill(hierarchies, path, resources) {
             Ok(()) => Ok(group),
-            Err(err) if limits::none(resources) && is_refusal(&err) => {
-                tracing::debug!(path, error = %err, "step runs without a control group");
-                group.remove();
-                Ok(Self {
-                    dirs: Vec::new(),
-                    unified: hierarchies.is_unified(),
-                })
-            }
             Err(err) => {
                 group.remove();
                 Err(err)
@@ -104,6 +97,12 @@ impl Group {
         resources: &Resources,
     ) -> io::Result<()> {
         let relative = path.trim_start_matches('/');
+        if hierarchies.iter().next().is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "no cgroup mount found",
+            ));
+        }
         for hierarchy in hierarchies.iter() {
             let dir = hierarchy.root.join(layout::relative(relative));
             make(hierarchies, hierarchy, &dir)?;
@@ -126,7 +125,13 @@ impl Group {
             match hierarchy.kind {
                 Kind::Old => limits::old(&dir, hierarchy, resources)?,
                 Kind::Beside => {}
-                Kind::Unified => limits::unified(&dir, resources)?,
+                Kind::Unified => {
+                    let opened = File::open(&dir)?;
+                    hierarchies
+                        .programs
+                        .attach(opened.as_fd(), &resources.devices)?;
+                    limits::unified(&dir, resources)?;
+                }
             }
         }
         Ok(())
@@ -196,14 +201,6 @@ impl Group {
             remove_dir(&member.dir);
         }
     }
-}
-
-/// Whether an error means that control groups are not ours to use here.
-fn is_refusal(err: &io::Error) -> bool {
-    matches!(
-        err.raw_os_error(),
-        Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT | libc::ENOTSUP)
-    )
 }
 
 fn killed_for_memory(events: &str) -> bool {

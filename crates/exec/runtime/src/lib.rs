@@ -21,6 +21,7 @@ mod mounts;
 mod options;
 mod output;
 mod plan;
+mod protect;
 mod seccomp;
 mod sweep;
 mod sys;
@@ -37,6 +38,8 @@ use progress::Stream;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tasks::Cx;
+
+pub use protect::protect_program;
 
 use crate::container::{Ended, Job};
 use crate::control::{Control, KillOnDrop};

@@ -105,7 +105,7 @@ async fn what_a_plain_step_sees() {
         ("proc", "ls /proc | grep -vE '^[0-9]+$'; ls /proc/acpi /proc/keys /proc/timer_list /sys/firmware; cat /proc/keys"),
         ("working directory", "pwd; readlink /proc/1/cwd; readlink /proc/1/root"),
         ("cgroup names", "ls /sys/fs/cgroup; cat /sys/fs/cgroup/devices/devices.list; cat /sys/fs/cgroup/cpuset/cpuset.cpus"),
-        ("namespaces", "for n in cgroup net time user; do readlink /proc/self/ns/$n; done"),
+        ("namespaces", "for n in net time user; do readlink /proc/self/ns/$n; done"),
         ("scheduling", "cut -d' ' -f18,19,40,41 /proc/1/stat; cat /proc/1/personality"),
     ])
     .await;
@@ -258,7 +258,9 @@ async fn what_is_forbidden() {
         ("disk", "mknod /tmp/disk b 254 0; head -c1 /tmp/disk; echo $?; rm -f /tmp/disk"),
         ("memory device", "mknod /tmp/mem c 1 1; head -c1 /tmp/mem; echo $?; rm -f /tmp/mem"),
         ("tun is allowed", "mkdir -p /tmp/n; mknod /tmp/n/tun c 10 200; head -c1 /tmp/n/tun; echo $?; rm -rf /tmp/n"),
-        ("host processes", "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm"),
+        ("fuse", "mknod /tmp/fuse c 10 229; true < /tmp/fuse; echo $?; rm -f /tmp/fuse"),
+        ("loop", "mknod /tmp/lc c 10 237; true < /tmp/lc; echo $?; rm -f /tmp/lc; true < /dev/zero; echo $?"),
+        ("host processes", "set -- /proc/[0-9]*; echo $#; read comm < /proc/1/comm; echo $comm"),
         ("kill host", "kill -0 2 2>&1; echo $?"),
         ("unshare", "unshare -m true 2>&1; echo $?; unshare -U true 2>&1; echo $?; unshare -n true 2>&1; echo $?"),
         ("chroot", "chroot / /bin/true; echo $?"),
@@ -501,11 +503,30 @@ async fn insecure_steps() {
     testkit::require!(root, busybox, runc);
     let pair = Pair::new();
     let mut step = pair.sandbox.shell(
-        "grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/1/status; ls /dev /dev/net; cat /sys/fs/cgroup/devices/devices.list; \
+        "grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/1/status; ls /dev /dev/net; true < /dev/fuse; echo $?; cat /sys/fs/cgroup/devices/devices.list; \
          mount -t tmpfs none /tmp && echo mounted; unshare -m true; echo $?; cat /proc/sys/kernel/hostname",
     );
     step.process.security = Security::Insecure;
     pair.agree("root", &step).await;
     step.process.user = "bob".to_owned();
     pair.agree("bob", &step).await;
+}
+
+/// Runs all of the above once more where only the unified hierarchy is seen.
+#[test]
+fn on_a_host_with_the_unified_hierarchy_alone() {
+    testkit::require!(root, busybox, runc);
+    if std::path::Path::new("/sys/fs/cgroup/cgroup.subtree_control").exists() {
+        return;
+    }
+    let this = std::env::current_exe().expect("known");
+    let script =
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$0\" --skip unified --skip probe";
+    let output = std::process::Command::new("/bin/busybox")
+        .args(["unshare", "-m", "/bin/busybox", "sh", "-c", script])
+        .arg(this)
+        .output()
+        .expect("busybox runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }

@@ -145,6 +145,10 @@ async fn output_of_what_is_left_behind_neither_hangs_nor_gets_lost() {
 async fn no_run_hangs_while_many_threads_allocate() {
     testkit::require!(root, busybox);
     let sandbox = Sandbox::new();
+    // All steps share one root here, which real ones never do; so there must be no stubs to make and remove.
+    for file in ["hosts", "resolv.conf"] {
+        std::fs::write(sandbox.root().join("etc").join(file), "").expect("writable");
+    }
     let runtime = runtime(&sandbox);
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..24)
@@ -253,6 +257,91 @@ async fn the_daemon_keeps_its_rights_and_directories() {
     step.process.security = Security::Insecure;
     run(&runtime, step).await.ok();
     assert_eq!(look(), before);
+}
+
+/// This test program, running one of its ignored tests with the sandbox in its environment.
+fn helper(name: &str, sandbox: &Sandbox) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().expect("known"));
+    command
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .env("SANDBOX", sandbox.dir.path());
+    command
+}
+
+/// A daemon that runs a step until it is killed.
+#[tokio::test]
+#[ignore = "only makes sense as a helper"]
+async fn daemon() {
+    let Some(dir) = std::env::var_os("SANDBOX").map(std::path::PathBuf::from) else {
+        return;
+    };
+    let settings = executor::Settings {
+        root: dir.join("executor"),
+        ..executor::Settings::default()
+    };
+    let runtime = Runtime::new(settings).expect("starts");
+    let script = "trap '' TERM; while :; do touch /alive; sleep 0.05; done";
+    let mut step = common::step(dir.join("rootfs"), &["/bin/sh", "-c", script]);
+    step.id = "killeddaemonsstep".to_owned();
+    run(&runtime, step).await.ok();
+}
+
+#[tokio::test]
+async fn steps_of_a_killed_daemon_die_and_are_swept() {
+    testkit::require!(root, busybox);
+    let sandbox = Sandbox::new();
+    let alive = sandbox.root().join("alive");
+    let mut daemon = helper("daemon", &sandbox).spawn().expect("starts");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !alive.exists() {
+        assert!(Instant::now() < deadline, "the step does not start");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    daemon.kill().expect("ours");
+    daemon.wait().expect("ours");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    std::fs::remove_file(&alive).expect("it ran");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!alive.exists(), "the step lives on");
+    let groups = || {
+        let dirs = std::fs::read_dir("/sys/fs/cgroup")
+            .expect("mounted")
+            .flatten();
+        dirs.filter(|dir| dir.path().join("buildkit/killeddaemonsstep").exists())
+            .count()
+    };
+    assert!(groups() > 0);
+    let _runtime = runtime(&sandbox);
+    assert_eq!(groups(), 0);
+}
+
+/// Starts itself again and tells about its program file.
+#[test]
+#[ignore = "only makes sense as a helper"]
+fn protected() {
+    runtime::protect_program().expect("possible");
+    // Writing fails in any case while the program runs; what counts is that the mount refuses it for ever.
+    let flags = rustix::fs::statvfs("/proc/self/exe").expect("there").f_flag;
+    let again = flags.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    println!(
+        "protected: {again:?}; arguments {:?}",
+        std::env::args().skip(1).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn the_program_file_cannot_be_written_through_the_process() {
+    testkit::require!(root, busybox);
+    let sandbox = Sandbox::new();
+    let output = helper("protected", &sandbox).output().expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let expected = "protected: true; \
+                    arguments [\"--exact\", \"protected\", \"--ignored\", \"--nocapture\"]";
+    assert!(
+        said.contains(expected),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Runs in a container: makes calls and tells what came back.

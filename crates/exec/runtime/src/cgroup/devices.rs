@@ -59,12 +59,33 @@ fn text(rule: &DeviceRule) -> String {
     )
 }
 
-/// On the unified hierarchy rules are programs; see the module text of `cgroup`.
-pub(super) fn unified(_dir: &Path, _rules: &[DeviceRule]) {}
+/// What every container may use, as rules.
+pub(super) fn standard() -> Vec<DeviceRule> {
+    STANDARD.iter().filter_map(|text| parse(text)).collect()
+}
+
+fn parse(text: &str) -> Option<DeviceRule> {
+    let (kind, rest) = text.split_once(' ')?;
+    let (numbers, access) = rest.split_once(' ')?;
+    let (major, minor) = numbers.split_once(':')?;
+    Some(DeviceRule {
+        allow: true,
+        kind: kind.chars().next(),
+        major: major.parse().ok(),
+        minor: minor.parse().ok(),
+        access: access.to_owned(),
+    })
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_standard_rules_are_read_back_as_they_stand() {
+        let back: Vec<String> = standard().iter().map(text).collect();
+        assert_eq!(back, STANDARD);
+    }
 
     #[test]
     fn rules_are_written_as_the_kernel_reads_them() {

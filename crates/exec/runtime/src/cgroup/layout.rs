@@ -35,6 +35,8 @@ pub(crate) struct Hierarchies {
     list: Vec<Hierarchy>,
     /// Directories that are set up for groups below them.
     ready: Mutex<HashSet<PathBuf>>,
+    /// Device rules of unified groups.
+    pub(super) programs: super::bpf::Programs,
 }
 
 /// What may stand among the options of an old hierarchy without being a controller.
@@ -81,7 +83,7 @@ impl Hierarchies {
         }
         Self {
             list,
-            ready: Mutex::default(),
+            ..Self::default()
         }
     }
 

@@ -8,11 +8,6 @@ use executor::spec::{Cpu, Memory, Resources};
 use super::devices;
 use super::layout::Hierarchy;
 
-/// Whether nothing but device rules is asked for.
-pub(super) fn none(resources: &Resources) -> bool {
-    resources.memory.is_none() && resources.cpu.is_none()
-}
-
 /// Sets what the controllers of an old hierarchy are for.
 pub(super) fn old(dir: &Path, hierarchy: &Hierarchy, resources: &Resources) -> io::Result<()> {
     if hierarchy.has("devices") {
@@ -49,9 +44,8 @@ fn old_memory(dir: &Path, memory: &Memory) -> io::Result<()> {
     }
 }
 
-/// Sets everything in a group of the unified hierarchy.
+/// Sets everything but device rules in a group of the unified hierarchy.
 pub(super) fn unified(dir: &Path, resources: &Resources) -> io::Result<()> {
-    devices::unified(dir, &resources.devices);
     if let Some(memory) = &resources.memory {
         set(dir, "memory.max", memory.limit.map(max))?;
         // Here swap is counted by itself, there together with memory.

@@ -67,19 +67,24 @@ impl Sandbox {
     }
 
     pub fn step(&self, args: &[&str]) -> Step {
-        Step {
-            id: executor::prepare::new_id(),
-            root: mount::Mount::writable(self.root()),
-            root_readonly: false,
-            mounts: Vec::new(),
-            process: Process {
-                args: args.iter().map(|&arg| arg.to_owned()).collect(),
-                env: vec![PATH.to_owned()],
-                cwd: "/".to_owned(),
-                remove_stubs_recursive: true,
-                ..Process::default()
-            },
-        }
+        step(self.root(), args)
+    }
+}
+
+/// A step in this root.
+pub fn step(root: PathBuf, args: &[&str]) -> Step {
+    Step {
+        id: executor::prepare::new_id(),
+        root: mount::Mount::writable(root),
+        root_readonly: false,
+        mounts: Vec::new(),
+        process: Process {
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: vec![PATH.to_owned()],
+            cwd: "/".to_owned(),
+            remove_stubs_recursive: true,
+            ..Process::default()
+        },
     }
 }
 
