@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use oci::Platform;
 use proto::pb;
@@ -12,7 +12,7 @@ use super::options::Options;
 use crate::Error;
 
 /// A tree, and how the next command runs on it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct State {
     output: Option<Output>,
     settings: Arc<Settings>,
@@ -29,6 +29,17 @@ pub(super) struct Settings {
     pub(super) platform: Option<Platform>,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        // States are made and thrown away all the time while a graph is built.
+        static PLAIN: LazyLock<Arc<Settings>> = LazyLock::new(Arc::default);
+        Self {
+            output: None,
+            settings: PLAIN.clone(),
+        }
+    }
+}
+
 impl State {
     /// The empty tree.
     pub fn scratch() -> Self {
@@ -41,7 +52,7 @@ impl State {
         (
             Self {
                 output: Some(output),
-                settings: Arc::default(),
+                ..Self::default()
             },
             later,
         )
@@ -50,7 +61,7 @@ impl State {
     pub(super) fn of(node: Arc<Node>, index: u32) -> Self {
         Self {
             output: Some(Output::new(node, index)),
-            settings: Arc::default(),
+            ..Self::default()
         }
     }
 
