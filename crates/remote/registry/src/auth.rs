@@ -23,7 +23,7 @@ use challenge::{Challenge, Scheme};
 use scope::Scopes;
 use token::{Good, Server};
 
-/// Rings that were not used for this long are dropped.
+/// Rings and keys that were not used for this long are dropped.
 const IDLE: Duration = Duration::from_secs(600);
 
 /// What keys are kept apart by.
@@ -56,6 +56,7 @@ struct Entry {
     /// Empty: nobody in particular.
     holder: String,
     key: Arc<Key>,
+    used: Instant,
 }
 
 /// What opens a host.
@@ -232,10 +233,15 @@ impl Keys {
         host: &str,
     ) -> Result<Option<Arc<Key>>, Error> {
         let holders = asker.who.holders();
-        let known = |holder: &str| {
-            keys.iter()
+        // Most sessions are over sooner or later.
+        keys.retain(|entry| entry.used.elapsed() < IDLE);
+        let mut known = |holder: &str| {
+            keys.iter_mut()
                 .find(|entry| entry.host == host && entry.holder == holder)
-                .map(|entry| entry.key.clone())
+                .map(|entry| {
+                    entry.used = Instant::now();
+                    entry.key.clone()
+                })
         };
         if holders.is_empty() {
             return Ok(known(""));
@@ -255,6 +261,7 @@ impl Keys {
                     host: host.to_owned(),
                     holder,
                     key: key.clone(),
+                    used: Instant::now(),
                 };
                 keys.push(entry);
                 return Ok(Some(key));
@@ -287,7 +294,12 @@ fn add(keys: &mut Vec<Entry>, host: &str, holder: String, kind: Kind) {
         host: host.clone(),
         kind,
     });
-    keys.push(Entry { host, holder, key });
+    keys.push(Entry {
+        host,
+        holder,
+        key,
+        used: Instant::now(),
+    });
 }
 
 impl Key {

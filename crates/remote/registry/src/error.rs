@@ -297,13 +297,19 @@ impl Error {
     /// Whether waiting a while may help.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
-            Self::Status(unexpected) => {
-                unexpected.status.is_server_error()
-                    || unexpected.status == StatusCode::TOO_MANY_REQUESTS
-            }
+            Self::Status(unexpected) => unexpected.status.is_server_error(),
             Self::Transport { kind, .. } => !matches!(kind, Broken::Tls | Broken::Plain),
             Self::Read { .. } => true,
             Self::Authorize(source) | Self::Token { source, .. } => source.is_temporary(),
+            _ => false,
+        }
+    }
+
+    /// Whether nobody was there to ask. Worth waiting for only when somebody was there before.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Transport { kind, .. } => *kind == Broken::Connect,
+            Self::Authorize(source) | Self::Token { source, .. } => source.is_unreachable(),
             _ => false,
         }
     }

@@ -87,7 +87,9 @@ impl Endpoint {
 
     /// Whether `url` is of this server.
     pub(crate) fn serves(&self, url: &Url) -> bool {
-        authority(url) == self.host && url.scheme() == self.scheme()
+        // Compared as URLs: a name may have a default port or capitals.
+        let own = Url::parse(&format!("{}://{}", self.scheme(), self.host));
+        own.is_ok_and(|own| own.origin() == url.origin())
     }
 }
 
@@ -343,6 +345,21 @@ mod tests {
                 "https://registry-1.docker.io/v2/library/busybox/manifests/latest",
             ]
         );
+    }
+
+    #[test]
+    fn a_server_knows_its_urls_by_any_spelling() {
+        let serves = |host: &str, url: &str| {
+            let hosts = make(&Config::default(), host, false).expect("endpoints");
+            hosts[0].serves(&url.parse().expect("a URL"))
+        };
+        assert!(serves(
+            "Registry.example:443",
+            "https://registry.example/v2/"
+        ));
+        assert!(serves("[::1]:5000", "http://[::1]:5000/v2/"));
+        assert!(!serves("registry.example", "http://registry.example/v2/"));
+        assert!(!serves("registry.example", "https://storage.example/v2/"));
     }
 
     #[test]

@@ -23,14 +23,17 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let mut wait = backoff;
-    let mut left = TRIES;
+    let mut done = 0;
     loop {
-        left -= 1;
+        done += 1;
         let err = match work().await {
             Ok(value) => return Ok(value),
-            Err(err) if left > 0 && err.is_temporary() && !cx.is_cancelled() => err,
-            Err(err) => return Err(err),
+            Err(err) => err,
         };
+        let hopeless = !err.is_temporary() || (done == 1 && err.is_unreachable());
+        if hopeless || done == TRIES || cx.is_cancelled() {
+            return Err(err);
+        }
         let text = fault::chain(&err);
         tracing::debug!(error = text, ?wait, "transfer failed, trying again");
         let lines = format!("error: {text}\nretrying in {wait:?}\n");
@@ -76,6 +79,18 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(count, 4);
         assert_eq!(took.as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_was_never_there_is_not_waited_for() {
+        let (count, _, took) = tries(|| Error::Transport {
+            method: "Get".to_owned(),
+            url: "http://x/".to_owned(),
+            reason: "connect: connection refused".to_owned(),
+            kind: crate::Broken::Connect,
+        })
+        .await;
+        assert_eq!((count, took.as_secs()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

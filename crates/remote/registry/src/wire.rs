@@ -32,6 +32,8 @@ const REDIRECTS: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest wait that a server can order.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The largest answer that is read only to keep its connection.
+const SMALL: u64 = 64 << 10;
 /// Pieces of an upload.
 const PIECE: usize = 256 << 10;
 
@@ -203,6 +205,7 @@ impl<'a> Access<'a> {
                 return Ok(response);
             }
             last = Some(status);
+            settle(response).await;
         }
     }
 
@@ -369,6 +372,14 @@ impl<'a> Access<'a> {
                     .body(reqwest::Body::wrap_stream(stream))
             }
         })
+    }
+}
+
+/// Reads what is left of an answer nobody wants, so that the connection can be used again.
+async fn settle(response: Response) {
+    if response.content_length().is_some_and(|left| left <= SMALL) {
+        // A connection that breaks here is replaced by the next request.
+        let _ = tokio::time::timeout(Duration::from_secs(1), response.bytes()).await;
     }
 }
 

@@ -6,7 +6,7 @@ use content::{Provider, Store};
 use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use oci::{Descriptor, Digest, Matcher, Platform, Reference};
 use registry::{Client, Credentials, Origin};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tasks::Cx;
@@ -30,7 +30,7 @@ pub(crate) struct Image {
 /// What is read of an index.
 #[derive(Deserialize)]
 struct Index {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     manifests: Vec<Descriptor>,
 }
 
@@ -39,7 +39,7 @@ struct Index {
 struct Manifest {
     #[serde(default)]
     config: Option<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     layers: Vec<Descriptor>,
 }
 
@@ -48,17 +48,26 @@ struct Manifest {
 pub(crate) struct Config {
     #[serde(flatten)]
     platform: Platform,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(crate) rootfs: RootFs,
 }
 
 /// The layers as the config has them.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct RootFs {
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "nullable")]
     pub(crate) kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub(crate) diff_ids: Vec<Digest>,
+}
+
+/// Compat: documents written by Go have null for an empty list.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Reads documents of one repository.
@@ -241,6 +250,16 @@ mod tests {
         assert_eq!(of(r#"{"manifests":[]}"#).as_deref(), Some(OCI_INDEX));
         let docker = format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
         assert_eq!(of(&docker).as_deref(), Some(DOCKER_LIST));
+    }
+
+    #[test]
+    fn an_empty_list_may_be_null() {
+        let config = r#"{"os":"linux","rootfs":{"type":"layers","diff_ids":null}}"#;
+        let config: Config = serde_json::from_str(config).expect("a config");
+        assert_eq!(config.rootfs.diff_ids, []);
+        let manifest: Manifest =
+            serde_json::from_str(r#"{"config":null,"layers":null}"#).expect("a manifest");
+        assert_eq!(manifest.layers, []);
     }
 
     #[test]

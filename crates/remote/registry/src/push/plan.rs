@@ -26,10 +26,11 @@ pub(super) struct Plan {
 struct Children {
     #[serde(default)]
     config: Option<Descriptor>,
+    /// An empty list may be written as null.
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
     #[serde(default)]
-    manifests: Vec<Descriptor>,
+    manifests: Option<Vec<Descriptor>>,
 }
 
 /// Finds all that hangs on `root`, which is a manifest or an index.
@@ -68,8 +69,9 @@ fn children(manifest: &Digest, store: &Store) -> Result<Vec<Descriptor>, Error> 
         digest: manifest.clone(),
         source,
     })?;
-    let lists = children.config.into_iter().chain(children.layers);
-    Ok(lists.chain(children.manifests).collect())
+    let lists = [children.layers, children.manifests];
+    let lists = lists.into_iter().flatten().flatten();
+    Ok(children.config.into_iter().chain(lists).collect())
 }
 
 fn is_manifest(media_type: &str) -> bool {
