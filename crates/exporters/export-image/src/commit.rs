@@ -45,6 +45,7 @@ impl Committer<'_> {
                 "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
             ));
         }
+        options.check_compatibility(input.compatibility)?;
         let parts = input.parts()?;
         let ids: Vec<&str> = parts.iter().map(|part| part.id.as_str()).collect();
         options.annotations.check(&ids, oci_types)?;

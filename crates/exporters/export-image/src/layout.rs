@@ -80,8 +80,7 @@ impl Instance for Layout {
             let (root, store) = (committed.root.clone(), self.content.clone());
             let reachable = tasks::blocking(move || Reachable::from(&root, &store)).await;
             let blobs = reachable.map_err(|err| Error::new(&err))?;
-            let (cx, store) = (&work.cx, &self.content);
-            directory::send(cx, &session, store, blobs.leaves, blobs.documents).await?;
+            directory::send(work, &self.content, blobs).await?;
         }
         Ok(Exported {
             response,

@@ -13,6 +13,9 @@ type Attrs = BTreeMap<String, String>;
 /// The release whose behaviour a client gets that does not ask for another one.
 const CURRENT: u32 = 30;
 
+/// A release that knew no zstd.
+const WITHOUT_ZSTD: u32 = 10;
+
 /// Options that decide about the documents and layers.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitOptions {
@@ -93,6 +96,24 @@ impl CommitOptions {
     pub(crate) fn uses_oci_types(&self, compatibility: Option<u32>) -> bool {
         let current = compatibility.unwrap_or(CURRENT) >= CURRENT;
         self.oci_types.unwrap_or(self.kind == Kind::Oci || current)
+    }
+
+    /// Releases that a client wants may not have known everything.
+    pub(crate) fn check_compatibility(&self, compatibility: Option<u32>) -> Result<(), Error> {
+        if compatibility != Some(WITHOUT_ZSTD) || self.compression != Compression::Zstd {
+            return Ok(());
+        }
+        let kind = match self.kind {
+            Kind::Image => "image",
+            Kind::Oci => "oci",
+            Kind::Docker => "docker",
+        };
+        Err(Error {
+            message: format!(
+                "unsupported compatibility-version {WITHOUT_ZSTD} feature {kind} exporter compression=zstd"
+            ),
+            class: fault::Class::Unsupported,
+        })
     }
 
     /// How new layers are made.
