@@ -195,6 +195,23 @@ impl Group {
         }
     }
 
+    /// Kills everything in it, and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        let Some(member) = self.dirs.first() else {
+            return;
+        };
+        for _ in 0..1000 {
+            let procs =
+                std::fs::read_to_string(member.dir.join("cgroup.procs")).unwrap_or_default();
+            if procs.is_empty() {
+                return;
+            }
+            kill_all(&procs);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        tracing::warn!(dir = %member.dir.display(), "processes of a step stay behind");
+    }
+
     /// Takes the group away. Its processes must be gone.
     pub(crate) fn remove(self) {
         for member in &self.dirs {
@@ -268,6 +285,15 @@ fn remove_dir(dir: &Path) {
     tracing::warn!(dir = %dir.display(), "control group stays behind: busy");
 }
 
+/// Kills the processes of a `cgroup.procs` file.
+fn kill_all(procs: &str) {
+    let pids = procs.lines().filter_map(|line| line.parse().ok());
+    for pid in pids.filter_map(rustix::process::Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
 /// Kills what is left in a group of an earlier daemon, and removes it.
 pub(crate) fn sweep(hierarchies: &Hierarchies, path: &str) {
     for hierarchy in hierarchies.iter() {
@@ -277,14 +303,7 @@ pub(crate) fn sweep(hierarchies: &Hierarchies, path: &str) {
         let Ok(procs) = std::fs::read_to_string(dir.join("cgroup.procs")) else {
             continue;
         };
-        for pid in procs
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter_map(rustix::process::Pid::from_raw)
-        {
-            // It may have ended by itself.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+        kill_all(&procs);
         remove_dir(&dir);
     }
 }

@@ -20,6 +20,7 @@ use crate::cgroup::Group;
 use crate::control::Control;
 use crate::mounts::{self, LateMounts};
 use crate::plan::{self, Parts, has};
+use crate::sweep::Note;
 use crate::sys::{self, Child, Exit};
 use crate::trees::{self, Held};
 use crate::{Inner, Setup, child, template};
@@ -107,10 +108,7 @@ impl Container<'_> {
 
     fn run(&self, streams: Streams) -> Result<Ended, Error> {
         let linux = &self.spec().linux;
-        let _note = self
-            .inner
-            .notes
-            .begin(&linux.cgroups_path)
+        let note = Note::begin(&self.inner.notes, &linux.cgroups_path)
             .map_err(|err| Error::start_io("failed to note the container", err))?;
         let held = self
             .inner
@@ -121,7 +119,7 @@ impl Container<'_> {
         let group = Group::create(&self.inner.hierarchies, &linux.cgroups_path, resources)
             .map_err(|err| Error::start_io("failed to create a control group", err))?;
         let ended = self.run_in(&group, &held, streams);
-        group.remove();
+        self.inner.janitor.remove(group, note);
         ended
     }
 
@@ -148,6 +146,10 @@ impl Container<'_> {
                 drop(streams);
                 let exit = sys::wait(&child)
                     .map_err(|err| Error::start_io("failed to wait for the container", err))?;
+                if !has(self.spec(), NamespaceKind::Pid) {
+                    // Nothing else ends what the program left behind.
+                    group.kill();
+                }
                 let code = match exit {
                     Exit::Code(code) => code,
                     Exit::Signal(signal) => 128 + signal,

@@ -63,7 +63,9 @@ pub(crate) struct Inner {
     /// What containers' mount namespaces are copied from.
     pub template: template::Template,
     /// Which containers run.
-    pub notes: sweep::Notes,
+    pub notes: Arc<sweep::Notes>,
+    /// Removes control groups.
+    pub janitor: sweep::Janitor,
     /// The daemon's mount namespace.
     pub mount_namespace: OwnedFd,
     /// Whether the daemon's memory may be dumped.
@@ -103,7 +105,8 @@ impl Runtime {
         sweep::sweep(&shared.settings.root, &hierarchies);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mount_namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
-        let notes = sweep::Notes::new(&shared.settings.root)?;
+        let notes = Arc::new(sweep::Notes::new(&shared.settings.root)?);
+        let janitor = sweep::Janitor::new()?;
         let template = template::Template::new(&shared.settings.root.join(sweep::ROOT))?;
         let overlays = trees::SharedOverlays::new(
             shared.host.kernel,
@@ -117,6 +120,7 @@ impl Runtime {
                 overlays,
                 template,
                 notes,
+                janitor,
                 mount_namespace,
                 dumpable: rustix::process::dumpable_behavior().ok(),
             }),

@@ -6,10 +6,13 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
-use crate::cgroup::{self, Hierarchies};
+use crate::cgroup::{self, Group, Hierarchies};
 
 /// File of the notes.
 const RUNNING: &str = "running";
@@ -35,11 +38,11 @@ struct State {
     running: usize,
 }
 
-/// A container runs in this control group. It has ended when this value goes away.
+/// A container runs in this control group. When this value goes away, nothing is left of it.
 #[derive(Debug)]
-pub(crate) struct Note<'a> {
-    notes: &'a Notes,
-    cgroup: &'a str,
+pub(crate) struct Note {
+    notes: Arc<Notes>,
+    cgroup: String,
 }
 
 impl Notes {
@@ -48,17 +51,6 @@ impl Notes {
         let file = File::create(root.join(RUNNING))?;
         Ok(Self {
             state: Mutex::new(State { file, running: 0 }),
-        })
-    }
-
-    /// Notes that a container begins.
-    pub(crate) fn begin<'a>(&'a self, cgroup: &'a str) -> io::Result<Note<'a>> {
-        let mut state = self.state.lock();
-        state.file.write_all(format!("+{cgroup}\n").as_bytes())?;
-        state.running += 1;
-        Ok(Note {
-            notes: self,
-            cgroup,
         })
     }
 
@@ -73,9 +65,23 @@ impl Notes {
     }
 }
 
-impl Drop for Note<'_> {
+impl Note {
+    /// Notes that a container begins.
+    pub(crate) fn begin(notes: &Arc<Notes>, cgroup: &str) -> io::Result<Self> {
+        let mut state = notes.state.lock();
+        state.file.write_all(format!("+{cgroup}\n").as_bytes())?;
+        state.running += 1;
+        drop(state);
+        Ok(Self {
+            notes: notes.clone(),
+            cgroup: cgroup.to_owned(),
+        })
+    }
+}
+
+impl Drop for Note {
     fn drop(&mut self) {
-        if let Err(err) = self.notes.end(self.cgroup) {
+        if let Err(err) = self.notes.end(&self.cgroup) {
             tracing::warn!(error = %err, "note of a container stays behind");
         }
     }
@@ -93,6 +99,54 @@ fn unfinished(notes: &str) -> Vec<&str> {
     }
     open.retain(|cgroup| !cgroup.is_empty());
     open
+}
+
+/// Removes control groups of containers that have ended, so that nobody waits for it. Dropping it waits for all.
+#[derive(Debug)]
+pub(crate) struct Janitor {
+    work: Option<Sender<(Group, Note)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Janitor {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (work, todo) = channel::<(Group, Note)>();
+        let thread = std::thread::Builder::new()
+            .name("janitor".to_owned())
+            .spawn(move || {
+                for (group, note) in todo {
+                    group.remove();
+                    drop(note);
+                }
+            })?;
+        Ok(Self {
+            work: Some(work),
+            thread: Some(thread),
+        })
+    }
+
+    /// Removes a group soon.
+    pub(crate) fn remove(&self, group: Group, note: Note) {
+        let left = match &self.work {
+            Some(work) => work.send((group, note)).err().map(|unsent| unsent.0),
+            None => Some((group, note)),
+        };
+        if let Some((group, note)) = left {
+            group.remove();
+            drop(note);
+        }
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that removes control groups died");
+        }
+    }
 }
 
 /// Removes what an earlier daemon left (processes, control groups, files of single steps, places of mounts), and makes
@@ -147,10 +201,10 @@ mod tests {
     #[test]
     fn notes_do_not_grow_for_ever() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let notes = Notes::new(dir.path()).expect("writable");
+        let notes = Arc::new(Notes::new(dir.path()).expect("writable"));
         let path = "/buildkit/0123456789abcdefghijklmno";
         for _ in 0..5000 {
-            drop(notes.begin(path).expect("writable"));
+            drop(Note::begin(&notes, path).expect("writable"));
         }
         let text = std::fs::read_to_string(dir.path().join(RUNNING)).expect("readable");
         assert!(text.len() < 80_000 && unfinished(&text).is_empty());

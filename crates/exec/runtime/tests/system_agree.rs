@@ -512,6 +512,63 @@ async fn insecure_steps() {
     pair.agree("bob", &step).await;
 }
 
+#[tokio::test]
+async fn limits_of_the_control_group() {
+    testkit::require!(root, busybox, runc);
+    if !std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut step = pair.sandbox.shell(
+        "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.shares cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us \
+         cpuset/cpuset.cpus; sh -c 'tail /dev/zero'; echo $?",
+    );
+    step.process.resources = executor::Resources {
+        memory: 32 << 20,
+        cpu_shares: 512,
+        cpu_period: 50_000,
+        cpu_quota: 25_000,
+        cpuset_cpus: "0".to_owned(),
+        ..executor::Resources::default()
+    };
+    let ran = pair.agree("limits", &step).await;
+    assert_eq!(
+        ran.stdout, "33554432\n512\n25000\n50000\n0\n137\n",
+        "{ran:?}"
+    );
+    step.process.args = ["/bin/tail", "/dev/zero"].map(str::to_owned).to_vec();
+    assert_eq!(pair.agree("killed for memory", &step).await.code(), 137);
+}
+
+#[tokio::test]
+async fn cancelled_steps_end_alike() {
+    testkit::require!(root, busybox, runc);
+    let pair = Pair::new();
+    for executor in [&pair.embedded as &dyn Executor, &pair.runc] {
+        let cx = tasks::Cx::root();
+        let stop = cx.clone();
+        let _timer = tasks::spawn("stop", async move {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            stop.cancel("context canceled");
+        });
+        let step = pair
+            .sandbox
+            .shell("trap '' TERM; echo up; while :; do sleep 0.1; done");
+        let ran = common::run_in(executor, &cx, step).await;
+        assert_eq!(
+            ran.result.expect_err("killed").to_string(),
+            "exit code: 137: context canceled"
+        );
+        assert_eq!(ran.stdout, "up\n");
+    }
+    let left = tree(&pair.sandbox.path("runc"));
+    let kept = ["hosts", "resolv.conf", "runc-log.json"];
+    assert!(
+        left.iter().all(|path| kept.contains(&path.as_str())),
+        "{left:?}"
+    );
+}
+
 /// Runs all of the above once more where only the unified hierarchy is seen.
 #[test]
 fn on_a_host_with_the_unified_hierarchy_alone() {

@@ -176,17 +176,70 @@ fn outcomes(filter: &Seccomp, table: Table) -> BTreeMap<u32, Outcome> {
 
 /// Binary search over pieces, each beginning at its number.
 fn tree(pieces: &[(u32, Outcome)]) -> Code {
-    match pieces {
-        [] => Code::returning(KILL_PROCESS),
-        [(_, only)] => leaf(only),
-        _ => {
-            let (low, high) = pieces.split_at(pieces.len() / 2);
-            let mut code = Code::default();
-            let start = high.first().map_or(0, |(start, _)| *start);
-            code.unless(IF_AT_LEAST, start, tree(high));
-            code.append(tree(low));
-            code
+    if let Some(code) = Compact::of(pieces) {
+        return code;
+    }
+    let (low, high) = pieces.split_at(pieces.len() / 2);
+    let start = high.first().map_or(0, |(start, _)| *start);
+    let mut code = Code::default();
+    code.unless(IF_AT_LEAST, start, tree(high));
+    code.append(tree(low));
+    code
+}
+
+/// A search in which equal verdicts share one instruction at the end, as far as conditional jumps reach.
+#[derive(Default)]
+struct Compact {
+    code: Code,
+    /// Jumps to be set: position, which of the two, verdict.
+    open: Vec<(usize, bool, u32)>,
+}
+
+impl Compact {
+    fn of(pieces: &[(u32, Outcome)]) -> Option<Code> {
+        let mut compact = Self::default();
+        match pieces {
+            [] => return Some(Code::returning(KILL_PROCESS)),
+            [(_, only)] => return Some(leaf(only)),
+            _ => compact.search(pieces)?,
         }
+        let Self { mut code, open } = compact;
+        let mut ends: BTreeMap<u32, usize> = BTreeMap::new();
+        for (at, holds, verdict) in open {
+            let end = *ends.entry(verdict).or_insert_with(|| {
+                code.push(RETURN, verdict);
+                code.0.len() - 1
+            });
+            code.set_jump(at, holds, end)?;
+        }
+        Some(code)
+    }
+
+    fn search(&mut self, pieces: &[(u32, Outcome)]) -> Option<()> {
+        let (low, high) = pieces.split_at(pieces.len() / 2);
+        let at = self.code.0.len();
+        self.code.jump_if(IF_AT_LEAST, high.first()?.0, 0, 0);
+        for (holds, part) in [(false, low), (true, high)] {
+            let here = self.code.0.len();
+            match part {
+                [
+                    (
+                        _,
+                        Outcome {
+                            always: Some(verdict),
+                            rules,
+                        },
+                    ),
+                ] if rules.is_empty() => {
+                    self.open.push((at, holds, *verdict));
+                    continue;
+                }
+                [(_, only)] => self.code.append(leaf(only)),
+                _ => self.search(part)?,
+            }
+            self.code.set_jump(at, holds, here)?;
+        }
+        Some(())
     }
 }
 
@@ -306,6 +359,14 @@ impl Code {
 
     fn jump_if(&mut self, code: u16, k: u32, jt: u8, jf: u8) {
         self.0.push(libc::sock_filter { code, jt, jf, k });
+    }
+
+    /// Sets where a conditional jump goes, if it reaches that far.
+    fn set_jump(&mut self, at: usize, holds: bool, target: usize) -> Option<()> {
+        let distance = u8::try_from(target.checked_sub(at + 1)?).ok()?;
+        let step = self.0.get_mut(at)?;
+        *(if holds { &mut step.jt } else { &mut step.jf }) = distance;
+        Some(())
     }
 
     fn append(&mut self, other: Self) {
