@@ -106,7 +106,10 @@ fn failure_text(err: &anyhow::Error, _debug: bool) -> String {
     let mut text = String::new();
     let failure = err
         .chain()
-        .find_map(|err| err.downcast_ref::<diagnostics::Failure>());
+        .find_map(|err| match err.downcast_ref::<client::Error>() {
+            Some(client::Error::Daemon(failure)) => Some(failure),
+            _ => None,
+        });
     if let Some(failure) = failure {
         text.push_str(&diagnostics::excerpts(failure).concat());
     }

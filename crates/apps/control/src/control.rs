@@ -15,7 +15,7 @@ use tasks::Cx;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Services, events};
+use crate::{Services, events, usage};
 
 /// The newest behaviour we know.
 const COMPATIBILITY: i64 = 30;
@@ -35,16 +35,35 @@ impl Control for Services {
 
     async fn disk_usage(
         &self,
-        _: Request<wire::DiskUsageRequest>,
+        request: Request<wire::DiskUsageRequest>,
     ) -> Result<Response<wire::DiskUsageResponse>, Status> {
-        Err(unimplemented("disk usage"))
+        let request = request.into_inner();
+        usage::check_filter(&request.filter)?;
+        if request.age_limit != 0 {
+            return Err(unimplemented("disk usage by age"));
+        }
+        let record = usage::list(&self.cache).await?;
+        Ok(Response::new(wire::DiskUsageResponse { record }))
     }
 
     async fn prune(
         &self,
-        _: Request<wire::PruneRequest>,
+        request: Request<wire::PruneRequest>,
     ) -> Result<Response<Self::PruneStream>, Status> {
-        Err(unimplemented("prune"))
+        let request = request.into_inner();
+        usage::check_filter(&request.filter)?;
+        let limited = [
+            request.keep_duration,
+            request.reserved_space,
+            request.max_used_space,
+            request.min_free_space,
+        ];
+        if limited.iter().any(|limit| *limit != 0) {
+            return Err(unimplemented("prune with limits"));
+        }
+        let removed = usage::prune(&self.cache, request.all).await?;
+        let removed = futures::stream::iter(removed.into_iter().map(Ok));
+        Ok(Response::new(Box::pin(removed)))
     }
 
     async fn solve(

@@ -5,6 +5,7 @@ mod control;
 mod events;
 mod info;
 mod outcome;
+mod usage;
 
 use std::sync::Arc;
 

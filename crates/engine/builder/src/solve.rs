@@ -91,7 +91,10 @@ impl Builder {
             }
             let base = name.split('=').next().unwrap_or(name);
             if !self.machinery.entitlements.contains(base) {
-                return Err(Failure::new(Class::User, format!("{name} is not allowed")));
+                let text = format!(
+                    "granting entitlement {name} is not allowed by build daemon configuration"
+                );
+                return Err(Failure::new(Class::User, text));
             }
             granted.insert(name.clone());
         }

@@ -108,13 +108,13 @@ impl FileOp {
         action: &pb::FileAction,
     ) -> Result<State, Failure> {
         let description = describe(action);
-        let tree = match self.from(action.input) {
+        let mut open = match self.from(action.input) {
             From::Action(index) => match std::mem::replace(&mut states[index], State::Taken) {
-                State::Open(tree, _) => tree,
+                State::Open(open) => *open,
                 State::Done(value) => {
-                    let tree = self.open(work, &value, &description).await?;
+                    let open = self.open(work, &value, &description).await?;
                     states[index] = State::Done(value);
-                    tree
+                    open
                 }
                 State::Taken => return Err(user("a file action's result is used twice")),
             },
@@ -138,32 +138,42 @@ impl FileOp {
                 value
             }
         };
-        actions::apply(self, work, inputs, &tree, &second, action).await?;
-        Ok(State::Open(tree, description))
+        actions::apply(self, work, inputs, &open, &second, action).await?;
+        open.description = description;
+        Ok(State::Open(Box::new(open)))
     }
 
-    async fn open(
-        &self,
-        work: &Work,
-        parent: &Value,
-        description: &str,
-    ) -> Result<MutableRef, Failure> {
+    async fn open(&self, work: &Work, parent: &Value, description: &str) -> Result<Open, Failure> {
         let options = RecordOptions {
             description: description.to_owned(),
             ..RecordOptions::default()
         };
-        self.worker
+        let tree = self
+            .worker
             .cache
             .new_mutable(&work.cx, parent.0.as_ref(), options)
             .await
-            .map_err(|err| Failure::from_error(&err))
+            .map_err(|err| Failure::from_error(&err))?;
+        Ok(Open {
+            tree,
+            base: parent.clone(),
+            description: description.to_owned(),
+        })
     }
+}
+
+/// A tree being written to.
+pub(crate) struct Open {
+    tree: MutableRef,
+    /// What it stands on.
+    base: Value,
+    description: String,
 }
 
 /// The tree of an action.
 enum State {
     /// Can still be written to.
-    Open(MutableRef, String),
+    Open(Box<Open>),
     /// Committed.
     Done(Value),
     /// The next action works on it.
@@ -173,9 +183,10 @@ enum State {
 impl State {
     async fn committed(self, work: &Work) -> Result<Self, Failure> {
         match self {
-            Self::Open(tree, description) => {
-                let tree = tree
-                    .commit(&work.cx, &description)
+            Self::Open(open) => {
+                let tree = open
+                    .tree
+                    .commit(&work.cx, &open.description)
                     .await
                     .map_err(|err| Failure::from_error(&err))?;
                 Ok(Self::Done(Value(Some(tree))))

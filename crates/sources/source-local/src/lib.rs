@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cache::{Cache, MutableRef, RecordOptions, RecordType};
+use contenthash::Records;
 use filesync::pull::{self, Wanted};
 use fstree::Root;
 use progress::Progress;
@@ -130,8 +131,8 @@ impl LocalInstance {
         if self.attrs.metadata_only.is_some() {
             index.push_str(":metadata");
         }
-        let tree = self.tree(cx, &index).await?;
-        match self.receive(cx, session, &tree, progress).await {
+        let (tree, records) = self.tree(cx, &index).await?;
+        match self.receive(cx, session, &tree, records, progress).await {
             Ok(()) => {}
             Err(err) => {
                 // A tree that is half of one build and half of another must not be the start of a third.
@@ -143,19 +144,27 @@ impl LocalInstance {
         tree.freeze(cx).await.map_err(|err| Error::new(&err))
     }
 
-    async fn tree(&self, cx: &Cx, index: &str) -> Result<MutableRef, Error> {
+    /// The tree of the transfer before this one with its checksums, or a new one.
+    async fn tree(&self, cx: &Cx, index: &str) -> Result<(MutableRef, Records), Error> {
         if let Some(tree) = self.cache.find_mutable(index) {
-            return Ok(tree);
+            let records = tree.take_checksums();
+            if !records.is_empty() || is_empty(cx, &tree).await? {
+                return Ok((tree, records));
+            }
+            // A daemon died while it wrote to this tree: nobody knows what of it is true.
+            tree.discard();
         }
         let options = RecordOptions {
             description: format!("local source for {}", self.name),
             record_type: RecordType::SourceLocal,
             ..RecordOptions::default()
         };
-        self.cache
+        let tree = self
+            .cache
             .new_mutable(cx, None, options)
             .await
-            .map_err(|err| Error::new(&err))
+            .map_err(|err| Error::new(&err))?;
+        Ok((tree, Records::new()))
     }
 
     async fn receive(
@@ -163,6 +172,7 @@ impl LocalInstance {
         cx: &Cx,
         session: &Session,
         tree: &MutableRef,
+        records: Records,
         progress: &Progress,
     ) -> Result<(), Error> {
         let opened = tree.tree(cx).await.map_err(|err| Error::new(&err))?;
@@ -178,7 +188,7 @@ impl LocalInstance {
             metadata_only: self.attrs.metadata_only.clone(),
             ..filesync::ReceiveOptions::default()
         };
-        let records = Some(tree.take_checksums());
+        let records = Some(records);
         let (_, records) = pull::pull(cx, session, &wanted, root, options, records, progress)
             .await
             .map_err(|err| Error::new(&err))?;
@@ -188,6 +198,12 @@ impl LocalInstance {
         }
         Ok(())
     }
+}
+
+async fn is_empty(cx: &Cx, tree: &MutableRef) -> Result<bool, Error> {
+    let tree = tree.tree(cx).await.map_err(|err| Error::new(&err))?;
+    let mut entries = std::fs::read_dir(tree.path()).map_err(|err| Error::new(&err))?;
+    Ok(entries.next().is_none())
 }
 
 /// Attributes as LLB gives them.

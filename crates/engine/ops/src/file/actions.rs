@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cache::MutableRef;
 use diagnostics::Failure;
 use fault::Classify as _;
 use fileop::{Account, Copy, Mkdir, Mkfile, Owner, OwnerSpec, Remove, Symlink, timestamp};
@@ -12,8 +11,10 @@ use proto::pb::file_action::Action;
 use proto::pb::user_opt::User;
 use solver::Work;
 
-use super::FileOp;
+use super::{FileOp, Open};
 use crate::Value;
+
+mod sharing;
 
 /// A tree that is being looked into; what it is mounted by lives as long as this.
 pub(super) struct Looked {
@@ -40,16 +41,17 @@ impl Looked {
     }
 }
 
-/// Applies an action to `tree`; a copy reads from `second`.
+/// Applies an action to an open tree; a copy reads from `second`.
 pub(super) async fn apply(
     op: &FileOp,
     work: &Work,
     inputs: &[Value],
-    tree: &MutableRef,
+    open: &Open,
     second: &Value,
     action: &pb::FileAction,
 ) -> Result<(), Failure> {
-    let target = tree
+    let target = open
+        .tree
         .tree(&work.cx)
         .await
         .map_err(|err| Failure::from_error(&err))?;
@@ -64,7 +66,7 @@ pub(super) async fn apply(
             };
             let source = match &nothing {
                 Some(nothing) => {
-                    let tree = nothing.tree(&work.cx).await;
+                    let tree = nothing.tree.tree(&work.cx).await;
                     Some(Looked::new(tree.map_err(|err| Failure::from_error(&err))?)?)
                 }
                 None => Looked::of_value(work, second).await?,
@@ -74,8 +76,18 @@ pub(super) async fn apply(
             };
             let action = copy_action(copy, owner);
             let cx = work.cx.clone();
-            tasks::blocking(move || fileop::copy(&cx, &source.root, &target.root, &action, None))
-                .await
+            let mut sharing = sharing::Shared::between(second, open);
+            let copied = tasks::blocking(move || {
+                let shares = sharing.as_mut().map(sharing::Shared::lend);
+                let copied = fileop::copy(&cx, &source.root, &target.root, &action, shares);
+                copied.map(|()| sharing)
+            })
+            .await;
+            match copied {
+                Ok(Some(sharing)) => return sharing.keep(open).await,
+                Ok(None) => Ok(()),
+                Err(err) => Err(err),
+            }
         }
         Some(Action::Mkfile(mkfile)) => {
             let action = Mkfile {
