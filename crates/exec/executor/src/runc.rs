@@ -142,13 +142,46 @@ impl Executor for Runc {
         let valid = step.process.valid_exit_codes.clone();
         let (shared, overlays) = (self.shared.clone(), self.overlays.clone());
         let bundle = tasks::blocking(move || Bundle::create(&shared, &overlays, &step)).await?;
-        let result = self.run_bundle(cx, &bundle, &output).await;
+        let mut running = Running {
+            runtime: &self.runtime,
+            bundle: Some(bundle),
+        };
+        let Some(bundle) = &running.bundle else {
+            return Err(Error::start("bundle is gone"));
+        };
+        let result = self.run_bundle(cx, bundle, &output).await;
         let out_of_memory = matches!(result, Ok(code) if code != 0) && bundle.out_of_memory();
         self.runtime.delete(bundle.id()).await;
-        tasks::blocking(move || bundle.remove()).await;
+        if let Some(bundle) = running.bundle.take() {
+            tasks::blocking(move || bundle.remove()).await;
+        }
         match Error::from_exit(result?, &valid) {
             Err(Error::Exit { code }) if out_of_memory => Err(Error::OutOfMemory { code }),
             other => other,
+        }
+    }
+}
+
+/// A container that may be running. If nobody waits for its end any more, it is killed and removed in the background.
+struct Running<'a> {
+    runtime: &'a Runtime,
+    bundle: Option<Bundle>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Some(bundle) = self.bundle.take() else {
+            return;
+        };
+        let runtime = self.runtime.clone();
+        let cleanup = std::thread::Builder::new()
+            .name("abandoned".to_owned())
+            .spawn(move || {
+                runtime.delete_by_force(bundle.id());
+                bundle.remove();
+            });
+        if let Err(err) = cleanup {
+            tracing::warn!(error = %err, "abandoned container stays behind");
         }
     }
 }

@@ -569,6 +569,49 @@ async fn cancelled_steps_end_alike() {
     );
 }
 
+#[tokio::test]
+async fn abandoned_steps_are_killed_and_removed() {
+    testkit::require!(root, busybox, runc);
+    let pair = Pair::new();
+    let alive = pair.sandbox.root().join("alive");
+    for executor in [&pair.embedded as &dyn Executor, &pair.runc] {
+        let step = pair
+            .sandbox
+            .shell("while :; do touch /alive; sleep 0.05; done");
+        let second = std::time::Duration::from_secs(1);
+        assert!(
+            tokio::time::timeout(second, run(executor, step))
+                .await
+                .is_err()
+        );
+        tokio::time::sleep(second).await;
+        std::fs::remove_file(&alive).expect("it ran");
+        tokio::time::sleep(second / 5).await;
+        assert!(!alive.exists());
+    }
+    let left = tree(&pair.sandbox.path("runc"));
+    assert!(
+        left.iter()
+            .all(|path| ["hosts", "resolv.conf", "runc-log.json"].contains(&path.as_str())),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
+async fn steps_without_a_process_namespace() {
+    testkit::require!(root, busybox, runc);
+    let sandbox = Sandbox::new();
+    let settings = executor::Settings {
+        no_process_sandbox: true,
+        ..sandbox.settings("embedded")
+    };
+    let runtime = Runtime::new(settings).expect("starts");
+    let step = sandbox.shell("readlink /proc/self/ns/pid; (sleep 100; echo late) & echo done");
+    let out = run(&runtime, step).await.ok();
+    let own = std::fs::read_link("/proc/self/ns/pid").expect("a link");
+    assert_eq!(out, format!("{}\ndone\n", own.display()));
+}
+
 /// Runs all of the above once more where only the unified hierarchy is seen.
 #[test]
 fn on_a_host_with_the_unified_hierarchy_alone() {

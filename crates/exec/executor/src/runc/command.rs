@@ -60,6 +60,24 @@ impl Runtime {
         self.call(["delete".into(), id.into()], "delete").await;
     }
 
+    /// Kills a container and removes what the runtime kept of it. Blocking.
+    pub(super) fn delete_by_force(&self, id: &str) {
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(["delete", "--force", id]).stdin(Stdio::null());
+        match command.output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                tracing::warn!(
+                    id,
+                    error = said,
+                    "runtime cannot delete an abandoned container"
+                );
+            }
+            Err(err) => tracing::warn!(id, error = %err, "runtime did not start"),
+        }
+    }
+
     async fn call(&self, arguments: impl IntoIterator<Item = OsString>, what: &'static str) {
         let output = self.command(arguments).output();
         match tokio::time::timeout(PATIENCE, output).await {
