@@ -225,17 +225,21 @@ impl<O: Operation> Owner<O> {
         }
     }
 
-    fn step(&mut self, event: Event) {
-        if let Some(record) = &self.record {
-            record(&event_line(&event));
-        }
+    /// Tells the scheduler, and writes down what it says.
+    fn effects_of(&mut self, event: Event) -> Vec<Effect> {
+        let Some(record) = &self.record else {
+            return self.core.step(event);
+        };
+        record(&event_line(&event));
         let effects = self.core.step(event);
-        if let Some(record) = &self.record {
-            for effect in &effects {
-                record(&effect_line(effect));
-            }
-        }
-        for effect in effects {
+        effects
+            .iter()
+            .for_each(|effect| record(&effect_line(effect)));
+        effects
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.effects_of(event) {
             self.perform(effect);
         }
     }
@@ -261,16 +265,8 @@ impl<O: Operation> Owner<O> {
 
     fn unwant(&mut self, want: WantId, done: Option<oneshot::Sender<()>>) {
         self.wants.remove(&want);
-        let event = Event::Unwant { want };
-        if let Some(record) = &self.record {
-            record(&event_line(&event));
-        }
-        let effects = self.core.step(event);
         let mut tickets = HashSet::new();
-        for effect in effects {
-            if let Some(record) = &self.record {
-                record(&effect_line(&effect));
-            }
+        for effect in self.effects_of(Event::Unwant { want }) {
             if let Effect::Cancel { ticket } = effect
                 && self.running.contains_key(&ticket)
             {

@@ -11,7 +11,7 @@ use crate::core::JobId;
 use crate::stream::Stream;
 
 /// How much output of a vertex a build that comes later is shown.
-const KEPT_LOG: usize = 256 * 1024;
+const KEPT_LOG: usize = 64 * 1024;
 
 /// Whom a job's operations may ask.
 #[derive(Clone)]
@@ -34,13 +34,22 @@ pub(crate) struct Fanout {
     state: Mutex<State>,
 }
 
+/// What changes about a vertex.
+#[derive(Clone, Default)]
+struct Times {
+    started: Option<SystemTime>,
+    completed: Option<SystemTime>,
+    cached: bool,
+    error: String,
+}
+
 #[derive(Default)]
 struct State {
     /// In the order they came, and whether they are shown anything.
     members: Vec<(Member, bool)>,
     /// Equal vertices whose work this one does.
     followers: Vec<Weak<Fanout>>,
-    last: Option<Vertex>,
+    last: Option<Times>,
     statuses: Vec<Status>,
     logs: VecDeque<Event>,
     log_size: usize,
@@ -106,7 +115,7 @@ impl Fanout {
         let stream = member.stream;
         stream.emit(Event::Vertex(self.template.clone()));
         if let Some(last) = &state.last {
-            stream.emit(Event::Vertex(Vertex {
+            stream.emit(self.at(Times {
                 completed: None,
                 error: String::new(),
                 ..last.clone()
@@ -118,7 +127,7 @@ impl Fanout {
                 stream.emit(log.clone());
             }
             if last.completed.is_some() {
-                stream.emit(Event::Vertex(last.clone()));
+                stream.emit(self.at(last.clone()));
             }
         }
     }
@@ -139,51 +148,52 @@ impl Fanout {
         };
         // What has ended already was not done for the follower; what goes on is.
         if let Some(last) = last.filter(|last| last.completed.is_none()) {
-            follower.report(last);
+            follower.emit(follower.at(last));
         }
     }
 
     /// Work begins.
-    pub(crate) fn started(&self, cached: bool) -> SystemTime {
+    pub(crate) fn started(&self) -> SystemTime {
         let now = SystemTime::now();
-        self.report(Vertex {
+        self.emit(self.at(Times {
             started: Some(now),
-            cached,
-            ..Vertex::default()
-        });
+            ..Times::default()
+        }));
         now
     }
 
     /// Work that began at `started` has ended.
     pub(crate) fn completed(&self, started: SystemTime, cached: bool, error: &str) {
-        self.report(Vertex {
+        self.emit(self.at(Times {
             started: Some(started),
             completed: Some(SystemTime::now()),
             cached,
             error: error.to_owned(),
-            ..Vertex::default()
-        });
+        }));
     }
 
-    fn report(&self, times: Vertex) {
-        let Vertex {
+    /// The vertex, at a point of its life.
+    fn at(&self, times: Times) -> Event {
+        let Times {
             started,
             completed,
             cached,
             error,
-            ..
         } = times;
-        let vertex = Vertex {
+        Event::Vertex(Vertex {
             started,
             completed,
             cached,
             error,
             ..self.template.clone()
-        };
-        self.emit(Event::Vertex(vertex));
+        })
     }
 
-    fn own(&self, event: Event) -> Event {
+    /// The event as one of this vertex, if it was one of the vertex this one follows.
+    fn own(&self, event: Event, of: &str) -> Event {
+        if vertex_of(&event) != of {
+            return event;
+        }
         let digest = || self.template.digest.clone();
         match event {
             Event::Vertex(Vertex {
@@ -192,12 +202,11 @@ impl Fanout {
                 cached,
                 error,
                 ..
-            }) => Event::Vertex(Vertex {
+            }) => self.at(Times {
                 started,
                 completed,
                 cached,
                 error,
-                ..self.template.clone()
             }),
             Event::Status(status) => Event::Status(Status {
                 vertex: digest(),
@@ -215,6 +224,15 @@ impl Fanout {
     }
 }
 
+fn vertex_of(event: &Event) -> &str {
+    match event {
+        Event::Vertex(vertex) => &vertex.digest,
+        Event::Status(status) => &status.vertex,
+        Event::Log(log) => &log.vertex,
+        Event::Warning(warning) => &warning.vertex,
+    }
+}
+
 impl State {
     fn remember(&mut self, event: &Event) {
         match event {
@@ -224,7 +242,12 @@ impl State {
                     self.logs.clear();
                     self.log_size = 0;
                 }
-                self.last = Some(vertex.clone());
+                self.last = Some(Times {
+                    started: vertex.started,
+                    completed: vertex.completed,
+                    cached: vertex.cached,
+                    error: vertex.error.clone(),
+                });
             }
             Event::Status(status) => match self.statuses.iter_mut().find(|s| s.id == status.id) {
                 Some(known) => known.clone_from(status),
@@ -251,18 +274,26 @@ impl Sink for Fanout {
         let followers = {
             let mut state = self.state.lock();
             state.remember(&event);
-            for (member, shown) in &state.members {
-                if *shown {
-                    member.stream.emit(event.clone());
-                }
-            }
             state
                 .followers
                 .retain(|follower| follower.strong_count() > 0);
-            state.followers.clone()
+            let mut shown = state.members.iter().filter(|(_, shown)| *shown);
+            let last = shown.next_back();
+            for (member, _) in shown {
+                member.stream.emit(event.clone());
+            }
+            let followers = state.followers.clone();
+            let copy = (!followers.is_empty()).then(|| event.clone());
+            if let Some((member, _)) = last {
+                member.stream.emit(event);
+            }
+            copy.map(|event| (followers, event))
+        };
+        let Some((followers, event)) = followers else {
+            return;
         };
         for follower in followers.iter().filter_map(Weak::upgrade) {
-            follower.emit(follower.own(event.clone()));
+            follower.emit(follower.own(event.clone(), &self.template.digest));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cachekeys::{Key, KeyStore, Record, Stores};
@@ -16,6 +17,9 @@ use crate::driver::{Message, Owner, Shared};
 use crate::fanout::{Member, Sessions};
 use crate::op::{Edge, Operation, ResultStore, Work};
 use crate::stream::Stream;
+
+/// How long a build that was cancelled waits for its steps to clean up.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes the lines of the scheduler's log.
 pub type Recorder = Arc<dyn Fn(&str) + Send + Sync>;
@@ -204,8 +208,9 @@ impl<O: Operation> Job<O> {
         let (done, left) = oneshot::channel();
         wish.want = None;
         self.send(Message::Unwant(want, Some(done)));
-        // An error means that the solver is gone, and with it all work.
-        let _ = left.await;
+        if tokio::time::timeout(PATIENCE, left).await.is_err() {
+            tracing::warn!(job = self.id(), "a step goes on though it was told to stop");
+        }
         // The result may have come after all.
         answer
             .try_recv()

@@ -57,26 +57,32 @@ impl Stream {
 impl State {
     /// The inputs of a vertex that started, as far as they never ran: from the cache, at that moment.
     fn unused_inputs(&mut self, vertex: &Vertex) -> Vec<Vertex> {
+        let mut left: Vec<String> = Vec::new();
+        self.add_unused(&vertex.inputs, &mut left);
         let mut found = Vec::new();
-        let mut left = vec![vertex.inputs.clone()];
-        while let Some(inputs) = left.pop() {
-            for digest in inputs {
-                let Some(input) = self.vertices.get_mut(&digest) else {
-                    continue;
-                };
-                if input.cached || input.completed.is_some() || input.started.is_some() {
-                    continue;
-                }
-                input.cached = true;
-                input.started = vertex.started;
-                input.completed = vertex.started;
-                left.push(input.inputs.clone());
-                found.push(input.clone());
-                self.cached.insert(digest);
-            }
+        while let Some(digest) = left.pop() {
+            let Some(input) = self
+                .vertices
+                .get_mut(&digest)
+                .filter(|input| is_unused(input))
+            else {
+                continue;
+            };
+            input.cached = true;
+            input.started = vertex.started;
+            input.completed = vertex.started;
+            let input = input.clone();
+            self.add_unused(&input.inputs, &mut left);
+            found.push(input);
+            self.cached.insert(digest);
         }
         found.reverse();
         found
+    }
+
+    fn add_unused(&self, inputs: &[String], left: &mut Vec<String>) {
+        let unused = |digest: &&String| self.vertices.get(*digest).is_some_and(is_unused);
+        left.extend(inputs.iter().filter(unused).cloned());
     }
 
     fn mark_cached(&mut self, digest: &str) {
@@ -85,12 +91,34 @@ impl State {
             let inputs = self
                 .vertices
                 .get(&digest)
-                .map(|vertex| vertex.inputs.clone());
-            if self.cached.insert(digest) {
-                left.extend(inputs.unwrap_or_default());
+                .map_or(&[][..], |vertex| &vertex.inputs);
+            left.extend(
+                inputs
+                    .iter()
+                    .filter(|input| !self.cached.contains(*input))
+                    .cloned(),
+            );
+            self.cached.insert(digest);
+        }
+    }
+
+    fn note(&mut self, vertex: &Vertex) {
+        match self.vertices.get_mut(&vertex.digest) {
+            Some(known) => {
+                known.started = vertex.started;
+                known.completed = vertex.completed;
+                known.cached = vertex.cached;
+                known.error.clone_from(&vertex.error);
+            }
+            None => {
+                self.vertices.insert(vertex.digest.clone(), vertex.clone());
             }
         }
     }
+}
+
+fn is_unused(vertex: &Vertex) -> bool {
+    !vertex.cached && vertex.completed.is_none() && vertex.started.is_none()
 }
 
 impl Sink for Stream {
@@ -105,7 +133,7 @@ impl Sink for Stream {
                     self.sink.emit(Event::Vertex(input));
                 }
             }
-            state.vertices.insert(vertex.digest.clone(), vertex.clone());
+            state.note(vertex);
             if vertex.cached {
                 state.mark_cached(&vertex.digest);
             }

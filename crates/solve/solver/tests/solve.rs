@@ -306,7 +306,35 @@ async fn a_step_may_build_something_itself() {
         .await
         .expect("a result");
     assert_eq!(built.value, "nested mine");
-    assert!(seen.lines().contains(&"outer started".to_owned()));
+    assert_eq!(
+        seen.lines(),
+        [
+            "outer started",
+            "outer completed",
+            "outer started",
+            "inner started",
+            "inner completed",
+            "inner started",
+            "inner completed",
+            "outer completed"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_does_not_stop_does_not_hold_the_build_for_ever() {
+    let bench = Bench::new();
+    let step = vertex(doing("step", Deed::Stubborn), &[]);
+    let (job, _) = bench.job("a");
+    let cx = Cx::root();
+    let begun = tokio::time::Instant::now();
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cx.cancel("enough");
+    };
+    let (built, ()) = tokio::join!(job.build(&cx, &step), stop);
+    assert_eq!(built.expect_err("cancelled").text(), "enough");
+    assert_eq!(begun.elapsed().as_secs(), 31);
 }
 
 #[tokio::test(start_paused = true)]
@@ -427,6 +455,43 @@ async fn ignoring_the_cache_runs_the_step_and_what_follows_from_it() {
     assert_eq!(base.vertex.op.runs.load(Ordering::Relaxed), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn another_clients_equal_files_are_found_by_their_content() {
+    let bench = Bench::new();
+    let graph = |session: &str, files: &str| {
+        let base = vertex(toy("base"), &[]);
+        let context = Toy {
+            random: true,
+            ..doing(session, Deed::Say(files.to_owned()))
+        };
+        let context = vertex(context, &[]);
+        let copy = Toy {
+            content: true,
+            ..toy("copy")
+        };
+        // The base is not looked at by content.
+        let copy = vertex(copy, &[&context]);
+        let both = vertex(toy("both"), &[&base, &copy]);
+        vertex(toy("run"), &[&both])
+    };
+    let (job, _) = bench.job("a");
+    let cx = Cx::root();
+    job.build(&cx, &graph("one", "files"))
+        .await
+        .expect("a result");
+    drop(job);
+    let bench = bench.restarted();
+    let (job, _) = bench.job("b");
+    let edge = graph("two", "files");
+    job.build(&cx, &edge).await.expect("a result");
+    let runs = |edge: &Edge<Toy>| edge.vertex.op.runs.load(Ordering::Relaxed);
+    let both = &edge.vertex.inputs[0];
+    let [base, copy] = [0, 1].map(|at| &both.vertex.inputs[at]);
+    let context = &copy.vertex.inputs[0];
+    let all = [&edge, both, base, copy, context].map(runs);
+    assert_eq!(all, [0, 0, 0, 0, 1], "only the files are looked at");
+}
+
 /// A step that is renewed, one that looks at its content, and two that follow from it.
 fn renewed(content: &str, ignore: bool) -> [Edge<Toy>; 4] {
     let step = named(
@@ -541,6 +606,55 @@ async fn one_can_see_what_a_build_waits_for() {
          step: run since 5.0 s\n\
          top: output 0: wanted Done, at Slow, waits for inputs, asks for [input 0 Done]"
     );
+}
+
+/// In a thread with a small stack: no depth or width of a graph may matter.
+fn build_big(edge: impl FnOnce() -> Edge<Toy> + Send + 'static) {
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let edge = edge();
+            for _ in 0..2 {
+                let bench = Bench::new();
+                let (job, _) = bench.job("a");
+                job.build(&Cx::root(), &edge).await.expect("a result");
+            }
+        });
+    };
+    let thread = std::thread::Builder::new()
+        .stack_size(512 * 1024)
+        .spawn(work);
+    thread.expect("a thread").join().expect("no overflow");
+}
+
+#[test]
+fn a_chain_of_ten_thousand_steps_is_built() {
+    build_big(|| {
+        let step = |at: usize, inputs: &[&Edge<Toy>]| {
+            let deed = Deed::Say(at.to_string());
+            let (name, digest) = (at.to_string(), Digest::of(at.to_string()));
+            named(digest, name, doing(&at.to_string(), deed), inputs, false)
+        };
+        let mut edge = step(0, &[]);
+        for at in 1..10_000 {
+            edge = step(at, &[&edge]);
+        }
+        edge
+    });
+}
+
+#[test]
+fn a_step_with_ten_thousand_inputs_is_built() {
+    build_big(|| {
+        let base = vertex(toy("base"), &[]);
+        let all: Vec<_> = (0..10_000)
+            .map(|at| vertex(toy(&at.to_string()), &[&base]))
+            .collect();
+        let all: Vec<_> = all.iter().collect();
+        vertex(toy("top"), &all)
+    });
 }
 
 async fn settle() {

@@ -88,7 +88,7 @@ impl Core {
             .iter()
             .map(|answer| answer.digest.clone())
             .collect();
-        let (ignore, name) = (state.ignore_cache, state.digest.clone());
+        let (ignore, name) = (state.ignore_cache, state.given.clone());
         self.open_mut(id).answers += digests.len();
         for digest in digests {
             if !ignore {
@@ -208,7 +208,7 @@ impl Core {
             let Some(digest) = self.vertex(vertex).map_digest().cloned() else {
                 return;
             };
-            let name = self.vertex(vertex).digest.clone();
+            let name = self.vertex(vertex).given.clone();
             let key = self.open(id).key_of(&node, digest, output, name);
             self.publish(
                 id,

@@ -138,7 +138,7 @@ impl Core {
         let edge = self.edge(id);
         let vertex = self.vertex(edge.vertex);
         let output = edge.output as usize;
-        let name = Some(vertex.digest.clone());
+        let name = Some(vertex.given.clone());
         if vertex.is_leaf() {
             if !edge.keys.is_empty() {
                 return edge.keys.clone();
@@ -246,12 +246,17 @@ impl Core {
                 if let Some(record) = &record {
                     known.key.set_record(record.clone());
                 }
-                // A key that could not be saved still needs a name that no other key has.
-                let node = nodes.next();
-                bound(
-                    known.key,
-                    node.unwrap_or_else(|| NodeId::new(&format!("{ticket:?}"))),
-                )
+                match nodes.next() {
+                    Some(node) => bound(known.key, node),
+                    // A key that could not be saved still needs a name that no other key has.
+                    None => Known {
+                        key: known.key,
+                        node: Some(Found {
+                            store: StoreId::MAIN,
+                            node: NodeId::new(&format!("unsaved {ticket:?}")),
+                        }),
+                    },
+                }
             })
             .collect();
         let vertex = self.edge(id).vertex;

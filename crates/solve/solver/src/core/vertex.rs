@@ -34,6 +34,8 @@ impl<T> Once<T> {
 #[derive(Debug)]
 pub(super) struct Vertex {
     pub(super) digest: Digest,
+    /// The digest that whoever loaded it knows: another one for a twin.
+    pub(super) given: Digest,
     pub(super) inputs: Vec<EdgeId>,
     pub(super) ignore_cache: bool,
     /// Who has it, and whether because they asked for it.
@@ -127,7 +129,7 @@ impl Core {
         if let Some(id) = self.by_digest.get(&twin) {
             return (*id, false);
         }
-        let mut name = digest;
+        let mut name = digest.clone();
         if let Some(id) = self.by_digest.get(&name) {
             if !ignore_cache || self.vertex(*id).ignore_cache {
                 return (*id, false);
@@ -143,6 +145,7 @@ impl Core {
         }
         let id = VertexId(self.vertices.insert(Vertex {
             digest: name.clone(),
+            given: digest,
             contents: edges.iter().map(|_| Once::Idle).collect(),
             inputs: edges,
             ignore_cache,

@@ -27,7 +27,7 @@ impl<O: Operation> Step<O> {
     pub(super) async fn map(self, ticket: Ticket, index: usize) -> Event {
         let work = self.entry.work(&self.cx);
         // Only sources show that they are asked for a key.
-        let started = self.entry.leaf.then(|| self.entry.fanout.started(false));
+        let started = self.entry.leaf.then(|| self.entry.fanout.started());
         let answer = self.cx.run(self.entry.op.cache_map(&work, index)).await;
         let answer = answer.unwrap_or_else(|stopped| Err(Failure::cancelled(&*stopped.cause)));
         if let Some(started) = started {
@@ -77,7 +77,7 @@ impl<O: Operation> Step<O> {
         match answer.await {
             Ok(Ok(digest)) => Event::Content { ticket, digest },
             Ok(Err(failure)) => {
-                self.entry.fanout.started(false);
+                self.entry.fanout.started();
                 self.completed(begun, Some(&failure));
                 let failure = self.named(failure).context("failed to compute cache key");
                 self.failed(ticket, failure)
@@ -105,7 +105,7 @@ impl<O: Operation> Step<O> {
             }
             _ => None,
         };
-        let started = self.entry.fanout.started(false);
+        let started = self.entry.fanout.started();
         let work = self.entry.work(&self.cx);
         // Not dropped when stopped: a step cleans up after itself.
         let answer = self.entry.op.run(&work, &values).await;
@@ -288,7 +288,7 @@ impl Sink for OnDemand {
     fn emit(&self, event: progress::Event) {
         self.started
             .lock()
-            .get_or_insert_with(|| self.fanout.started(false));
+            .get_or_insert_with(|| self.fanout.started());
         self.fanout.emit(event);
     }
 }

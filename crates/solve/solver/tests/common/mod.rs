@@ -24,6 +24,8 @@ pub enum Deed {
     Slow(Duration),
     /// Never ends unless told to stop.
     Forever,
+    /// Does not stop when told to.
+    Stubborn,
     Fail(&'static str),
     /// Breaks down.
     Panic,
@@ -130,6 +132,7 @@ impl Toy {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return Err(stopped(why));
             }
+            Deed::Stubborn => std::future::pending().await,
             Deed::Fail(text) => return Err(Failure::user(*text)),
             Deed::Panic => panic!("as told"),
             Deed::Nested(edge, solver) => {
