@@ -20,6 +20,14 @@ pub(crate) struct Config {
     pub registry: BTreeMap<String, Registry>,
     pub worker: Workers,
     pub dns: Option<Dns>,
+    pub system: System,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct System {
+    #[serde(rename = "maxRegistryConcurrency")]
+    pub max_registry_concurrency: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

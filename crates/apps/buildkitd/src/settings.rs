@@ -31,7 +31,8 @@ pub(crate) struct Worker {
     pub binary: Option<String>,
     pub cgroup_parent: String,
     pub parallelism: usize,
-    pub gc: Gc,
+    /// Transfers at a time per registry.
+    pub registry_concurrency: Option<usize>,
 }
 
 /// Limits of the local cache, in bytes.
@@ -182,6 +183,15 @@ impl Worker {
             "cni" | "bridge" => bail!("unimplemented: worker network {network}"),
             other => bail!("invalid network mode: {other:?}"),
         }
+        let limits = gc(args, config)?;
+        if limits.enabled && (limits.reserved, limits.free, limits.maximum) != (0, 0, 0) {
+            tracing::warn!(
+                reserved = limits.reserved,
+                free = limits.free,
+                maximum = limits.maximum,
+                "unimplemented: garbage collection; the cache keeps everything until it is pruned"
+            );
+        }
         let mut labels = file.labels.clone();
         for label in &args.oci_worker_labels {
             let (key, value) = label
@@ -216,7 +226,7 @@ impl Worker {
                 .oci_max_parallelism
                 .or(file.max_parallelism)
                 .unwrap_or(0),
-            gc: gc(args, config)?,
+            registry_concurrency: config.system.max_registry_concurrency,
         })
     }
 }
@@ -303,14 +313,14 @@ mod tests {
 
     #[test]
     fn limits_of_the_cache_are_megabytes() {
-        let settings = decide(&["--oci-worker-gc-keepstorage", "1,2,3"], "").expect("valid");
-        let gc = Gc {
+        let args = Args::parse_from(["buildkitd", "--oci-worker-gc-keepstorage", "1,2,3"]);
+        let expected = Gc {
             enabled: true,
             reserved: MB,
             free: 2 * MB,
             maximum: 3 * MB,
         };
-        assert_eq!(settings.worker.gc, gc);
+        assert_eq!(gc(&args, &Config::default()).expect("valid"), expected);
         assert!(decide(&["--oci-worker-gc-keepstorage", "lots"], "").is_err());
     }
 

@@ -183,9 +183,13 @@ fn registries(settings: &Settings) -> registry::Config {
         };
         (host.clone(), config)
     });
-    registry::Config {
+    let mut config = registry::Config {
         hosts: hosts.collect(),
         user_agent: format!("buildkit/{VERSION}"),
         ..registry::Config::default()
+    };
+    if let Some(concurrency) = settings.worker.registry_concurrency {
+        config.concurrency = concurrency.max(1);
     }
+    config
 }
