@@ -149,16 +149,18 @@ pub struct BadNameserver {
     pub address: String,
 }
 
-/// The file a step's resolv.conf is made from.
-fn resolv_source(host_file: &Path, host_network: bool) -> (PathBuf, String) {
-    let text = std::fs::read(host_file).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
+/// The text a step's resolv.conf is made from.
+fn resolv_source(host_file: &Path, host_network: bool) -> String {
+    // A missing file counts as empty.
+    let read = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let text = read(host_file);
     if !host_network && ResolvConf::parse(&text).servers == ["127.0.0.53"] {
-        let real = Path::new(SYSTEMD_RESOLV_CONF);
-        let text = std::fs::read(real).unwrap_or_default();
-        return (real.to_owned(), String::from_utf8_lossy(&text).into_owned());
+        return read(Path::new(SYSTEMD_RESOLV_CONF));
     }
-    (host_file.to_owned(), text)
+    text
 }
 
 /// Keeps the files in the executor's directory, written again only when their source changed.
@@ -169,11 +171,14 @@ pub struct Files {
     written: parking_lot::Mutex<Written>,
 }
 
+/// When the files a resolv.conf may be made from last changed.
+type Sources = [Option<SystemTime>; 2];
+
 #[derive(Debug, Default)]
 struct Written {
     hosts: bool,
-    sandbox: Option<Option<SystemTime>>,
-    host: Option<Option<SystemTime>>,
+    sandbox: Option<Sources>,
+    host: Option<Sources>,
 }
 
 /// A hosts file; one made for a single step goes away with this value.
@@ -243,9 +248,12 @@ impl Files {
         } else {
             "resolv.conf"
         });
-        let changed = std::fs::metadata(host_file)
-            .and_then(|meta| meta.modified())
-            .ok();
+        let time = |path: &Path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        };
+        let changed = [host_file, Path::new(SYSTEMD_RESOLV_CONF)].map(time);
         let mut written = self.written.lock();
         let seen = if host_network {
             &mut written.host
@@ -253,7 +261,7 @@ impl Files {
             &mut written.sandbox
         };
         if *seen != Some(changed) {
-            let (_, source) = resolv_source(host_file, host_network);
+            let source = resolv_source(host_file, host_network);
             let text = resolv_conf(&source, &self.dns, host_network)
                 .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
             replace(&path, &text)?;

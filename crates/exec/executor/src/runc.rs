@@ -52,6 +52,15 @@ pub enum NewError {
     },
 }
 
+impl fault::Classify for NewError {
+    fn class(&self) -> fault::Class {
+        match self {
+            Self::NotFound => fault::Class::NotFound,
+            Self::Directory { source, .. } => source.class(),
+        }
+    }
+}
+
 impl Runc {
     /// Uses `binary` (a path, or a name looked up in `search_path`), or else the first of the usual names. Blocking.
     pub fn new(
