@@ -96,6 +96,12 @@ impl Persistent {
     }
 }
 
+/// Whether a link must be forgotten when the daemon ends.
+fn is_of_session(source: &NodeId, link: &Link) -> bool {
+    let random = |digest: &oci::Digest| digest.is_random();
+    source.is_random() || random(&link.digest) || link.selector.as_ref().is_some_and(random)
+}
+
 fn key(parts: &[&str]) -> Vec<u8> {
     parts.join("\0").into_bytes()
 }
@@ -138,7 +144,7 @@ impl KeyStore for Persistent {
     }
 
     fn targets(&self, source: &NodeId, link: &Link) -> Vec<NodeId> {
-        if source.is_random() {
+        if is_of_session(source, link) {
             return self.session.read().graph.targets(source, link);
         }
         let found = self.scan(LINKS, &prefix(&[source.as_str(), &link.to_json()]));
@@ -149,17 +155,14 @@ impl KeyStore for Persistent {
     }
 
     fn links(&self, source: &NodeId) -> Vec<(Link, NodeId)> {
-        if source.is_random() {
-            return self.session.read().graph.links(source);
+        let mut links = self.session.read().graph.links(source);
+        for (text, _) in self.scan(LINKS, &prefix(&[source.as_str()])) {
+            if let Some((link, target)) = two(&text)
+                && let Ok(link) = Link::from_json(link)
+            {
+                links.push((link, NodeId::new(target)));
+            }
         }
-        let found = self.scan(LINKS, &prefix(&[source.as_str()]));
-        let mut links: Vec<_> = found
-            .iter()
-            .filter_map(|(text, _)| {
-                let (link, target) = two(text)?;
-                Some((Link::from_json(link).ok()?, NodeId::new(target)))
-            })
-            .collect();
         links.sort();
         links
     }
@@ -214,7 +217,7 @@ impl KeyStore for Persistent {
     }
 
     fn add_link(&self, source: &NodeId, link: &Link, target: &NodeId) {
-        if source.is_random() {
+        if is_of_session(source, link) {
             let mut session = self.session.write();
             session.note(source);
             session.graph.add_link(source, link, target);

@@ -127,6 +127,24 @@ fn random_nodes_work_like_others_while_the_daemon_lives() {
 }
 
 #[test]
+fn links_of_random_operations_work_like_others_while_the_daemon_lives() {
+    with_stores(|store| {
+        let [a, b] = ["a", "b"].map(NodeId::new);
+        let random = Link {
+            digest: Digest::of("d").into_random(),
+            ..link(0)
+        };
+        store.add_link(&a, &random, &b);
+        store.add_link(&a, &link(0), &b);
+        assert_eq!(store.targets(&a, &random), std::slice::from_ref(&b));
+        assert_eq!(store.links(&a).len(), 2);
+        assert_eq!(store.sources(&b).len(), 2);
+        store.remove_node(&b);
+        assert!(!store.contains(&a));
+    });
+}
+
+#[test]
 fn key_digests_are_upstreams() {
     let vectors = vector("keylinks.json");
     let keys = vectors["root_keys"].as_array().expect("a list");

@@ -4,8 +4,8 @@
 //! shared graph for all builds: equal vertices are one, results come from the key store where they can, and work
 //! stops when the last build that wants it leaves.
 //!
-//! The decisions are made by pure code without async, clock or lock; see [`core`]. Everything around it only
-//! carries out what it says. Nothing here knows what an operation does.
+//! The decisions are made by pure code without async, clock or lock; the module `core` tells how. Everything around it
+//! only carries out what it says. Nothing here knows what an operation does.
 
 mod core;
 mod driver;

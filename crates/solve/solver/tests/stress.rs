@@ -45,7 +45,7 @@ fn graph(
         };
         let name = if fails { format!("{name} fails") } else { name };
         let toy = Toy {
-            content: kind % 2 == 0,
+            content: kind.is_multiple_of(2),
             prepare: kind == 3,
             runs: runs.clone(),
             ..doing(&name, deed)
