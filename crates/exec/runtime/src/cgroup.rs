@@ -266,7 +266,8 @@ fn make_parents(hierarchy: &layout::Hierarchy, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a group's directory. The kernel may need a moment after the last process.
+/// Removes a group's directory, and those an unconfined step made below it. The kernel may need a moment after the last
+/// process.
 fn remove_dir(dir: &Path) {
     let mut pause = Duration::from_micros(100);
     for _ in 0..12 {
@@ -279,8 +280,16 @@ fn remove_dir(dir: &Path) {
                 return;
             }
         }
-        std::thread::sleep(pause);
-        pause *= 2;
+        let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let below: Vec<PathBuf> = below
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        if below.is_empty() {
+            std::thread::sleep(pause);
+            pause *= 2;
+        }
+        below.iter().for_each(|dir| remove_dir(dir));
     }
     tracing::warn!(dir = %dir.display(), "control group stays behind: busy");
 }

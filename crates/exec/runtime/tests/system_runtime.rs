@@ -72,6 +72,29 @@ async fn a_step_runs_and_its_output_is_seen() {
 }
 
 #[tokio::test]
+async fn groups_a_step_made_below_its_own_go_with_it() {
+    testkit::require!(root, busybox);
+    let sandbox = Sandbox::new();
+    let runtime = runtime(&sandbox);
+    let mut step = sandbox.shell(
+        "d=$(ls -d /sys/fs/cgroup/*/ | head -1); mkdir -p $d/one/two && sleep 100 & sleep 0.1",
+    );
+    step.process.security = Security::Insecure;
+    let id = step.id.clone();
+    run(&runtime, step).await.ok();
+    drop(runtime);
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+        .expect("mounted")
+        .flatten()
+    {
+        assert!(
+            !hierarchy.path().join("buildkit").join(&id).exists(),
+            "{hierarchy:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_step_is_killed_with_all_it_started() {
     testkit::require!(root, busybox);
     let sandbox = Sandbox::new();
