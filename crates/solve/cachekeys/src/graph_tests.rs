@@ -1,3 +1,5 @@
+//! Tests of the graph in memory.
+
 use std::time::{Duration, SystemTime};
 
 use super::*;

@@ -492,6 +492,38 @@ async fn another_clients_equal_files_are_found_by_their_content() {
     assert_eq!(all, [0, 0, 0, 0, 1], "only the files are looked at");
 }
 
+/// An image whose first answer is `index` and whose second one is always the same, and a step on it.
+fn on_image(index: &str) -> Edge<Toy> {
+    let image = Toy {
+        name: "image".to_owned(),
+        first: Some(index.to_owned()),
+        answers: 2,
+        ..toy("image")
+    };
+    let digest = Digest::of(index);
+    let image = named(digest, "image".to_owned(), image, &[], false);
+    vertex(toy("run"), &[&image])
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_moved_but_has_not_changed_is_recognised_and_learnt() {
+    let mut bench = Bench::new();
+    let maps = |edge: &Edge<Toy>| {
+        let image = &edge.vertex.inputs[0].vertex.op;
+        image.maps.load(Ordering::Relaxed)
+    };
+    // Run; found by the first answer; found by the second one; learnt.
+    for (index, asked, runs) in [("one", 2, 1), ("one", 1, 0), ("two", 2, 0), ("two", 1, 0)] {
+        let (job, _) = bench.job("a");
+        let edge = on_image(index);
+        job.build(&Cx::root(), &edge).await.expect("a result");
+        let did = (maps(&edge), edge.vertex.op.runs.load(Ordering::Relaxed));
+        assert_eq!(did, (asked, runs), "{index}");
+        drop(job);
+        bench = bench.restarted();
+    }
+}
+
 /// A step that is renewed, one that looks at its content, and two that follow from it.
 fn renewed(content: &str, ignore: bool) -> [Edge<Toy>; 4] {
     let step = named(
@@ -624,13 +656,13 @@ fn build_big(edge: impl FnOnce() -> Edge<Toy> + Send + 'static) {
         });
     };
     let thread = std::thread::Builder::new()
-        .stack_size(512 * 1024)
+        .stack_size(256 * 1024)
         .spawn(work);
     thread.expect("a thread").join().expect("no overflow");
 }
 
 #[test]
-fn a_chain_of_ten_thousand_steps_is_built() {
+fn a_chain_of_four_thousand_steps_is_built() {
     build_big(|| {
         let step = |at: usize, inputs: &[&Edge<Toy>]| {
             let deed = Deed::Say(at.to_string());
@@ -638,7 +670,7 @@ fn a_chain_of_ten_thousand_steps_is_built() {
             named(digest, name, doing(&at.to_string(), deed), inputs, false)
         };
         let mut edge = step(0, &[]);
-        for at in 1..10_000 {
+        for at in 1..4_000 {
             edge = step(at, &[&edge]);
         }
         edge
@@ -646,10 +678,10 @@ fn a_chain_of_ten_thousand_steps_is_built() {
 }
 
 #[test]
-fn a_step_with_ten_thousand_inputs_is_built() {
+fn a_step_with_four_thousand_inputs_is_built() {
     build_big(|| {
         let base = vertex(toy("base"), &[]);
-        let all: Vec<_> = (0..10_000)
+        let all: Vec<_> = (0..4_000)
             .map(|at| vertex(toy(&at.to_string()), &[&base]))
             .collect();
         let all: Vec<_> = all.iter().collect();

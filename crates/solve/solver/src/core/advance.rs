@@ -117,13 +117,17 @@ impl Core {
         let Some(digest) = self.vertex(vertex).map_digest().cloned() else {
             return;
         };
+        // All answers of a leaf name the same thing, so what follows from one follows from the others.
+        let leaf = self.vertex(self.edge(from).vertex).is_leaf();
         let open = self.open_mut(id);
+        let known = &open.inputs[at].ways;
+        let taught = if leaf { known.clone() } else { Vec::new() };
         open.inputs[at].seen += ways.len();
         open.inputs[at].add_ways(&ways);
         open.questions += 1;
         let question = Question {
             ways: ways.clone(),
-            taught: Vec::new(),
+            taught,
             input: at,
             output: output as usize,
             digest,

@@ -45,14 +45,23 @@ impl Core {
         match value {
             Some(value) => {
                 key.key.set_record(record);
-                self.end(
-                    id,
-                    State::Done(Finished {
-                        value,
-                        keys: vec![key],
-                        renewed: false,
-                    }),
-                );
+                let mut keys = vec![key];
+                let edge = self.edge(id);
+                if self.vertex(edge.vertex).is_leaf() {
+                    // All answers of a leaf name the same thing.
+                    let others = edge
+                        .keys
+                        .iter()
+                        .filter(|other| !other.key.same(&keys[0].key));
+                    keys.extend(others.cloned().collect::<Vec<_>>());
+                }
+                let renewed = false;
+                let state = State::Done(Finished {
+                    value,
+                    keys,
+                    renewed,
+                });
+                self.end(id, state);
                 return;
             }
             None if stopping => open.records.push((record, key)),

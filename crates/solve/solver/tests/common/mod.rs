@@ -52,6 +52,9 @@ pub struct Toy {
     pub content_fails: Option<&'static str>,
     pub random: bool,
     pub answers: usize,
+    /// What the first answer says, if not the name.
+    pub first: Option<String>,
+    pub maps: AtomicUsize,
     pub unlimited: bool,
     pub runs: Arc<AtomicUsize>,
     pub active: Arc<Mutex<(usize, usize)>>,
@@ -65,7 +68,9 @@ impl Operation for Toy {
         if let Some(text) = self.map_fails {
             return Err(Failure::user(text));
         }
-        let digest = Digest::of(format!("{} {index}", self.name));
+        self.maps.fetch_add(1, Ordering::Relaxed);
+        let first = self.first.as_ref().filter(|_| index == 0);
+        let digest = Digest::of(format!("{} {index}", first.unwrap_or(&self.name)));
         let input = InputMap {
             selector: Some(Digest::of("/")),
             content: self.content,
