@@ -44,6 +44,9 @@ fn revision() -> &'static str {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
+    if let Err(err) = runtime::protect_program() {
+        eprintln!("buildkitd: the daemon's own file is not protected from steps: {err}");
+    }
     let (path, named) = settings::config_path(args);
     let config = Config::load(&path, named)?;
     start_logging(&settings::log_settings(args, &config)?);

@@ -1,3 +1,5 @@
+//! Bytes of ops, read and written.
+
 use oci::Digest;
 use prost::Message;
 use proto::pb;

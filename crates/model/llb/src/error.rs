@@ -1,3 +1,5 @@
+//! Why LLB could not be read or written.
+
 use fault::{Class, Classify};
 
 /// Why LLB could not be read or written.

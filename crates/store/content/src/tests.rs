@@ -1,3 +1,5 @@
+//! Tests of the blob store.
+
 use std::io::Write;
 
 use proptest::prelude::*;

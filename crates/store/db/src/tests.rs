@@ -1,3 +1,5 @@
+//! Tests of the database.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

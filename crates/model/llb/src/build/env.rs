@@ -1,3 +1,5 @@
+//! The environment of processes.
+
 use std::sync::Arc;
 
 /// Environment variables in the order of their last assignment.

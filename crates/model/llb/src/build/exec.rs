@@ -1,3 +1,5 @@
+//! Processes and what is mounted for them.
+
 use std::sync::Arc;
 
 use proto::pb;

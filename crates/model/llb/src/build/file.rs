@@ -1,3 +1,5 @@
+//! File operations: copy, make, remove.
+
 use bytes::Bytes;
 use proto::pb;
 

@@ -1,3 +1,5 @@
+//! The graph under construction: nodes shared by states, and how they are written.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};

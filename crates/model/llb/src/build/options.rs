@@ -1,3 +1,5 @@
+//! What any op may be given besides what it does: names, groups, places, limits.
+
 use std::collections::BTreeMap;
 
 use oci::Platform;

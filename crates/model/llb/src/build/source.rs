@@ -1,3 +1,5 @@
+//! Sources: images, layouts, local directories, git, HTTP.
+
 use std::collections::BTreeMap;
 
 use super::options::Options;

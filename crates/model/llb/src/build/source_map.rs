@@ -1,3 +1,5 @@
+//! Places of ops in the file they were written in.
+
 use std::sync::Arc;
 
 use bytes::Bytes;

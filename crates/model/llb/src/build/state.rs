@@ -1,3 +1,5 @@
+//! A tree that a build will make, and what can be made of it.
+
 use std::sync::{Arc, LazyLock};
 
 use oci::Platform;
