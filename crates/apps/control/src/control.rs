@@ -114,14 +114,7 @@ impl Control for Services {
             inner: ReceiverStream::new(receiver),
             _task: task,
         };
-        let mut response = Response::new(Box::pin(stream) as Self::StatusStream);
-        let now = rfc3339(SystemTime::now());
-        if let Ok(value) = now.parse() {
-            response
-                .metadata_mut()
-                .insert("buildkit-current-timestamp", value);
-        }
-        Ok(response)
+        Ok(stamped(Box::pin(stream) as Self::StatusStream))
     }
 
     async fn session(
@@ -161,17 +154,42 @@ impl Control for Services {
 
     async fn listen_build_history(
         &self,
-        _: Request<wire::BuildHistoryRequest>,
+        request: Request<wire::BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        Err(unimplemented("build history"))
+        // No history is kept yet, which looks like one that has no records.
+        let events: Self::ListenBuildHistoryStream = if request.into_inner().early_exit {
+            Box::pin(futures::stream::empty())
+        } else {
+            Box::pin(futures::stream::pending())
+        };
+        Ok(stamped(events))
     }
 
     async fn update_build_history(
         &self,
-        _: Request<wire::UpdateBuildHistoryRequest>,
+        request: Request<wire::UpdateBuildHistoryRequest>,
     ) -> Result<Response<wire::UpdateBuildHistoryResponse>, Status> {
-        Err(unimplemented("build history"))
+        let request = request.into_inner();
+        if request.delete || request.finalize {
+            return Ok(Response::new(wire::UpdateBuildHistoryResponse {}));
+        }
+        let text = format!(
+            "failed to retrieve ref {}: file does not exist",
+            request.r#ref
+        );
+        Err(Status::unknown(text))
     }
+}
+
+/// A response that says what time it is here.
+fn stamped<T>(body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    if let Ok(value) = rfc3339(SystemTime::now()).parse() {
+        response
+            .metadata_mut()
+            .insert("buildkit-current-timestamp", value);
+    }
+    response
 }
 
 /// Cancels a build whose client has gone.
@@ -227,6 +245,7 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
             attrs: request.exporter_attrs_deprecated,
         });
     }
+    let cache = request.cache.unwrap_or_default();
     Ok(SolveRequest {
         id: request.r#ref,
         definition: request.definition,
@@ -234,11 +253,28 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
         frontend_attrs: request.frontend_attrs,
         frontend_inputs: request.frontend_inputs,
         exporters,
-        cache_exports: cache_exports(request.cache.unwrap_or_default())?,
+        cache_imports: cache_imports(&cache),
+        cache_exports: cache_exports(cache)?,
         session: request.session,
         entitlements: request.entitlements,
         internal: request.internal,
     })
+}
+
+#[allow(deprecated, reason = "old clients send them")]
+fn cache_imports(cache: &wire::CacheOptions) -> Vec<ExporterRequest> {
+    let old = cache
+        .import_refs_deprecated
+        .iter()
+        .map(|name| ExporterRequest {
+            kind: "registry".into(),
+            attrs: BTreeMap::from([("ref".to_owned(), name.clone())]),
+        });
+    let new = cache.imports.iter().map(|import| ExporterRequest {
+        kind: import.r#type.clone(),
+        attrs: import.attrs.clone(),
+    });
+    old.chain(new).collect()
 }
 
 #[allow(deprecated, reason = "old clients send them")]

@@ -13,6 +13,7 @@ use prost::Message as _;
 use tasks::Cx;
 
 use crate::hub::Hub;
+use crate::imports::Imports;
 use crate::reference::LazyReference;
 use crate::{Machinery, vertex};
 
@@ -24,6 +25,7 @@ pub(crate) struct BuildBridge {
     pub(crate) hub: Arc<Hub>,
     pub(crate) session: String,
     pub(crate) entitlements: Entitlements,
+    pub(crate) imports: Arc<Imports>,
 }
 
 impl BuildBridge {
@@ -62,6 +64,11 @@ impl BuildBridge {
             .iter()
             .find(|frontend| frontend.name() == name)
             .ok_or_else(|| Failure::new(Class::User, format!("invalid frontend: {name}")))?;
+        // Frontends start from the trees of their inputs; one without any step is none.
+        if request.inputs.values().any(|input| input.def.is_empty()) {
+            let text = "invalid nil input definition to definition op";
+            return Err(Failure::new(Class::User, text));
+        }
         let source = request.options.get("source").cloned().unwrap_or_default();
         frontend
             .solve(cx, Arc::new(self.clone()), request)
@@ -83,6 +90,12 @@ impl BuildBridge {
 #[async_trait]
 impl Bridge for BuildBridge {
     async fn solve(&self, cx: &Cx, request: SolveRequest) -> Result<Outcome, Failure> {
+        for import in &request.cache_imports {
+            let sink = self.job.sink();
+            self.imports
+                .skip(&sink, &import.r#type, &import.attrs)
+                .await;
+        }
         let outcome = match (request.definition, request.frontend.as_str()) {
             (Some(_), name) if !name.is_empty() => {
                 let text = "cannot solve with both Definition and Frontend specified";
@@ -113,6 +126,10 @@ impl Bridge for BuildBridge {
         name: &str,
         options: ResolveOptions,
     ) -> Result<ResolvedImage, Failure> {
+        if options.store.is_some() {
+            let text = "unimplemented: images of OCI layouts";
+            return Err(Failure::new(Class::Unsupported, text));
+        }
         let platform = options
             .platform
             .unwrap_or_else(|| self.machinery.worker.options.platform.clone());
@@ -170,6 +187,10 @@ impl Bridge for BuildBridge {
             source,
         }));
         Ok(())
+    }
+
+    fn offers(&self, frontend: &str) -> bool {
+        self.machinery.offers(frontend)
     }
 
     fn platforms(&self) -> Vec<Platform> {

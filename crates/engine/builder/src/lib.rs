@@ -6,6 +6,7 @@ mod bridge;
 mod files;
 mod gateway;
 mod hub;
+mod imports;
 mod jobs;
 mod reference;
 mod request;
@@ -46,6 +47,13 @@ pub struct Machinery {
     pub platforms: Vec<Platform>,
     /// What the daemon allows builds to ask for.
     pub entitlements: BTreeSet<String>,
+}
+
+impl Machinery {
+    /// Whether there is a frontend of this name.
+    pub fn offers(&self, frontend: &str) -> bool {
+        self.frontends.iter().any(|it| it.name() == frontend)
+    }
 }
 
 /// Runs builds.

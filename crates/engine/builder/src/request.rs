@@ -28,6 +28,8 @@ pub struct SolveRequest {
     pub frontend_inputs: BTreeMap<String, pb::Definition>,
     /// Outputs.
     pub exporters: Vec<ExporterRequest>,
+    /// Caches to look into, by type.
+    pub cache_imports: Vec<ExporterRequest>,
     /// Cache exports by type.
     pub cache_exports: Vec<ExporterRequest>,
     /// The client's session.

@@ -47,7 +47,15 @@ impl Builder {
             hub: hub.clone(),
             session: request.session.clone(),
             entitlements,
+            imports: Arc::default(),
         };
+        for import in &request.cache_imports {
+            let sink = bridge.job.sink();
+            bridge
+                .imports
+                .skip(&sink, &import.kind, &import.attrs)
+                .await;
+        }
         let driven = request.definition.is_none() && request.frontend.is_empty();
         let (gateway, answer) = if driven {
             let inputs = request.frontend_inputs.clone();

@@ -11,6 +11,7 @@ use proto::pb;
 use rand::RngExt as _;
 use solver::Work;
 
+use crate::exec_key::ExecKey;
 use crate::exec_mounts::Mounts;
 use crate::logs::Logs;
 use crate::{Value, Worker};
@@ -25,6 +26,15 @@ pub struct ExecOp {
 }
 
 impl ExecOp {
+    /// What its keys depend on.
+    pub(crate) fn key(&self) -> ExecKey<'_> {
+        ExecKey {
+            op: &self.op,
+            platform: &self.platform,
+            inputs: self.inputs,
+        }
+    }
+
     fn meta(&self) -> &pb::Meta {
         static EMPTY: std::sync::LazyLock<pb::Meta> = std::sync::LazyLock::new(pb::Meta::default);
         self.op.meta.as_ref().unwrap_or(&EMPTY)

@@ -2,18 +2,26 @@
 
 use contenthash::Query;
 use diagnostics::Failure;
-use oci::Digest;
+use oci::{Digest, Platform};
 use proto::{gojson, pb};
 use solver::{CacheMap, InputMap};
 
-use crate::exec::ExecOp;
 use crate::exec_mounts::user;
 use crate::json::Object;
 use crate::meta::{clean, outermost};
 
-impl ExecOp {
+/// What the keys of an exec op depend on.
+#[derive(Clone, Copy)]
+pub(crate) struct ExecKey<'a> {
+    pub(crate) op: &'a pb::ExecOp,
+    pub(crate) platform: &'a Platform,
+    /// How many inputs there are.
+    pub(crate) inputs: usize,
+}
+
+impl ExecKey<'_> {
     /// D and what is known of the inputs.
-    pub(crate) fn cache_map(&self) -> Result<CacheMap, diagnostics::Failure> {
+    pub(crate) fn cache_map(self) -> Result<CacheMap, Failure> {
         let mut inputs = Vec::with_capacity(self.inputs);
         for input in 0..self.inputs {
             let places = self.places(input)?;
@@ -30,7 +38,7 @@ impl ExecOp {
         })
     }
 
-    fn digest(&self) -> Digest {
+    fn digest(self) -> Digest {
         let mut op = self.op.clone();
         if let Some(meta) = &mut op.meta {
             for host in &mut meta.extra_hosts {
@@ -55,12 +63,12 @@ impl ExecOp {
         let mut json = Object::new();
         json.string("Type", "buildkit.exec.v0");
         json.raw("Exec", &gojson::to_string(&op));
-        crate::load::platform_fields(&mut json, &self.platform);
+        crate::load::platform_fields(&mut json, self.platform);
         Digest::of(json.finish())
     }
 
     /// Where this op looks in input `input`, for its content key; empty when it has none.
-    pub(crate) fn content_queries(&self, input: usize) -> Result<Vec<Query>, Failure> {
+    pub(crate) fn content_queries(self, input: usize) -> Result<Vec<Query>, Failure> {
         let places = self.places(input)?;
         if !places.content {
             return Ok(Vec::new());
@@ -79,7 +87,7 @@ impl ExecOp {
             .collect())
     }
 
-    fn places(&self, input: usize) -> Result<Places, Failure> {
+    fn places(self, input: usize) -> Result<Places, Failure> {
         let mut places = Places::default();
         for mount in &self.op.mounts {
             let kind = mount.mount_type();

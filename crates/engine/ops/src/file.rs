@@ -1,4 +1,4 @@
-//! The file op: a chain of file actions on trees. And the merge op, which stacks trees.
+//! The file op: a chain of file actions on trees.
 //!
 //! Each action works on the result of another action or on an input. A result that only the next action uses is
 //! changed in place; everything else is committed first.
@@ -11,11 +11,11 @@ use cache::{MutableRef, RecordOptions};
 use diagnostics::{Detail, Failure};
 use proto::pb;
 use proto::pb::file_action::Action;
-use solver::{CacheMap, Work};
+use solver::Work;
 
 use crate::exec_mounts::user;
-use crate::json::Object;
-use crate::{Value, Worker, plain_inputs};
+use crate::file_key::FileKey;
+use crate::{Value, Worker};
 
 /// A file op.
 pub struct FileOp {
@@ -51,6 +51,14 @@ impl FileOp {
             }
         }
         Ok(op)
+    }
+
+    /// What its keys depend on.
+    pub(crate) fn key(&self) -> FileKey<'_> {
+        FileKey {
+            op: &self.op,
+            inputs: self.inputs,
+        }
     }
 
     fn from(&self, index: i64) -> From {
@@ -223,59 +231,5 @@ fn describe(action: &pb::FileAction) -> String {
         Some(Action::Rm(rm)) => format!("rm {}", rm.path),
         Some(Action::Symlink(link)) => format!("symlink {} -> {}", link.newpath, link.oldpath),
         None => String::new(),
-    }
-}
-
-/// A merge op.
-pub struct MergeOp {
-    worker: Arc<Worker>,
-    op: pb::MergeOp,
-    inputs: usize,
-}
-
-impl MergeOp {
-    pub(crate) fn new(
-        worker: Arc<Worker>,
-        op: pb::MergeOp,
-        inputs: usize,
-    ) -> Result<Self, Failure> {
-        let known =
-            |input: &pb::MergeInput| usize::try_from(input.input).is_ok_and(|index| index < inputs);
-        if op.inputs.len() < 2 {
-            return Err(user("merge op must have at least 2 inputs"));
-        }
-        if !op.inputs.iter().all(known) {
-            return Err(user("merge op names an input that is not there"));
-        }
-        Ok(Self { worker, op, inputs })
-    }
-
-    pub(crate) fn cache_map(&self) -> CacheMap {
-        let mut json = Object::new();
-        json.string("Type", "buildkit.merge.v0");
-        json.raw("Merge", &proto::gojson::to_string(&self.op));
-        CacheMap {
-            digest: oci::Digest::of(json.finish()),
-            inputs: plain_inputs(self.inputs),
-            done: true,
-        }
-    }
-
-    pub(crate) fn run(&self, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
-        let mut trees = Vec::new();
-        for input in &self.op.inputs {
-            let index = usize::try_from(input.input).unwrap_or(usize::MAX);
-            trees.extend(inputs.get(index).and_then(|value| value.0.clone()));
-        }
-        let options = RecordOptions {
-            description: "merge".to_owned(),
-            ..RecordOptions::default()
-        };
-        let merged = self
-            .worker
-            .cache
-            .merge(&trees, options)
-            .map_err(|err| Failure::from_error(&err))?;
-        Ok(vec![Value(merged)])
     }
 }

@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use contenthash::Query;
-use diagnostics::Failure;
 use oci::Digest;
 use proto::pb::file_action::Action;
 use proto::pb::user_opt::User;
 use proto::{gojson, pb};
 use solver::{CacheMap, InputMap};
 
-use crate::file::FileOp;
 use crate::json::{Object, strings};
-use crate::meta::clean;
+use crate::meta::{clean, combined};
 
 /// One place the op reads.
 #[derive(Clone, Default)]
@@ -48,9 +46,17 @@ impl Place {
     }
 }
 
-impl FileOp {
+/// What the keys of a file op depend on.
+#[derive(Clone, Copy)]
+pub(crate) struct FileKey<'a> {
+    pub(crate) op: &'a pb::FileOp,
+    /// How many inputs there are.
+    pub(crate) inputs: usize,
+}
+
+impl FileKey<'_> {
     /// D and what is known of the inputs.
-    pub(crate) fn cache_map(&self) -> Result<CacheMap, Failure> {
+    pub(crate) fn cache_map(self) -> CacheMap {
         let inputs = (0..self.inputs)
             .map(|input| {
                 let places = self.places(input);
@@ -61,14 +67,14 @@ impl FileOp {
                 }
             })
             .collect();
-        Ok(CacheMap {
+        CacheMap {
             digest: self.digest(),
             inputs,
             done: true,
-        })
+        }
     }
 
-    fn digest(&self) -> Digest {
+    fn digest(self) -> Digest {
         let bodies: Vec<String> = self
             .op
             .actions
@@ -84,7 +90,7 @@ impl FileOp {
         Digest::of(json.finish())
     }
 
-    fn body(&self, action: &pb::FileAction) -> String {
+    fn body(self, action: &pb::FileAction) -> String {
         match &action.action {
             Some(Action::Copy(copy)) => {
                 let mut copy = copy.clone();
@@ -102,7 +108,7 @@ impl FileOp {
     }
 
     /// Left out for the plain chain. Compat: the arithmetic is upstream's to the letter.
-    fn indexes(&self) -> Option<String> {
+    fn indexes(self) -> Option<String> {
         let count = i64::try_from(self.op.actions.len()).unwrap_or(i64::MAX);
         let mut plain = true;
         let mut rows = Vec::new();
@@ -120,14 +126,14 @@ impl FileOp {
         (!plain).then(|| format!("[{}]", rows.join(",")))
     }
 
-    fn real_input(&self, index: i64) -> Option<usize> {
+    fn real_input(self, index: i64) -> Option<usize> {
         usize::try_from(index)
             .ok()
             .filter(|index| *index < self.inputs)
     }
 
     /// Where this op looks in input `input`; `None` when the input is written to and must not be looked at.
-    fn places(&self, input: usize) -> Option<Vec<Place>> {
+    fn places(self, input: usize) -> Option<Vec<Place>> {
         let mut places = Vec::new();
         for action in &self.op.actions {
             if self.real_input(action.input) == Some(input) {
@@ -156,7 +162,7 @@ impl FileOp {
         Some(places)
     }
 
-    fn owner_files(&self, action: &pb::FileAction, input: usize) -> Vec<&'static str> {
+    fn owner_files(self, action: &pb::FileAction, input: usize) -> Vec<&'static str> {
         let owner = match &action.action {
             Some(Action::Copy(copy)) => copy.owner.as_ref(),
             Some(Action::Mkfile(mkfile)) => mkfile.owner.as_ref(),
@@ -183,7 +189,7 @@ impl FileOp {
     }
 
     /// The places in input `input` that count for its content key.
-    pub(crate) fn content_queries(&self, input: usize) -> Result<Vec<Query>, Failure> {
+    pub(crate) fn content_queries(self, input: usize) -> Vec<Query> {
         let places = self.places(input).unwrap_or_default();
         let mut plain = Vec::new();
         for follow in [false, true] {
@@ -201,7 +207,7 @@ impl FileOp {
         }
         plain.extend(places.into_iter().filter(Place::is_filtered));
         plain.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(plain.iter().map(Place::query).collect())
+        plain.iter().map(Place::query).collect()
     }
 }
 
@@ -211,7 +217,7 @@ fn selector(places: &[Place]) -> Option<Digest> {
     }
     let mut paths: Vec<&str> = places.iter().map(|place| place.path.as_str()).collect();
     paths.sort_unstable_by(|a, b| b.cmp(a));
-    Some(Digest::of(paths.join("\0")))
+    Some(combined(&paths))
 }
 
 /// `sub` of `/dir/sub/`, `/` of `/`.

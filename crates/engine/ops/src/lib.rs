@@ -3,11 +3,14 @@
 //! An [`Op`] is what the solver runs. It knows nothing of builds, frontends or exporters; it works on a [`Worker`],
 //! which holds the stores and the runtime.
 
+mod combine;
 mod exec;
 mod exec_key;
 mod exec_mounts;
 mod file;
 mod file_key;
+#[cfg(test)]
+mod golden;
 mod json;
 mod load;
 mod logs;
@@ -40,7 +43,11 @@ pub enum Op {
     /// Changes files.
     File(Box<file::FileOp>),
     /// Stacks trees.
-    Merge(file::MergeOp),
+    Merge(combine::MergeOp),
+    /// What one tree has that another has not.
+    Diff(combine::DiffOp),
+    /// Hands on trees.
+    Passthrough(combine::PassthroughOp),
 }
 
 #[async_trait]
@@ -50,9 +57,11 @@ impl Operation for Op {
     async fn cache_map(&self, work: &Work, index: usize) -> Result<CacheMap, Failure> {
         match self {
             Self::Source(op) => op.cache_map(work, index).await,
-            Self::Exec(op) => op.cache_map(),
-            Self::File(op) => op.cache_map(),
+            Self::Exec(op) => op.key().cache_map(),
+            Self::File(op) => Ok(op.key().cache_map()),
             Self::Merge(op) => Ok(op.cache_map()),
+            Self::Diff(op) => Ok(op.cache_map()),
+            Self::Passthrough(op) => Ok(op.cache_map()),
         }
     }
 
@@ -77,9 +86,9 @@ impl Operation for Op {
         value: &Value,
     ) -> Result<Option<Digest>, Failure> {
         let queries = match self {
-            Self::Exec(op) => op.content_queries(input)?,
-            Self::File(op) => op.content_queries(input)?,
-            Self::Source(_) | Self::Merge(_) => Vec::new(),
+            Self::Exec(op) => op.key().content_queries(input)?,
+            Self::File(op) => op.key().content_queries(input),
+            Self::Source(_) | Self::Merge(_) | Self::Diff(_) | Self::Passthrough(_) => Vec::new(),
         };
         if queries.is_empty() {
             return Ok(None);
@@ -93,6 +102,8 @@ impl Operation for Op {
             Self::Exec(op) => op.run(work, inputs).await,
             Self::File(op) => op.run(work, inputs).await,
             Self::Merge(op) => op.run(inputs),
+            Self::Diff(op) => op.run(work, inputs).await,
+            Self::Passthrough(op) => Ok(op.run(inputs)),
         }
     }
 }

@@ -9,9 +9,10 @@ use oci::Platform;
 use proto::pb;
 use solver::Vertex;
 
+use crate::combine::{DiffOp, MergeOp, PassthroughOp};
 use crate::exec::ExecOp;
 use crate::exec_mounts::user;
-use crate::file::{FileOp, MergeOp};
+use crate::file::FileOp;
 use crate::json::Object;
 use crate::source::SourceOp;
 use crate::worker::Entitlements;
@@ -109,9 +110,9 @@ fn operation(worker: &Arc<Worker>, op: pb::Op, metadata: &pb::OpMetadata) -> Res
             Op::File(Box::new(FileOp::new(worker.clone(), file, inputs)?))
         }
         Some(pb::op::Op::Merge(merge)) => Op::Merge(MergeOp::new(worker.clone(), merge, inputs)?),
-        Some(pb::op::Op::Diff(_)) => return Err(unimplemented("diff op")),
+        Some(pb::op::Op::Diff(diff)) => Op::Diff(DiffOp::new(worker.clone(), diff, inputs)?),
         Some(pb::op::Op::Build(_)) => return Err(unimplemented("build op")),
-        Some(pb::op::Op::Passthrough(_)) => return Err(unimplemented("passthrough op")),
+        Some(pb::op::Op::Passthrough(op)) => Op::Passthrough(PassthroughOp::new(op, inputs)?),
         None => return Err(user("no support for <nil>")),
     })
 }
@@ -158,7 +159,7 @@ fn source_op(
 }
 
 /// The platform of an op, as a word of images.
-fn platform(platform: &pb::Platform) -> Platform {
+pub(crate) fn platform(platform: &pb::Platform) -> Platform {
     Platform {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),

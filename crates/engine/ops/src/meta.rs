@@ -36,7 +36,12 @@ pub(crate) async fn content_digest(
         }
     }
     let texts: Vec<&str> = answers.iter().map(Digest::as_str).collect();
-    Ok(Digest::of(texts.join("\0")))
+    Ok(combined(&texts))
+}
+
+/// One digest of several texts, in order.
+pub(crate) fn combined(texts: &[&str]) -> Digest {
+    Digest::of(texts.join("\0"))
 }
 
 /// Keeps one of several equal paths, and none below another. `/` swallows all.

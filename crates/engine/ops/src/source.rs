@@ -26,15 +26,8 @@ impl SourceOp {
             .key(&work.cx, &sessions, &work.progress, index)
             .await
             .map_err(|err| Failure::from_error(&err))?;
-        let digest = Digest::of(format!("buildkit.source.v0:{}", key.text));
-        // A tree of the client's is known by its content alone; its key must never leave the daemon.
-        let digest = if key.text.starts_with("session:") {
-            digest.into_random()
-        } else {
-            digest
-        };
         Ok(CacheMap {
-            digest,
+            digest: definition_key(&key.text),
             inputs: Vec::new(),
             done: key.done,
         })
@@ -48,5 +41,16 @@ impl SourceOp {
             .await
             .map_err(|err| Failure::from_error(&err))?;
         Ok(vec![Value(tree)])
+    }
+}
+
+/// D of a source with this key.
+pub(crate) fn definition_key(key: &str) -> Digest {
+    let digest = Digest::of(format!("buildkit.source.v0:{key}"));
+    // A tree of the client's is known by its content alone; its key must never leave the daemon.
+    if key.starts_with("session:") {
+        digest.into_random()
+    } else {
+        digest
     }
 }
