@@ -42,6 +42,7 @@ pub fn is_ours() -> bool {
 pub struct Daemon {
     process: Option<Child>,
     dir: TempDir,
+    root: PathBuf,
     args: Vec<String>,
 }
 
@@ -53,9 +54,20 @@ impl Daemon {
 
     /// Starts one with further arguments.
     pub fn with(args: &[&str]) -> Self {
+        Self::of(None, args)
+    }
+
+    /// Starts one whose state lies in `root`.
+    pub fn at(root: &Path) -> Self {
+        Self::of(Some(root.to_owned()), &[])
+    }
+
+    fn of(root: Option<PathBuf>, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let mut daemon = Self {
             process: None,
-            dir: tempfile::tempdir().expect("a temporary directory"),
+            root: root.unwrap_or_else(|| dir.path().join("root")),
+            dir,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         };
         daemon.run();
@@ -83,7 +95,7 @@ impl Daemon {
             .unwrap_or_else(|err| panic!("{}: {err}", buildkitd().display()));
         self.process = Some(process);
         let start = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.dir.path().join("sock")).is_err() {
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
             assert!(
                 start.elapsed() < Duration::from_secs(20),
                 "the daemon did not come up: {}",
@@ -95,12 +107,17 @@ impl Daemon {
 
     /// Its state directory.
     pub fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
+        self.root.clone()
     }
 
     /// Its address.
     pub fn address(&self) -> String {
-        format!("unix://{}", self.dir.path().join("sock").display())
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The socket of that address.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
     }
 
     /// Its process id.
@@ -174,7 +191,8 @@ pub struct Build {
 }
 
 impl Build {
-    fn of(output: Output) -> Self {
+    /// What a finished client says.
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             text: String::from_utf8_lossy(&output.stderr).into_owned()

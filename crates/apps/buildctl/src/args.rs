@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(
     name = "buildctl",
     disable_version_flag = true,
-    arg_required_else_help = true
+    args_override_self = true
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -73,9 +73,9 @@ pub(crate) enum Command {
     #[command(alias = "b")]
     Build(Box<BuildArgs>),
     /// disk usage
-    Du(Ignored),
+    Du(DuArgs),
     /// clean up build cache
-    Prune(Ignored),
+    Prune(PruneArgs),
     /// clean up build histories
     PruneHistories(Ignored),
     /// debug utilities
@@ -91,6 +91,58 @@ pub(crate) enum Command {
 pub(crate) struct Ignored {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _rest: Vec<String>,
+}
+
+/// Arguments of `du`.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// Filter records
+    #[arg(long, short)]
+    pub filter: Vec<String>,
+
+    /// Verbose output
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Format the output using the given Go template, e.g, '{{json .}}'
+    #[arg(long)]
+    pub format: Option<String>,
+}
+
+/// Arguments of `prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Keep data newer than this limit
+    #[arg(long, value_parser = crate::usage::duration, default_value = "0s")]
+    pub keep_duration: std::time::Duration,
+
+    /// Keep data below this limit (in MB)
+    #[arg(long, default_value_t = 0.0)]
+    pub keep_storage: f64,
+
+    /// Always allow data above this limit (in MB)
+    #[arg(long, default_value_t = 0.0)]
+    pub keep_storage_min: f64,
+
+    /// Keep free data below this limit (in MB)
+    #[arg(long, default_value_t = 0.0)]
+    pub free_storage: f64,
+
+    /// Filter records
+    #[arg(long, short)]
+    pub filter: Vec<String>,
+
+    /// Include internal/frontend references
+    #[arg(long)]
+    pub all: bool,
+
+    /// Verbose output
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Format the output using the given Go template, e.g, '{{json .}}'
+    #[arg(long)]
+    pub format: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,10 @@
 //! `buildctl build`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
@@ -15,6 +17,9 @@ use tasks::Cx;
 use crate::args::{BuildArgs, Global};
 use crate::{connection, options};
 
+/// How often a live view is redrawn while nothing arrives.
+const TICK: Duration = Duration::from_millis(150);
+
 /// Runs a build and shows its progress.
 pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
@@ -26,18 +31,16 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let cx = Cx::root();
     let _signals = stop_on_signal(cx.clone());
     let mut trace = args.trace.as_deref().map(open_trace).transpose()?;
-    let mut display = Display::stderr(mode);
-    let result = connection
-        .client
-        .build(&cx, build, |status| {
-            if let Some(trace) = &mut trace {
-                // A trace that cannot be written must not fail the build.
-                let _ = writeln!(trace, "{}", progress_ui::rawjson(&status));
-            }
-            display.update(status);
-        })
-        .await;
-    display.finish();
+    let display = RefCell::new(Display::stderr(mode));
+    let work = connection.client.build(&cx, build, |status| {
+        if let Some(trace) = &mut trace {
+            // A trace that cannot be written must not fail the build.
+            let _ = writeln!(trace, "{}", progress_ui::rawjson(&status));
+        }
+        display.borrow_mut().update(status);
+    });
+    let result = ticking(work, || display.borrow_mut().tick()).await;
+    display.borrow_mut().finish();
     let response = result.context("failed to solve")?;
     if let Some(path) = &args.metadata_file {
         write_metadata(path, &response)?;
@@ -45,10 +48,21 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     Ok(())
 }
 
-fn build(args: &BuildArgs) -> Result<Build> {
-    if !args.oci_layout.is_empty() {
-        bail!("unimplemented: --oci-layout");
+/// Waits for `work`, calling `tick` now and then.
+async fn ticking<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            _ = ticks.tick() => tick(),
+        }
     }
+}
+
+fn build(args: &BuildArgs) -> Result<Build> {
     if args.source_policy_file.is_some() {
         bail!("unimplemented: --source-policy-file");
     }
@@ -59,6 +73,7 @@ fn build(args: &BuildArgs) -> Result<Build> {
     build.id = session::client::new_id();
     build.attrs = options::opts(&args.opt)?;
     build.locals = options::locals(&args.local)?;
+    build.oci_layouts = options::locals(&args.oci_layout)?;
     build.entitlements = args.allow.clone();
     build.credentials = Some(credentials()?);
     build.fetch_tokens = std::env::var_os("BUILDKIT_NO_CLIENT_TOKEN").is_none();
@@ -158,7 +173,7 @@ fn open_trace(path: &Path) -> Result<std::fs::File> {
         .with_context(|| format!("failed to open {}", path.display()))
 }
 
-/// Base64 of a JSON object becomes the object; everything else stays text.
+/// Base64 of a JSON object that is not empty becomes the object; everything else stays text.
 fn write_metadata(path: &Path, response: &Response) -> Result<()> {
     let mut object = BTreeMap::new();
     for (key, value) in &response.exporter {
@@ -166,7 +181,7 @@ fn write_metadata(path: &Path, response: &Response) -> Result<()> {
             .decode(value)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
-            .filter(serde_json::Value::is_object);
+            .filter(|value| value.as_object().is_some_and(|object| !object.is_empty()));
         object.insert(key.clone(), decoded.unwrap_or_else(|| value.clone().into()));
     }
     if object.is_empty() {

@@ -7,6 +7,8 @@ mod csv;
 mod debug;
 mod dial;
 mod options;
+mod table;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -72,8 +74,8 @@ async fn run(cli: Cli) -> Result<()> {
         Some(Command::Build(args)) => build::run(&cli.global, args).await,
         Some(Command::Debug(command)) => debug::run(&cli.global, command).await,
         Some(Command::DialStdio) => dial::run(&cli.global).await,
-        Some(Command::Du(_)) => bail!("unimplemented: du"),
-        Some(Command::Prune(_)) => bail!("unimplemented: prune"),
+        Some(Command::Du(args)) => usage::du(&cli.global, args).await,
+        Some(Command::Prune(args)) => usage::prune(&cli.global, args).await,
         Some(Command::PruneHistories(_)) => bail!("unimplemented: prune-histories"),
         None => {
             Cli::command().print_help()?;

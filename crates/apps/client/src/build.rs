@@ -36,6 +36,8 @@ pub struct Build {
     pub attrs: BTreeMap<String, String>,
     /// Directories the daemon may read, by name.
     pub locals: BTreeMap<String, PathBuf>,
+    /// Folders laid out as OCI says that the daemon may read, by name.
+    pub oci_layouts: BTreeMap<String, PathBuf>,
     /// Outputs.
     pub outputs: Vec<Output>,
     /// Caches to fill.
@@ -152,7 +154,7 @@ impl Client {
             followed?;
             Ok(response)
         };
-        let result = tokio::select! {
+        let result: Result<Response, Error> = tokio::select! {
             result = cx.run(work) => match result {
                 Ok(result) => result,
                 Err(cancelled) => Err(diagnostics::Failure::cancelled(&*cancelled.cause).into()),
@@ -163,7 +165,11 @@ impl Client {
             }),
         };
         session_cx.cancel("done");
-        result
+        let response = result?;
+        for dir in build.outputs.iter().filter_map(Output::layout) {
+            crate::layout::record(dir, &response)?;
+        }
+        Ok(response)
     }
 
     async fn solve(&self, request: SolveRequest) -> Result<Response, Error> {

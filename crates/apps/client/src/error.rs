@@ -60,6 +60,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// More than one output is a folder laid out as OCI says.
+    #[error("oci store key \"export\" already exists")]
+    TwoLayouts,
+    /// An index of images cannot be used.
+    #[error("could not update {path}")]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The connection that offers this machine's files broke.
     #[error(transparent)]
     Session(#[from] session::Error),
@@ -77,9 +89,11 @@ impl From<tonic::Status> for Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Address { .. } | Self::Local { .. } => Class::User,
+            Self::Address { .. } | Self::Local { .. } | Self::TwoLayouts => Class::User,
             Self::Connect { .. } => Class::Unavailable,
-            Self::Tls { source, .. } | Self::Output { source, .. } => source.class(),
+            Self::Tls { source, .. } | Self::Output { source, .. } | Self::Index { source, .. } => {
+                source.class()
+            }
             Self::TimedOut { .. } => Class::TimedOut,
             Self::Session(err) => err.class(),
             Self::Daemon(err) => err.class(),

@@ -16,13 +16,15 @@
 mod build;
 mod connect;
 mod error;
+mod layout;
 mod output;
+mod usage;
 
 pub use build::{Build, CacheOption, Response};
 pub use connect::{Client, ConnectOptions, TlsOptions};
 pub use error::Error;
 pub use output::{Destination, Output};
-pub use proto::control::StatusResponse;
+pub use proto::control::{PruneRequest, StatusResponse, UsageRecord};
 pub use session::client::DockerConfig;
 pub use session::client::secrets::SecretSource;
 pub use session::client::ssh::Agent;

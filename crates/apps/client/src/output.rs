@@ -34,19 +34,49 @@ pub enum Destination {
     Stdout,
 }
 
+impl Output {
+    /// The folder that becomes an image layout.
+    pub(crate) fn layout(&self) -> Option<&Path> {
+        match &self.destination {
+            Destination::Directory(dir) if self.kind != "local" => Some(dir),
+            _ => None,
+        }
+    }
+}
+
 /// Everything the daemon may call back for in this build.
 pub(crate) fn add_services(offer: &mut Offer, build: &Build) -> Result<(), Error> {
     if !build.locals.is_empty() {
         offer.add(Dirs::new(build.locals.clone()).service(), DIR_METHODS);
     }
     let mut targets = BTreeMap::new();
+    let mut stores: BTreeMap<String, PathBuf> = build
+        .oci_layouts
+        .iter()
+        .map(|(name, dir)| (format!("oci:{name}"), dir.clone()))
+        .collect();
     for (index, output) in build.outputs.iter().enumerate() {
+        if let Some(dir) = output.layout() {
+            std::fs::create_dir_all(dir).map_err(|source| Error::Output {
+                path: dir.to_owned(),
+                source,
+            })?;
+            // Compat: one name for all exporters, so there can be one such output only.
+            if stores.insert("export".to_owned(), dir.to_owned()).is_some() {
+                return Err(Error::TwoLayouts);
+            }
+            continue;
+        }
         if let Some(target) = target(output)? {
             targets.insert(index, target);
         }
     }
     if !targets.is_empty() {
         offer.add(Targets::new(targets), TARGET_METHODS);
+    }
+    if !stores.is_empty() {
+        let stores = client::stores::Stores::new(stores);
+        offer.add(stores.service(), client::stores::METHODS);
     }
     if !build.secrets.is_empty() {
         let service = client::secrets::service(build.secrets.clone());
