@@ -39,7 +39,8 @@ impl Colours {
 /// The view and what of it is on the screen.
 pub(crate) struct Tty {
     begun: Instant,
-    lines_shown: usize,
+    /// Widths of the lines on the screen.
+    shown: Vec<usize>,
     colours: Colours,
     log_lines: usize,
 }
@@ -55,7 +56,7 @@ impl Tty {
     pub(crate) fn new(colours: Colours, log_lines: usize) -> Self {
         Self {
             begun: Instant::now(),
-            lines_shown: 0,
+            shown: Vec::new(),
             colours,
             log_lines,
         }
@@ -71,8 +72,9 @@ impl Tty {
     ) -> io::Result<()> {
         let lines = self.lines(trace, size, last, now());
         let mut text = String::from("\x1b[?25l");
-        if self.lines_shown > 0 {
-            text.push_str(&format!("\x1b[{}A\r", self.lines_shown));
+        let up = rows(&self.shown, size.columns);
+        if up > 0 {
+            text.push_str(&format!("\x1b[{up}A\r"));
         }
         for line in &lines {
             text.push_str("\x1b[K");
@@ -83,7 +85,7 @@ impl Tty {
         if last {
             text.push_str("\x1b[?25h");
         }
-        self.lines_shown = lines.len();
+        self.shown = lines.iter().map(|line| visible(line)).collect();
         out.write_all(text.as_bytes())?;
         out.flush()
     }
@@ -187,6 +189,17 @@ fn shorten(body: &mut Vec<(bool, Vec<String>)>, room: usize) {
     }
 }
 
+/// How many rows lines of these widths take: a terminal that became narrower has wrapped them.
+fn rows(widths: &[usize], columns: usize) -> usize {
+    let wrapped = |width: &usize| width.div_ceil(columns.max(1)).max(1);
+    widths.iter().map(wrapped).sum()
+}
+
+/// Columns a line takes, without what colours it.
+fn visible(line: &str) -> usize {
+    printable(line).width()
+}
+
 fn paint(colour: &str, text: &str) -> String {
     if colour.is_empty() {
         text.to_owned()
@@ -269,6 +282,13 @@ mod tests {
     fn control_sequences_are_not_shown() {
         assert_eq!(printable("\x1b[31mred\x1b[0m\tx"), "red x");
         assert_eq!(printable("10%\r20%\r"), "20%");
+    }
+
+    #[test]
+    fn wrapped_lines_take_more_rows() {
+        assert_eq!(rows(&[80, 0, 41], 80), 3);
+        assert_eq!(rows(&[80, 0, 41], 40), 5);
+        assert_eq!(visible(&paint("\x1b[34m", "12345")), 5);
     }
 
     #[test]
