@@ -15,7 +15,7 @@ use tasks::Cx;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Services, events, usage};
+use crate::{Services, WithTask, events, usage};
 
 /// The newest behaviour we know.
 const COMPATIBILITY: i64 = 30;
@@ -62,6 +62,9 @@ impl Control for Services {
             return Err(unimplemented("prune with limits"));
         }
         let removed = usage::prune(&self.cache, request.all).await?;
+        if request.all {
+            usage::drop_blobs(&self.builder, &self.cache).await?;
+        }
         let removed = futures::stream::iter(removed.into_iter().map(Ok));
         Ok(Response::new(Box::pin(removed)))
     }
@@ -110,10 +113,7 @@ impl Control for Services {
                 }
             }
         });
-        let stream = WithTask {
-            inner: ReceiverStream::new(receiver),
-            _task: task,
-        };
+        let stream = WithTask::new(ReceiverStream::new(receiver), task);
         Ok(stamped(Box::pin(stream) as Self::StatusStream))
     }
 
@@ -198,23 +198,6 @@ struct CancelOnDrop(Cx);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel("context canceled");
-    }
-}
-
-/// A stream and the task that fills it.
-struct WithTask<S> {
-    inner: S,
-    _task: tasks::Task<()>,
-}
-
-impl<S: Stream + Unpin> Stream for WithTask<S> {
-    type Item = S::Item;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<S::Item>> {
-        Pin::new(&mut self.inner).poll_next(cx)
     }
 }
 

@@ -1,15 +1,20 @@
 //! The gRPC services of the daemon: translation between wire messages and the builder, nothing else.
 
 mod bridge;
+mod content;
 mod control;
 mod events;
 mod info;
 mod outcome;
 mod usage;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use builder::Builder;
+use futures::Stream;
+use proto::content::content_server::ContentServer;
 use proto::control::control_server::ControlServer;
 use proto::gateway::llb_bridge_server::LlbBridgeServer;
 
@@ -48,5 +53,33 @@ impl Services {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
             .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
+    }
+
+    /// The blobs.
+    pub fn content(&self) -> ContentServer<Services> {
+        ContentServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+            .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
+    }
+}
+
+/// A stream and the task that fills it.
+struct WithTask<S> {
+    inner: S,
+    _task: tasks::Task<()>,
+}
+
+impl<S> WithTask<S> {
+    fn new(inner: S, task: tasks::Task<()>) -> Self {
+        Self { inner, _task: task }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for WithTask<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.inner).poll_next(cx)
     }
 }

@@ -1,5 +1,8 @@
 //! Disk usage and pruning of the local cache, as far as they need no garbage collection policy.
 
+use std::sync::Arc;
+
+use builder::Builder;
 use cache::{Cache, RecordType, Usage};
 use diagnostics::Failure;
 use proto::control::UsageRecord;
@@ -49,6 +52,29 @@ pub(crate) async fn prune(cache: &Cache, all: bool) -> Result<Vec<UsageRecord>, 
         if !progress {
             return Ok(removed);
         }
+    }
+}
+
+/// Removes all blobs when no record is left and no build runs. Records take their layers along, but manifests and configs
+/// belong to none.
+pub(crate) async fn drop_blobs(builder: &Arc<Builder>, cache: &Cache) -> Result<(), Status> {
+    let left = cache.list(&Cx::root()).await.map_err(|err| failed(&err))?;
+    if !left.is_empty() {
+        return Ok(());
+    }
+    let (builder, store) = (builder.clone(), cache.content().clone());
+    let dropped = tasks::blocking(move || {
+        builder.while_idle(|| {
+            for blob in store.list()? {
+                store.remove(&blob.digest)?;
+            }
+            Ok::<_, content::Error>(())
+        })
+    })
+    .await;
+    match dropped {
+        Some(Err(err)) => Err(Failure::from_error(&err).to_status()),
+        Some(Ok(())) | None => Ok(()),
     }
 }
 

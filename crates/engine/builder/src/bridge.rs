@@ -30,7 +30,7 @@ pub(crate) struct BuildBridge {
 
 impl BuildBridge {
     /// A handle on the result of a definition; nothing runs yet.
-    pub(crate) fn load(&self, definition: proto::pb::Definition) -> Result<Outcome, Failure> {
+    pub(crate) async fn load(&self, definition: proto::pb::Definition) -> Result<Outcome, Failure> {
         if definition.def.is_empty() {
             return Ok(Outcome {
                 single: Some(None),
@@ -41,10 +41,14 @@ impl BuildBridge {
             worker: self.machinery.worker.clone(),
             entitlements: self.entitlements.clone(),
         };
-        let edge =
+        let loaded =
             ops::load(&definition, &options).map_err(|err| err.context("failed to load LLB"))?;
-        self.job.load(&edge);
-        let reference = LazyReference::new(Arc::new(definition), edge, self.job.clone());
+        let worker = &self.machinery.worker;
+        for id in &loaded.stale_cache_dirs {
+            worker.cache_dirs.forget(&worker.cache, id).await;
+        }
+        self.job.load(&loaded.edge);
+        let reference = LazyReference::new(Arc::new(definition), loaded.edge, self.job.clone());
         Ok(Outcome {
             single: Some(Some(Arc::new(reference))),
             ..Outcome::default()
@@ -101,7 +105,7 @@ impl Bridge for BuildBridge {
                 let text = "cannot solve with both Definition and Frontend specified";
                 return Err(Failure::new(Class::User, text));
             }
-            (Some(definition), _) => self.load(definition)?,
+            (Some(definition), _) => self.load(definition).await?,
             (None, "") => Outcome::default(),
             (None, name) => {
                 let inner = Request {

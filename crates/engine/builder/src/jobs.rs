@@ -56,6 +56,17 @@ impl Jobs {
         })
     }
 
+    /// Does something while no build runs, and keeps builds from starting meanwhile; `None` when one runs.
+    pub fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let jobs = self.jobs.lock();
+        if jobs.values().any(|entry| entry.running) {
+            return None;
+        }
+        let done = work();
+        drop(jobs);
+        Some(done)
+    }
+
     /// The progress of a build that runs, has just ended or is about to come.
     pub async fn hub(&self, id: &str) -> Result<Arc<Hub>, Failure> {
         self.wait(id, WAIT_STATUS, |job| Some(job.hub.clone()))
@@ -155,7 +166,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_ref_in_use_is_refused_and_free_again_afterwards() {
         let jobs = Arc::new(Jobs::default());
-        let first = jobs.add("a", job()).ok().expect("free");
+        let Ok(first) = jobs.add("a", job()) else {
+            panic!("the ref is free");
+        };
         let refused = jobs.add("a", job()).err().expect("in use");
         assert_eq!(refused.to_string(), "job ID a exists");
         first.finish();
@@ -174,10 +187,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_finished_build_is_kept_for_ten_seconds() {
         let jobs = Arc::new(Jobs::default());
-        jobs.add("a", job()).ok().expect("free").finish();
+        let Ok(first) = jobs.add("a", job()) else {
+            panic!("the ref is free");
+        };
+        first.finish();
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(jobs.hub("a").await.is_ok());
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(jobs.hub("a").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_idle_while_a_build_runs() {
+        let jobs = Arc::new(Jobs::default());
+        let Ok(running) = jobs.add("a", job()) else {
+            panic!("the ref is free");
+        };
+        assert_eq!(jobs.while_idle(|| 1), None);
+        running.finish();
+        assert_eq!(jobs.while_idle(|| 1), Some(1));
     }
 }

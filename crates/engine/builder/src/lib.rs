@@ -12,6 +12,7 @@ mod reference;
 mod request;
 mod result;
 mod solve;
+mod verify;
 mod vertex;
 
 use std::collections::BTreeSet;
@@ -74,6 +75,12 @@ impl Builder {
     /// What builds run on.
     pub fn machinery(&self) -> &Machinery {
         &self.machinery
+    }
+
+    /// Does something short while no build runs, and keeps builds from starting meanwhile; `None` when one runs.
+    /// Blocks.
+    pub fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        self.jobs.while_idle(work)
     }
 
     /// Follows the progress of a build from its beginning; waits a little for one that is about to come.

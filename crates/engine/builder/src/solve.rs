@@ -7,15 +7,16 @@ use diagnostics::Failure;
 use export::{Exported, Instance, Work};
 use fault::Class;
 use frontend::{Outcome, Request};
+use oci::Digest;
 use ops::Entitlements;
-use progress::Sink;
+use progress::{Event, Sink};
 use tasks::Cx;
 
 use crate::bridge::BuildBridge;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::jobs::Job;
-use crate::{Builder, SolveRequest, result, vertex};
+use crate::{Builder, SolveRequest, result, verify, vertex};
 
 /// What a build answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -146,7 +147,7 @@ impl Builder {
         request: &SolveRequest,
     ) -> Result<Outcome, Failure> {
         if let Some(definition) = &request.definition {
-            return bridge.load(definition.clone());
+            return bridge.load(definition.clone()).await;
         }
         let inner = Request {
             options: request.frontend_attrs.clone(),
@@ -168,6 +169,15 @@ impl Builder {
         let input = result::evaluate(cx, &outcome).await?;
         let sink = bridge.job.sink();
         let epoch = result::epoch(&request.frontend_attrs, &outcome)?;
+        let warnings = verify::platforms(&request.frontend_attrs, &input)?;
+        if exporters.is_empty() && !warnings.is_empty() {
+            let id = format!("{}-verify", request.id);
+            vertex::run(&sink, &id, "Verifying build result", |_| async {
+                warn(&sink, &Digest::of(&id), &warnings);
+                Ok(())
+            })
+            .await?;
+        }
         let mut exports = Vec::new();
         for (index, exporter) in exporters.iter().enumerate() {
             let id = format!("{}-export-{index}", request.session);
@@ -183,7 +193,8 @@ impl Builder {
                 index,
                 epoch,
             };
-            exports.push(export_one(&sink, id, exporter, &input, work));
+            let warnings: &[String] = if index == 0 { &warnings } else { &[] };
+            exports.push(export_one(&sink, id, exporter, &input, warnings, work));
         }
         let exported = futures::future::try_join_all(exports).await?;
         let mut response = Response::default();
@@ -200,17 +211,31 @@ impl Builder {
     }
 }
 
+fn warn(sink: &Arc<dyn Sink>, vertex: &Digest, warnings: &[String]) {
+    for short in warnings {
+        sink.emit(Event::Warning(progress::Warning {
+            vertex: vertex.to_string(),
+            level: 1,
+            short: short.clone(),
+            ..progress::Warning::default()
+        }));
+    }
+}
+
 /// Runs one exporter, and its deferred part as a second start of the same vertex.
 async fn export_one(
     sink: &Arc<dyn Sink>,
     id: String,
     exporter: &Arc<dyn Instance>,
     input: &export::Input,
+    warnings: &[String],
     work: impl Fn(progress::Progress) -> Work,
 ) -> Result<Exported, Failure> {
     let name = exporter.name();
     let work = &work;
+    let digest = Digest::of(&id);
     let mut exported = vertex::run(sink, &id, &name, |progress| async move {
+        warn(sink, &digest, warnings);
         let work = work(progress);
         exporter
             .export(&work, input)

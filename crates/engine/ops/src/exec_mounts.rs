@@ -188,7 +188,7 @@ impl Building<'_> {
         let is_root = mount.dest == "/";
         if mount.readonly
             && let Some(tree) = &input.0
-            && !(is_root && !wants_output)
+            && (!is_root || wants_output)
         {
             let source =
                 MountSource::Snapshot(tree.mount().map_err(|err| Failure::from_error(&err))?);
@@ -311,6 +311,15 @@ pub(crate) struct CacheDir {
 }
 
 impl CacheDirs {
+    /// Removes what the cache mounts with this id hold. Steps that have one now keep it.
+    pub async fn forget(&self, cache: &cache::Cache, id: &str) {
+        let mut shared = self.shared.lock().await;
+        shared.remove(id);
+        while let Some(tree) = cache.find_mutable(&index(id)) {
+            tree.discard();
+        }
+    }
+
     async fn open(
         &self,
         build: &Building<'_>,
@@ -353,13 +362,17 @@ impl CacheDirs {
     }
 }
 
+fn index(key: &str) -> String {
+    format!("cache-dir:{key}")
+}
+
 async fn find_or_make(
     build: &Building<'_>,
     key: &str,
     base: &Value,
     description: &str,
 ) -> Result<MutableRef, Failure> {
-    let index = format!("cache-dir:{key}");
+    let index = index(key);
     if let Some(tree) = build.worker.cache.find_mutable(&index) {
         return Ok(tree);
     }

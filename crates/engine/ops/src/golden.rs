@@ -76,8 +76,10 @@ fn vectors() -> Vectors {
     serde_json::from_str(text).unwrap()
 }
 
+type Keys = (CacheMap, Vec<Vec<Query>>);
+
 /// The keys of an op on a linux/amd64 daemon, and its content queries by input. `None`: nothing runs such ops yet.
-fn keys(op: &pb::Op) -> Option<Result<(CacheMap, Vec<Vec<Query>>), String>> {
+fn keys(op: &pb::Op) -> Option<Result<Keys, String>> {
     let native = pb::Platform {
         architecture: "amd64".into(),
         os: "linux".into(),

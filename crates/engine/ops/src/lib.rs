@@ -25,7 +25,7 @@ use oci::Digest;
 use solver::{CacheMap, InputMap, Operation, Work};
 
 pub use exec_mounts::CacheDirs;
-pub use load::{Edge, LoadOptions, load};
+pub use load::{Edge, LoadOptions, Loaded, load};
 pub use logs::LogLimits;
 pub use results::Results;
 pub use worker::{Entitlements, Worker, WorkerOptions};

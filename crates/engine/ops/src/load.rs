@@ -1,6 +1,6 @@
 //! From a definition to vertices the solver takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use diagnostics::Failure;
@@ -30,8 +30,17 @@ pub struct LoadOptions {
     pub entitlements: Entitlements,
 }
 
+/// A definition, read.
+pub struct Loaded {
+    /// What it asks for.
+    pub edge: Edge,
+    /// Ids of cache mounts of steps that must not use a cache: what is in them is to be forgotten once, not by every
+    /// step, for later steps of the build may share them.
+    pub stale_cache_dirs: BTreeSet<String>,
+}
+
 /// Reads a definition; nothing runs.
-pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Edge, Failure> {
+pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Loaded, Failure> {
     let worker = &options.worker;
     let llb_options = llb::LoadOptions {
         platform: worker.options.platform.clone(),
@@ -39,9 +48,13 @@ pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Edge, 
     };
     let graph =
         llb::Graph::load(definition, &llb_options).map_err(|err| Failure::from_error(&err))?;
+    let mut stale_cache_dirs = BTreeSet::new();
     let mut vertices: Vec<Arc<Vertex<Op>>> = Vec::with_capacity(graph.vertices.len());
     for vertex in graph.vertices {
         check_entitlements(&vertex.op, &options.entitlements)?;
+        if vertex.metadata.ignore_cache {
+            stale_cache_dirs.extend(cache_dirs(&vertex.op));
+        }
         let inputs = vertex
             .inputs
             .iter()
@@ -66,10 +79,25 @@ pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Edge, 
         }));
     }
     let root = graph.root;
-    Ok(Edge {
-        vertex: vertices[root.vertex].clone(),
-        index: root.output,
+    Ok(Loaded {
+        edge: Edge {
+            vertex: vertices[root.vertex].clone(),
+            index: root.output,
+        },
+        stale_cache_dirs,
     })
+}
+
+fn cache_dirs(op: &pb::Op) -> BTreeSet<String> {
+    let Some(pb::op::Op::Exec(exec)) = &op.op else {
+        return BTreeSet::new();
+    };
+    exec.mounts
+        .iter()
+        .filter(|mount| mount.mount_type() == pb::MountType::Cache)
+        .filter_map(|mount| mount.cache_opt.as_ref())
+        .map(|options| options.id.clone())
+        .collect()
 }
 
 fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure> {
@@ -177,4 +205,33 @@ pub(crate) fn platform_fields(json: &mut Object, platform: &Platform) {
     json.string_if("Variant", &platform.variant);
     json.string_if("OSVersion", &platform.os_version);
     json.strings_if("OSFeatures", &platform.os_features);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_cache_mounts_of_a_step_are_stale() {
+        let mount = |kind: pb::MountType, id: &str| pb::Mount {
+            mount_type: kind.into(),
+            cache_opt: Some(pb::CacheOpt {
+                id: id.to_owned(),
+                ..pb::CacheOpt::default()
+            }),
+            ..pb::Mount::default()
+        };
+        let exec = pb::ExecOp {
+            mounts: vec![
+                mount(pb::MountType::Bind, "no"),
+                mount(pb::MountType::Cache, "yes"),
+            ],
+            ..pb::ExecOp::default()
+        };
+        let op = pb::Op {
+            op: Some(pb::op::Op::Exec(exec)),
+            ..pb::Op::default()
+        };
+        assert_eq!(cache_dirs(&op), BTreeSet::from(["yes".to_owned()]));
+    }
 }

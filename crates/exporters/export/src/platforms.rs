@@ -84,12 +84,12 @@ impl Input {
         let Some(json) = self.metadata.get(KEY) else {
             return Ok(Vec::new());
         };
-        let parsed: Platforms = serde_json::from_slice(json).map_err(|err| {
+        let parsed: Option<Platforms> = serde_json::from_slice(json).map_err(|err| {
             Error::user(format!(
                 "failed to parse platforms passed to provenance processor: {err}"
             ))
         })?;
-        let entries = parsed.platforms.unwrap_or_default();
+        let entries = parsed.and_then(|it| it.platforms).unwrap_or_default();
         if entries.is_empty() {
             return Err(Error::user("invalid empty platforms index for exporter"));
         }
@@ -112,9 +112,10 @@ impl Input {
         let Some(config) = self.metadata.get(CONFIG) else {
             return Ok(Platform::host());
         };
-        let parsed: ConfigPlatform = serde_json::from_slice(config)
+        let parsed: Option<ConfigPlatform> = serde_json::from_slice(config)
             .map_err(|err| Error::user(format!("failed to parse image config: {err}")))?;
-        let platform = parsed.platform;
+        // A config that is null says nothing; whoever needs it refuses it.
+        let platform = parsed.map(|it| it.platform).unwrap_or_default();
         match (platform.os.is_empty(), platform.architecture.is_empty()) {
             (false, false) => Ok(platform.normalized()),
             (true, true) => Ok(Platform::host()),
