@@ -1,0 +1,161 @@
+//! The daemon is killed at any moment: it comes back at once, builds correctly, and leaves nothing behind.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::{Daemon, on_base};
+use testkit::fixture::list;
+use testkit::require;
+
+/// Moments of a build at which the daemon is killed, in thousandths of the time a whole build takes.
+const MOMENTS: [u32; 20] = [
+    3, 870, 120, 450, 50, 990, 330, 610, 20, 760, 240, 530, 90, 410, 700, 180, 940, 290, 580, 800,
+];
+
+fn mounts_below(root: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a mount table");
+    let root = root.display().to_string();
+    table
+        .lines()
+        .filter(|line| line.contains(&root))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Processes that have something below `root` open or as their root.
+fn processes_below(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")
+        .expect("a process table")
+        .flatten()
+    {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let link = std::fs::read_link(entry.path().join("root"));
+        if link.is_ok_and(|link| link.starts_with(root)) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn control_groups() -> usize {
+    fn count(dir: &Path, depth: usize) -> usize {
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            return 0;
+        };
+        let below = |path: &Path| if depth > 0 { count(path, depth - 1) } else { 0 };
+        entries
+            .flatten()
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| {
+                let path = entry.path();
+                let own = usize::from(path.parent().is_some_and(|dir| dir.ends_with("buildkit")));
+                own + below(&path)
+            })
+            .sum()
+    }
+    count(Path::new("/sys/fs/cgroup"), 3)
+}
+
+#[test]
+fn a_killed_daemon_comes_back_and_leaks_nothing() {
+    require!(root, busybox);
+    let mut daemon = Daemon::start();
+    let groups = control_groups();
+    let context = on_base(
+        "COPY a /a\nRUN cat /a /a > /b && sleep 0.05\nRUN mkdir /d && cp /b /d/c && sleep 0.05\nFROM scratch\nCOPY --from=base /d /",
+        "//- a\n0",
+    );
+    let start = Instant::now();
+    daemon.build(context.path(), &[]).ok();
+    let whole = start.elapsed();
+    for (round, moment) in MOMENTS.iter().enumerate() {
+        std::fs::write(context.path().join("a"), format!("{round}\n")).expect("written");
+        let out = tempfile::tempdir().expect("a temporary directory");
+        let output = format!("--output=type=local,dest={}", out.path().display());
+        let path = context.path().display();
+        let mut client = daemon.client(&[
+            "build".to_owned(),
+            "--progress=plain".to_owned(),
+            "--frontend=dockerfile.v0".to_owned(),
+            format!("--local=context={path}"),
+            format!("--local=dockerfile={path}"),
+            output.clone(),
+        ]);
+        let mut client = client
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the client runs");
+        std::thread::sleep(whole * *moment / 1000);
+        daemon.kill();
+        client.wait().expect("the client ends");
+        let begun = Instant::now();
+        daemon.run();
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "round {round}: slow start"
+        );
+        daemon.build(context.path(), &[&output]).ok();
+        let digits = round.to_string().len() + 1;
+        assert_eq!(
+            list(out.path()).expect("listed"),
+            format!("c 0644 {}", 2 * digits),
+            "round {round}"
+        );
+        let text = std::fs::read_to_string(out.path().join("c")).expect("there");
+        assert_eq!(text, format!("{round}\n{round}\n"));
+    }
+    let root = daemon.root();
+    daemon.stop();
+    assert_eq!(mounts_below(&root), Vec::<String>::new());
+    assert_eq!(processes_below(&root), Vec::<String>::new());
+    assert!(
+        control_groups() <= groups,
+        "control groups were left behind"
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_stops_its_build() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let context = on_base("RUN sleep 1000", "");
+    let path = context.path().display();
+    let mut client = daemon.client(&[
+        "build".to_owned(),
+        "--progress=plain".to_owned(),
+        "--frontend=dockerfile.v0".to_owned(),
+        format!("--local=context={path}"),
+        format!("--local=dockerfile={path}"),
+    ]);
+    let log = context.path().join("log");
+    let mut client = client
+        .stderr(std::fs::File::create(&log).expect("a file"))
+        .spawn()
+        .expect("the client runs");
+    let sleeping = || {
+        let output = std::process::Command::new("pgrep")
+            .args(["-f", "^sleep 1000$"])
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let wait = |wanted: bool| {
+        let start = Instant::now();
+        while sleeping() != wanted {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "waited for sleeping={wanted}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait(true);
+    client.kill().expect("killed");
+    client.wait().expect("ended");
+    wait(false);
+    drop(daemon);
+}
