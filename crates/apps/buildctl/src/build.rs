@@ -35,7 +35,7 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let work = connection.client.build(&cx, build, |status| {
         if let Some(trace) = &mut trace {
             // A trace that cannot be written must not fail the build.
-            let _ = writeln!(trace, "{}", progress_ui::rawjson(&status));
+            let _ = trace.write_all((progress_ui::rawjson(&status) + "\n").as_bytes());
         }
         display.borrow_mut().update(status);
     });

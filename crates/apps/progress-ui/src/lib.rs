@@ -99,13 +99,17 @@ impl<W: Write> Display<W> {
     /// Takes a message of the progress stream. A display that cannot be written to must not fail the build.
     pub fn update(&mut self, message: StatusResponse) {
         if let View::RawJson = self.view {
-            let _ = writeln!(self.out, "{}", rawjson(&message));
+            let line = rawjson(&message) + "\n";
+            let _ = self.out.write_all(line.as_bytes());
             return;
         }
         self.trace.update(message);
         match &mut self.view {
             View::Plain(plain) => {
-                let _ = plain.show(&mut self.trace, &mut self.out);
+                // One write a message: standard error has no buffer of its own.
+                let mut text = Vec::new();
+                let _ = plain.show(&mut self.trace, &mut text);
+                let _ = self.out.write_all(&text);
             }
             View::Tty(tty, drawn) => {
                 if drawn.is_none_or(|last| last.elapsed() >= FRAME) {
@@ -129,12 +133,16 @@ impl<W: Write> Display<W> {
     pub fn finish(&mut self) {
         match &mut self.view {
             View::Plain(plain) => {
-                let _ = plain.show(&mut self.trace, &mut self.out);
-                let _ = plain.finish(&self.trace, &mut self.out);
+                let mut text = Vec::new();
+                let _ = plain.show(&mut self.trace, &mut text);
+                let _ = plain.finish(&self.trace, &mut text);
+                let _ = self.out.write_all(&text);
             }
             View::Tty(tty, _) => {
                 let _ = tty.draw(&self.trace, terminal_size(), true, &mut self.out);
-                let _ = plain::failures(&self.trace, &mut self.out);
+                let mut text = Vec::new();
+                let _ = plain::failures(&self.trace, &mut text);
+                let _ = self.out.write_all(&text);
             }
             View::RawJson | View::Quiet => {}
         }
