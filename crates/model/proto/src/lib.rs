@@ -22,14 +22,6 @@ pub use generated::contenthash;
 pub use generated::errdefs;
 /// Entries and packets of a file transfer: `fsutil.types`.
 pub use generated::fsutil::types as fsutil;
-/// Takes spans: `opentelemetry.proto.collector.trace.v1`.
-pub use generated::opentelemetry::proto::collector::trace::v1 as trace_service;
-/// Spans: `opentelemetry.proto.trace.v1`.
-pub use generated::opentelemetry::proto::trace::v1 as trace;
-/// Values and attributes of spans: `opentelemetry.proto.common.v1`.
-pub use generated::opentelemetry::proto::common::v1 as trace_common;
-/// Processes that make spans: `opentelemetry.proto.resource.v1`.
-pub use generated::opentelemetry::proto::resource::v1 as trace_resource;
 /// A gRPC status as a message: `google.rpc`.
 pub use generated::google::rpc;
 /// Secrets: `moby.buildkit.secrets.v1`.
@@ -56,6 +48,14 @@ pub use generated::moby::filesync::v1 as filesync;
 pub use generated::moby::sshforward::v1 as sshforward;
 /// Uploads: `moby.upload.v1`.
 pub use generated::moby::upload::v1 as upload;
+/// Takes spans: `opentelemetry.proto.collector.trace.v1`.
+pub use generated::opentelemetry::proto::collector::trace::v1 as trace_service;
+/// Values and attributes of spans: `opentelemetry.proto.common.v1`.
+pub use generated::opentelemetry::proto::common::v1 as trace_common;
+/// Processes that make spans: `opentelemetry.proto.resource.v1`.
+pub use generated::opentelemetry::proto::resource::v1 as trace_resource;
+/// Spans: `opentelemetry.proto.trace.v1`.
+pub use generated::opentelemetry::proto::trace::v1 as trace;
 /// LLB: `pb`.
 pub use generated::pb;
 /// Call stacks in error details: `stack`.
