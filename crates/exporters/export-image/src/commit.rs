@@ -304,3 +304,6 @@ async fn fetch(work: &Work, store: &Store, layers: &[LayerBlob]) -> Result<(), E
     }
     scope.join().await
 }
+
+#[cfg(test)]
+mod tests;

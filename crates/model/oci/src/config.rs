@@ -138,9 +138,10 @@ impl ImageConfig {
 
     /// Replaces the history.
     pub fn set_history(&mut self, history: &[History]) -> Result<(), ConfigError> {
-        let was_list = |value: &Box<RawValue>| value.get() != "null";
+        let before = self.keys.get("history");
+        let was_list = before.is_some_and(|value| value.get() != "null");
         // Compat: an empty history stays what it was, a list or nothing.
-        if history.is_empty() && !self.keys.get("history").is_some_and(was_list) {
+        if history.is_empty() && !was_list {
             return self.set("history", &None::<()>);
         }
         self.set("history", &history)
