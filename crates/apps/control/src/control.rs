@@ -214,6 +214,10 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
     if request.proxy_network {
         return Err(unimplemented("proxy network"));
     }
+    // What a policy forbids must not happen because nobody looks at the policy.
+    if request.source_policy.is_some() || !request.source_policy_session.is_empty() {
+        return Err(unimplemented("source policy"));
+    }
     let mut exporters: Vec<ExporterRequest> = request
         .exporters
         .into_iter()
@@ -301,5 +305,71 @@ fn rfc3339(time: SystemTime) -> String {
             }
         }
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(request: wire::SolveRequest) -> (tonic::Code, String) {
+        let status = solve_request(request).unwrap_err();
+        (status.code(), status.message().to_owned())
+    }
+
+    #[test]
+    fn a_policy_is_not_ignored() {
+        let request = wire::SolveRequest {
+            source_policy: Some(proto::sourcepolicy::Policy::default()),
+            ..wire::SolveRequest::default()
+        };
+        let text = "unimplemented: source policy".to_owned();
+        assert_eq!(refusal(request), (tonic::Code::Unimplemented, text));
+    }
+
+    #[test]
+    fn clients_from_the_future_are_refused() {
+        let request = wire::SolveRequest {
+            compatibility_version: 9999,
+            ..wire::SolveRequest::default()
+        };
+        let text = "unsupported compatibility-version 9999: upgrade buildkit (max supported: 30)"
+            .to_owned();
+        assert_eq!(refusal(request), (tonic::Code::Unknown, text));
+    }
+
+    #[test]
+    fn the_same_cache_export_twice_is_refused() {
+        let export = wire::CacheOptionsEntry {
+            r#type: "registry".into(),
+            ..wire::CacheOptionsEntry::default()
+        };
+        let request = wire::SolveRequest {
+            cache: Some(wire::CacheOptions {
+                exports: vec![export.clone(), export],
+                ..wire::CacheOptions::default()
+            }),
+            ..wire::SolveRequest::default()
+        };
+        let text = "duplicate cache exports [registry]".to_owned();
+        assert_eq!(refusal(request), (tonic::Code::Unknown, text));
+    }
+
+    #[test]
+    fn old_clients_name_caches_and_exporters_in_old_fields() {
+        #[allow(deprecated, reason = "old clients send them")]
+        let request = wire::SolveRequest {
+            exporter_deprecated: "local".into(),
+            cache: Some(wire::CacheOptions {
+                import_refs_deprecated: vec!["example.com/a".into()],
+                export_ref_deprecated: "example.com/b".into(),
+                ..wire::CacheOptions::default()
+            }),
+            ..wire::SolveRequest::default()
+        };
+        let request = solve_request(request).unwrap();
+        assert_eq!(request.exporters[0].kind, "local");
+        assert_eq!(request.cache_imports[0].attrs["ref"], "example.com/a");
+        assert_eq!(request.cache_exports[0].attrs["ref"], "example.com/b");
     }
 }

@@ -88,3 +88,56 @@ fn from_message(result: wire::Result) -> Returned {
     }
     returned
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_return_is_a_result_or_an_error_but_not_both() {
+        let both = wire::ReturnRequest {
+            result: Some(wire::Result::default()),
+            error: Some(proto::rpc::Status::default()),
+        };
+        for request in [both, wire::ReturnRequest::default()] {
+            let Err(err) = returned(request) else {
+                panic!("taken");
+            };
+            assert_eq!(
+                err.to_string(),
+                "gateway return must be either result or err"
+            );
+        }
+    }
+
+    #[test]
+    fn scratch_is_an_empty_id() {
+        let outcome = Outcome {
+            single: Some(None),
+            ..Outcome::default()
+        };
+        let arrays = message(&outcome, true);
+        assert_eq!(arrays.result, Some(Kind::Ref(wire::Ref::default())));
+        assert_eq!(from_message(arrays).single.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn nothing_at_all_stays_nothing() {
+        let message = message(&Outcome::default(), true);
+        assert_eq!(message.result, None);
+        let back = from_message(message);
+        assert!(back.single.is_none() && back.platforms.is_empty());
+    }
+
+    #[test]
+    fn platforms_survive_both_forms() {
+        let outcome = Outcome {
+            platforms: BTreeMap::from([("linux/amd64".to_owned(), None)]),
+            ..Outcome::default()
+        };
+        for arrays in [false, true] {
+            let back = from_message(message(&outcome, arrays));
+            assert_eq!(back.platforms["linux/amd64"], "");
+        }
+    }
+}

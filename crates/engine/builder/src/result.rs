@@ -105,3 +105,76 @@ pub(crate) fn epoch(
         .filter(|text| !text.is_empty());
     Ok(given.and_then(|text| text.parse().ok()))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn with(key: &str, value: &'static str) -> Outcome {
+        Outcome {
+            metadata: BTreeMap::from([(key.to_owned(), Bytes::from(value))]),
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn the_frontend_says_the_epoch_before_the_client() {
+        let attrs = BTreeMap::from([("build-arg:SOURCE_DATE_EPOCH".to_owned(), "2".to_owned())]);
+        let said = with("source.date.epoch", "1");
+        assert_eq!(epoch(&attrs, &said).unwrap(), Some(1));
+        assert_eq!(epoch(&attrs, &Outcome::default()).unwrap(), Some(2));
+        assert_eq!(epoch(&BTreeMap::new(), &Outcome::default()).unwrap(), None);
+    }
+
+    #[test]
+    fn an_epoch_of_the_frontend_must_be_a_number() {
+        let err = epoch(&BTreeMap::new(), &with("source.date.epoch", "x")).unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "invalid SOURCE_DATE_EPOCH from frontend: \"x\""
+        );
+    }
+
+    #[tokio::test]
+    async fn scratch_needs_no_work() {
+        let outcome = Outcome {
+            single: Some(None),
+            ..Outcome::default()
+        };
+        let input = evaluate(&Cx::root(), &outcome).await.unwrap();
+        assert!(matches!(input.single, Some(None)));
+        assert!(input.platforms.is_empty());
+    }
+
+    #[tokio::test]
+    async fn results_by_platform_need_the_list_of_platforms() {
+        let outcome = Outcome {
+            platforms: BTreeMap::from([("a".to_owned(), None)]),
+            ..Outcome::default()
+        };
+        let Err(err) = evaluate(&Cx::root(), &outcome).await else {
+            panic!("no list was given");
+        };
+        assert_eq!(
+            err.to_string(),
+            "unable to export multiple refs, missing platforms mapping"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_listed_platform_needs_a_result() {
+        let outcome = Outcome {
+            platforms: BTreeMap::from([("a".to_owned(), None)]),
+            ..with(
+                "refs.platforms",
+                r#"{"Platforms":[{"ID":"b","Platform":{"os":"linux","architecture":"amd64"}}]}"#,
+            )
+        };
+        let Err(err) = evaluate(&Cx::root(), &outcome).await else {
+            panic!("there is no b");
+        };
+        assert_eq!(err.to_string(), "failed to find ref for ID b");
+    }
+}
