@@ -172,6 +172,37 @@ fn an_oci_layout_can_be_a_folder() {
 }
 
 #[test]
+fn an_image_in_a_folder_can_be_built_on() {
+    require!(root, busybox);
+    if e2e::is_ours() {
+        eprintln!("SKIPPED: our daemon cannot read images from folders yet");
+        return;
+    }
+    let daemon = Daemon::start();
+    let dir = temp();
+    let output = format!("--output=type=oci,tar=false,dest={}", dir.path().display());
+    let first = on_base("FROM scratch\nCOPY x /x", "//- x\n1");
+    daemon.build(first.path(), &[&output]).ok();
+    let index = json(&dir.path().join("index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest");
+    let next = context("//- Dockerfile\nFROM first\nCOPY y /y\n//- y\n12");
+    let out = temp();
+    let other = Daemon::start();
+    other
+        .build(
+            next.path(),
+            &[
+                &format!("--oci-layout=images={}", dir.path().display()),
+                &format!("--opt=context:first=oci-layout://images@{digest}"),
+                &format!("--output=type=local,dest={}", out.path().display()),
+            ],
+        )
+        .ok();
+    let tree = list(out.path()).expect("listed");
+    assert_eq!(tree, "x 0644 2\ny 0644 3");
+}
+
+#[test]
 fn several_outputs_come_from_one_build() {
     require!(root, busybox);
     let daemon = Daemon::start();

@@ -73,6 +73,9 @@ fn with(index: Value, descriptor: &Value, names: &[&str]) -> Value {
         for (key, value) in mark {
             entry["annotations"][key] = value.into();
         }
+        if let Some(annotations) = entry["annotations"].as_object_mut() {
+            annotations.sort_keys();
+        }
         manifests.push(entry);
     }
     index.insert("manifests".to_owned(), manifests.into());
