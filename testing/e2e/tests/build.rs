@@ -153,6 +153,31 @@ fn no_cache_runs_everything_again() {
 }
 
 #[test]
+fn no_cache_empties_cache_mounts_once() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let context = on_base(
+        "RUN --mount=type=cache,target=/c echo x >> /c/f\nRUN --mount=type=cache,target=/c cat /c/f > /n\nFROM scratch\nCOPY --from=base /n /",
+        "",
+    );
+    for _ in 0..2 {
+        let (tree, _out) = tree_of(&daemon, context.path(), &["--no-cache"]);
+        assert_eq!(tree, "n 0644 2", "one line, of this build");
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_imported_stops_no_build() {
+    require!(root, busybox);
+    check(
+        "FROM scratch\nCOPY x /",
+        "//- x\n1",
+        &["--import-cache=type=registry,ref=localhost:1/none:latest"],
+        "x 0644 2",
+    );
+}
+
+#[test]
 fn a_failing_step_names_itself_and_its_line() {
     require!(root, busybox);
     let daemon = Daemon::start();

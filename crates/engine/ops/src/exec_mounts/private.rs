@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use diagnostics::Failure;
 use executor::MountSource;
-use fault::Classify as _;
+use fault::{Class, Classify as _};
 use mount::Attached;
 use proto::pb;
 use session::secrets;
@@ -126,9 +126,8 @@ pub(crate) async fn ssh_socket(
 ) -> Result<Option<(Private, MountSource)>, Failure> {
     let session = match ssh::check(&work.cx, &worker.group(work), &options.id).await {
         Ok(session) => session,
-        Err(session::Error::NoAgent { .. } | session::Error::NoSessions) if options.optional => {
-            return Ok(None);
-        }
+        // Compat: whatever keeps an optional agent away.
+        Err(err) if options.optional && err.class() != Class::Cancelled => return Ok(None),
         Err(err) => return Err(Failure::from_error(&err)),
     };
     let dir = private_dir(worker, "ssh-").map_err(|err| failed(&err))?;
