@@ -315,8 +315,11 @@ impl CacheDirs {
     pub async fn forget(&self, cache: &cache::Cache, id: &str) {
         let mut shared = self.shared.lock().await;
         shared.remove(id);
-        while let Some(tree) = cache.find_mutable(&index(id)) {
-            tree.discard();
+        shared.retain(|key, _| !key.starts_with(&format!("{id}:")));
+        for index in [index(id), family(id)] {
+            while let Some(tree) = cache.find_mutable(&index) {
+                tree.discard();
+            }
         }
     }
 
@@ -366,6 +369,11 @@ fn index(key: &str) -> String {
     format!("cache-dir:{key}")
 }
 
+/// Of all cache mounts with this id that stand on some tree.
+fn family(id: &str) -> String {
+    format!("cache-dirs-on-trees:{id}")
+}
+
 async fn find_or_make(
     build: &Building<'_>,
     key: &str,
@@ -381,6 +389,12 @@ async fn find_or_make(
         .await?;
     tree.set_index(&index)
         .map_err(|err| Failure::from_error(&err))?;
+    if let Some(below) = &base.0
+        && let Some(id) = key.strip_suffix(&format!(":{}", below.id()))
+    {
+        tree.set_index(&family(id))
+            .map_err(|err| Failure::from_error(&err))?;
+    }
     Ok(tree)
 }
 
