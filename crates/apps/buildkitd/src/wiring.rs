@@ -54,7 +54,10 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         solver,
         frontends: vec![Arc::new(dockerfile::Dockerfile)],
         exporters: vec![
-            Arc::new(export_image::ImageExporter::new(cache.content().clone(), registry)),
+            Arc::new(export_image::ImageExporter::new(
+                cache.content().clone(),
+                registry,
+            )),
             Arc::new(export_files::FilesExporter),
         ],
         images: Arc::new(images),
@@ -99,7 +102,10 @@ fn platforms(settings: &Settings) -> Vec<Platform> {
     let host = Platform::host();
     let mut platforms = vec![host.clone()];
     if host.architecture == "amd64" {
-        platforms.push(Platform { architecture: "386".to_owned(), ..host });
+        platforms.push(Platform {
+            architecture: "386".to_owned(),
+            ..host
+        });
     }
     platforms
 }
@@ -119,14 +125,24 @@ fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
         no_process_sandbox: settings.config.worker.oci.no_process_sandbox,
         ..executor::Settings::default()
     };
-    match settings.worker.binary.as_deref().filter(|name| !name.is_empty()) {
+    match settings
+        .worker
+        .binary
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
         None => {
-            let runtime = runtime::Runtime::new(executor).context("failed to set up the runtime")?;
+            let runtime =
+                runtime::Runtime::new(executor).context("failed to set up the runtime")?;
             Ok(Arc::new(runtime))
         }
         Some(binary) => {
             let path = std::env::var("PATH").unwrap_or_default();
-            Ok(Arc::new(executor::runc::Runc::new(executor, Some(binary), &path)?))
+            Ok(Arc::new(executor::runc::Runc::new(
+                executor,
+                Some(binary),
+                &path,
+            )?))
         }
     }
 }
@@ -145,8 +161,15 @@ fn log_limits() -> LogLimits {
 
 fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
     const PREFIX: &str = "org.mobyproject.buildkit.worker.";
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let process_mode = if settings.config.worker.oci.no_process_sandbox { "no-sandbox" } else { "sandbox" };
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let process_mode = if settings.config.worker.oci.no_process_sandbox {
+        "no-sandbox"
+    } else {
+        "sandbox"
+    };
     let facts = [
         ("executor", "oci"),
         ("hostname", &hostname),
@@ -155,8 +178,10 @@ fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
         ("selinux.enabled", "false"),
         ("snapshotter", cache.snapshotter()),
     ];
-    let mut labels: BTreeMap<String, String> =
-        facts.iter().map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned())).collect();
+    let mut labels: BTreeMap<String, String> = facts
+        .iter()
+        .map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()))
+        .collect();
     if let Some(profile) = &settings.config.worker.oci.apparmor_profile {
         labels.insert(format!("{PREFIX}apparmor.profile"), profile.clone());
     }
