@@ -12,6 +12,7 @@ mod apply;
 mod files;
 mod place;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fstree::{Patterns, Root};
@@ -21,7 +22,8 @@ use prost::Message;
 use proto::fsutil::packet::PacketType;
 use proto::fsutil::{Packet, Stat};
 use tasks::Cx;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::Status;
 
 use crate::Error;
 use crate::packet::{self, Incoming, Replies};
@@ -145,6 +147,7 @@ async fn run<O: Observer + 'static>(
     let mut applier = tasks::spawn("apply listing", applier);
     let mut reader = Reader {
         incoming: incoming.ready_chunks(AT_ONCE),
+        packets: VecDeque::new(),
         listing: Some(listing),
         stats: Vec::new(),
         chunks: inboxes.iter().map(|_| Vec::new()).collect(),
@@ -193,6 +196,8 @@ async fn finish<O: Observer + 'static, P: FnMut(u64) + Send>(
 /// Takes packets apart.
 struct Reader<P> {
     incoming: ReadyChunks<Incoming>,
+    /// Read and not taken apart yet.
+    packets: VecDeque<Result<Packet, Status>>,
     /// To the applier; gone after the end of the listing.
     listing: Option<mpsc::UnboundedSender<apply::Message>>,
     stats: Vec<Stat>,
@@ -223,18 +228,39 @@ impl<P: FnMut(u64) + Send> Reader<P> {
     }
 
     /// Reads until something is wrong. The end of the stream is wrong too.
+    ///
+    /// May be dropped at any `await` and begun again: what was read and not taken yet stays in `packets`.
     async fn read(&mut self) -> Result<(), Error> {
-        while let Some(packets) = self.incoming.next().await {
-            for packet in packets {
-                self.take(packet?).await?;
+        loop {
+            while let Some(next) = self.packets.front() {
+                let size = next.as_ref().map_or(0, |packet| packet.data.len());
+                let room = self.room_for(size).await?;
+                if let Some(packet) = self.packets.pop_front() {
+                    self.take(packet?, room)?;
+                }
             }
             self.dispatch();
             (self.progress)(self.received.bytes);
+            match self.incoming.next().await {
+                Some(packets) => self.packets.extend(packets),
+                None => return Err(Error::Eof),
+            }
         }
-        Err(Error::Eof)
     }
 
-    async fn take(&mut self, packet: Packet) -> Result<(), Error> {
+    /// Waits until this many bytes may be handed on.
+    async fn room_for(&mut self, size: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let weight = size.min(IN_FLIGHT) as u32;
+        if let Ok(room) = self.room.clone().try_acquire_many_owned(weight) {
+            return Ok(room);
+        }
+        // What we hold back may be what fills the room.
+        self.dispatch();
+        let room = self.room.clone().acquire_many_owned(weight);
+        room.await.map_err(|_| Error::Eof)
+    }
+
+    fn take(&mut self, packet: Packet, room: OwnedSemaphorePermit) -> Result<(), Error> {
         self.received.bytes += packet.encoded_len() as u64;
         match packet.r#type() {
             PacketType::PacketStat => match packet.stat {
@@ -251,16 +277,6 @@ impl<P: FnMut(u64) + Send> Reader<P> {
                 }
             },
             PacketType::PacketData => {
-                let weight = packet.data.len().min(IN_FLIGHT) as u32;
-                let room = match self.room.clone().try_acquire_many_owned(weight) {
-                    Ok(room) => room,
-                    Err(_) => {
-                        // What we hold back may be what fills the room.
-                        self.dispatch();
-                        let room = self.room.clone().acquire_many_owned(weight);
-                        room.await.map_err(|_| Error::Eof)?
-                    }
-                };
                 let writer = packet.id as usize % self.chunks.len();
                 self.chunks[writer].push(Chunk {
                     id: packet.id,

@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use contenthash::Records;
-use filesync::{Content, Differ, Emit, Item, ReceiveOptions, Tree};
+use filesync::{Content, Differ, Emit, Item, Observer, ReceiveOptions, Tree};
 use fstree::Root;
+use futures::stream::{self, StreamExt};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proto::fsutil::Stat;
+use proto::fsutil::packet::PacketType;
+use proto::fsutil::{Packet, Stat};
 use trees::{Make, describe, make, mine, set_time, transfer, transfer_with, whole};
 
 fn entry() -> impl Strategy<Value = (String, Make, i64)> {
@@ -270,4 +272,81 @@ async fn nothing_temporary_is_left_behind() {
     outcome.received.expect("received");
     assert_eq!(describe(&from), describe(&to));
     let _: Option<Records> = None;
+}
+
+const LARGE: usize = 12 << 20;
+const PART: usize = 32 << 10;
+
+/// Six large files and then many directories.
+fn listing_that_lasts() -> Vec<Packet> {
+    let entry = |path: String, mode, size| Packet {
+        stat: Some(Stat {
+            path,
+            mode,
+            size,
+            ..Stat::default()
+        }),
+        ..Packet::default()
+    };
+    let files = (0..6).map(|i| entry(format!("a{i}"), 0o644, LARGE as i64));
+    let dirs = (0..12).map(|i| entry(format!("d{i:04}"), 1 << 31 | 0o755, 0));
+    files.chain(dirs).chain([Packet::default()]).collect()
+}
+
+/// Makes the listing end long after content has begun to come.
+struct SlowDirs;
+
+impl Observer for SlowDirs {
+    fn changed(&mut self, path: &[u8], _: contenthash::Change<'_>) {
+        if path.starts_with(b"d") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    fn removed(&mut self, _: &[u8]) {}
+}
+
+fn content(id: u32) -> impl Iterator<Item = Packet> {
+    let part = bytes::Bytes::from(vec![id as u8; PART]);
+    let packet = move |data| Packet {
+        r#type: PacketType::PacketData.into(),
+        id,
+        data,
+        ..Packet::default()
+    };
+    (0..LARGE / PART)
+        .map(move |_| part.clone())
+        .chain([bytes::Bytes::new()])
+        .map(packet)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_waits_while_the_listing_ends_is_not_lost() {
+    let (_dirs, _, to) = dirs();
+    let (replies, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    // All content is there at once as soon as it is asked for, and more than the receiver lets wait.
+    let requested = async move {
+        for _ in 0..6 {
+            answers.recv().await;
+        }
+        stream::iter((0..6).flat_map(content)).chain(stream::once(async move {
+            answers.recv().await;
+            Packet::default()
+        }))
+    };
+    let packets = stream::iter(listing_that_lasts())
+        .chain(stream::once(requested).flatten())
+        .map(Ok);
+    let root = Root::open(&to).expect("open");
+    let cx = tasks::Cx::root();
+    let slow = Some(SlowDirs);
+    let receiving = filesync::receive(&cx, Box::pin(packets), replies, root, mine(), slow, |_| {});
+    tokio::time::timeout(std::time::Duration::from_secs(60), receiving)
+        .await
+        .expect("an end in time")
+        .expect("received");
+    for i in 0..6_u8 {
+        let written = fs::read(to.join(format!("a{i}"))).expect("read");
+        assert!(written == vec![i; LARGE], "a{i}");
+    }
 }
