@@ -133,7 +133,7 @@ pub(crate) struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub oci_worker_gc: Option<bool>,
 
-    /// amount of storage GC keep locally, format "Reserved[,Free[,Maximum]]" (MB)
+    /// amount of storage GC keep locally: RESERVED, RESERVED,FREE or RESERVED,FREE,MAXIMUM (MB)
     #[arg(long)]
     pub oci_worker_gc_keepstorage: Option<String>,
 
