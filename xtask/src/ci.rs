@@ -77,7 +77,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     cargo(
         root,
         &["doc", "--locked", "--workspace", "--no-deps", "--quiet"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
+        &[(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private_intra_doc_links",
+        )],
     )?;
     test(root)
 }
