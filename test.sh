@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Passes all checks and tests. Needs Rust and a C compiler; git, a registry server, runc, busybox and iproute2 are
-# installed on Debian as root, and named otherwise.
+# Passes all checks and tests. Needs Rust and a C compiler; what the tests use beside them (git, a registry
+# server, runc, busybox, iproute2, openssl, procps) is installed on Debian as root, and named otherwise.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CI=true
@@ -15,6 +15,9 @@ need git git
 need runc runc
 command -v registry >/dev/null 2>&1 || need docker-registry docker-registry
 need ip iproute2
+need openssl openssl
+need pgrep procps
+need tar tar
 [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
