@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cd "$root"
 cargo build --locked --release --bin buildkitd --bin buildctl
-cargo rustc --locked --release --quiet --bin toolbox --target-dir target/static -- -C target-feature=+crt-static
+cargo rustc --locked --release --quiet --package toolbox --bin toolbox --target-dir target/static -- -C target-feature=+crt-static
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cp -r "$here/Dockerfile" "$here/app" "$context/"
