@@ -1,7 +1,6 @@
 //! The log: batches since the last flush, one record each, in a file that only grows.
 //!
-//! Header: magic, generation (8 bytes, little endian), length of the boot id (1 byte), boot id. Record: length and
-//! checksum of the payload (4 and 8 bytes), payload. Payload: changes, each with kind (0 removed, 1 set), length (1)
+//! Header: magic, generation (8 bytes, little endian). Record: length and checksum of the payload (4 and 8 bytes), payload. Payload: changes, each with kind (0 removed, 1 set), length (1)
 //! and name of the table, length (4) and bytes of the key, and if set length (4) and bytes of the value.
 //!
 //! A record that is cut off ends the log: the process died while writing it, so nobody was told that it is there.
@@ -12,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::memory::Memory;
 
-const MAGIC: &[u8; 8] = b"kilnlog1";
+const MAGIC: &[u8; 8] = b"kilnlog2";
+const HEADER: usize = 16;
 
 /// A log being written.
 #[derive(Debug)]
@@ -26,17 +26,14 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn create(path: PathBuf, generation: u64, boot: &str) -> io::Result<Self> {
+    pub(crate) fn create(path: PathBuf, generation: u64) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .append(true)
             .create_new(true)
             .open(&path)?;
-        let boot = &boot.as_bytes()[..boot.len().min(255)];
-        let mut header = Vec::with_capacity(64);
+        let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&generation.to_le_bytes());
-        header.push(u8::try_from(boot.len()).unwrap_or(u8::MAX));
-        header.extend_from_slice(boot);
         file.write_all(&header)?;
         let length = header.len() as u64;
         Ok(Self {
@@ -79,20 +76,24 @@ impl Log {
 }
 
 /// A log as it was found.
-pub(crate) struct Found {
-    pub(crate) path: PathBuf,
-    pub(crate) generation: u64,
-    pub(crate) boot: String,
-    pub(crate) changes: Memory,
+#[derive(Debug)]
+pub(crate) enum Found {
+    Changes(Memory),
+    /// Its header was cut off: nothing was ever written behind it.
+    Begun,
+    /// Not a log of this generation.
+    Damaged,
 }
 
-/// Reads a log back; `None` when not even its header is whole.
-pub(crate) fn read(path: &Path) -> io::Result<Option<Found>> {
+/// Reads a log back.
+pub(crate) fn read(path: &Path, generation: u64) -> io::Result<Found> {
     let bytes = std::fs::read(path)?;
     let mut rest = Reader(&bytes);
-    let Some((generation, boot)) = header(&mut rest) else {
-        return Ok(None);
-    };
+    match header(&mut rest) {
+        None if bytes.len() < HEADER => return Ok(Found::Begun),
+        found if found != Some(generation) => return Ok(Found::Damaged),
+        _ => {}
+    }
     let mut changes = Memory::default();
     while let Some(payload) = record(&mut rest) {
         match decode(payload) {
@@ -100,22 +101,14 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Found>> {
             None => break,
         }
     }
-    Ok(Some(Found {
-        path: path.to_owned(),
-        generation,
-        boot,
-        changes,
-    }))
+    Ok(Found::Changes(changes))
 }
 
-fn header(rest: &mut Reader<'_>) -> Option<(u64, String)> {
+fn header(rest: &mut Reader<'_>) -> Option<u64> {
     if rest.bytes(MAGIC.len())? != MAGIC {
         return None;
     }
-    let generation = u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?);
-    let length = usize::from(rest.bytes(1)?[0]);
-    let boot = String::from_utf8(rest.bytes(length)?.to_vec()).ok()?;
-    Some((generation, boot))
+    Some(u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?))
 }
 
 fn record<'a>(rest: &mut Reader<'a>) -> Option<&'a [u8]> {
@@ -206,43 +199,54 @@ mod tests {
         changes
     }
 
+    fn changes(path: &Path, generation: u64) -> Memory {
+        match read(path, generation).expect("read") {
+            Found::Changes(changes) => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_log_is_read_up_to_the_record_that_was_cut_off() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("log");
-        let mut log = Log::create(path.clone(), 7, "boot").expect("made");
+        let mut log = Log::create(path.clone(), 7).expect("made");
         log.append(&change("a", Some("1"))).expect("written");
         log.append(&change("b", None)).expect("written");
         let whole = std::fs::read(&path).expect("read");
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("written");
-            let Some(found) = read(&path).expect("read") else {
-                assert!(cut < 21, "header is 21 bytes, cut at {cut}");
-                continue;
+            let found = match read(&path, 7).expect("read") {
+                Found::Changes(found) => found,
+                other => {
+                    assert!(matches!(other, Found::Begun), "{other:?}, cut at {cut}");
+                    assert!(cut < HEADER, "cut at {cut}");
+                    continue;
+                }
             };
-            assert_eq!((found.generation, found.boot.as_str()), (7, "boot"));
-            assert_eq!(found.changes.look("t", b"b"), None, "cut at {cut}");
+            assert_eq!(found.look("t", b"b"), None, "cut at {cut}");
         }
         std::fs::write(&path, &whole).expect("written");
-        let found = read(&path).expect("read").expect("a header");
-        assert_eq!(found.changes.look("t", b"a"), Some(Some(&b"1".to_vec())));
-        assert_eq!(found.changes.look("t", b"b"), Some(None));
+        let found = changes(&path, 7);
+        assert_eq!(found.look("t", b"a"), Some(Some(&b"1".to_vec())));
+        assert_eq!(found.look("t", b"b"), Some(None));
+        assert!(matches!(read(&path, 8), Ok(Found::Damaged)));
     }
 
     #[test]
     fn every_single_changed_byte_of_a_record_is_noticed() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("log");
-        let mut log = Log::create(path.clone(), 1, "b").expect("made");
+        let mut log = Log::create(path.clone(), 1).expect("made");
         log.append(&change("some key", Some("some value")))
             .expect("written");
         let whole = std::fs::read(&path).expect("read");
-        for at in 18..whole.len() {
+        for at in 16..whole.len() {
             let mut bent = whole.clone();
             bent[at] ^= 0x20;
             std::fs::write(&path, &bent).expect("written");
-            let found = read(&path).expect("read").expect("a header");
-            assert!(found.changes.is_empty(), "byte {at}");
+            let found = changes(&path, 1);
+            assert!(found.is_empty(), "byte {at}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::base::{self, Base, Meta, Opened};
-use crate::log::{self, Log};
+use crate::log::{self, Found, Log};
 use crate::memory::{Changes, Memory, is_void, prefix_end};
 use crate::{Batch, Error, Options, Pair, Start, Table};
 
@@ -38,30 +38,46 @@ impl Files {
         self.dir.join(format!("{}.redb", self.name))
     }
 
-    fn log(&self, generation: u64) -> PathBuf {
-        self.dir.join(format!("{}.{generation}.log", self.name))
+    /// The boot is part of the name: whoever finds a log whose header was never written must know whether the process
+    /// died there, which loses nothing, or the machine.
+    fn log(&self, generation: u64, boot: &str) -> PathBuf {
+        self.dir
+            .join(format!("{}.{generation}.{boot}.log", self.name))
     }
 
     /// All logs there are, the oldest first.
-    fn logs(&self) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    fn logs(&self) -> std::io::Result<Vec<OldLog>> {
         let mut logs = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let generation = name.to_str().and_then(|name| {
+            let middle = name.to_str().and_then(|name| {
                 name.strip_prefix(&self.name)?
                     .strip_prefix('.')?
-                    .strip_suffix(".log")?
-                    .parse()
-                    .ok()
+                    .strip_suffix(".log")
             });
-            if let Some(generation) = generation {
-                logs.push((generation, entry.path()));
+            let Some((generation, boot)) = middle.and_then(|middle| middle.split_once('.')) else {
+                continue;
+            };
+            if let Ok(generation) = generation.parse() {
+                logs.push(OldLog {
+                    generation,
+                    boot: boot.to_owned(),
+                    path: entry.path(),
+                });
             }
         }
         logs.sort();
         Ok(logs)
     }
+}
+
+/// A log found at the start, by its name.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct OldLog {
+    generation: u64,
+    boot: String,
+    path: PathBuf,
 }
 
 /// Belongs to whoever writes.
@@ -109,10 +125,10 @@ impl Store {
             source,
         };
         std::fs::create_dir_all(dir).map_err(fail)?;
-        let boot = options.boot.clone().unwrap_or_else(boot_id);
+        let boot = file_name_part(options.boot.clone().unwrap_or_else(boot_id));
         let logs = files.logs().map_err(fail)?;
         let (base, meta, aside) = open_base(&files, &options)?;
-        let newest = logs.last().map_or(0, |(generation, _)| *generation);
+        let newest = logs.last().map_or(0, |log| log.generation);
         let generation = newest.max(meta.generation) + 1;
         let is_new = base.is_none() && logs.is_empty();
         let found = replay(logs, &meta, &boot, aside.is_some())?;
@@ -248,7 +264,7 @@ impl Store {
         if changes.is_empty() {
             return Ok(Dirty::No);
         }
-        let path = self.files.log(writing.generation);
+        let path = self.files.log(writing.generation, &self.boot);
         let fail = |source| Error::File {
             path: path.clone(),
             source,
@@ -256,7 +272,7 @@ impl Store {
         let generation = writing.generation;
         let log = match &mut writing.log {
             Some(log) => log,
-            none => none.insert(Log::create(path.clone(), generation, &self.boot).map_err(fail)?),
+            none => none.insert(Log::create(path.clone(), generation).map_err(fail)?),
         };
         log.append(&changes).map_err(fail)?;
         let mut state = self.state.write();
@@ -440,34 +456,39 @@ struct Replayed {
 }
 
 /// Reads the logs that are not in the file yet; removes those that are, and those of another boot.
-fn replay(
-    logs: Vec<(u64, PathBuf)>,
-    meta: &Meta,
-    boot: &str,
-    set_aside: bool,
-) -> Result<Replayed, Error> {
+fn replay(logs: Vec<OldLog>, meta: &Meta, boot: &str, set_aside: bool) -> Result<Replayed, Error> {
     let mut replayed = Replayed::default();
-    for (generation, path) in logs {
+    for log in logs {
         let fail = |source| Error::File {
-            path: path.clone(),
+            path: log.path.clone(),
             source,
         };
         // Without the file it was an addition to, a log says nothing.
-        if generation > meta.generation && !set_aside {
-            let found = log::read(&path).map_err(fail)?;
-            match found {
-                Some(found) if found.boot == boot && found.generation == generation => {
-                    replayed.changes.absorb(found.changes);
-                    replayed.kept.push(found.path);
-                    continue;
+        if log.generation > meta.generation && !set_aside {
+            if log.boot != boot {
+                // Even an empty one: it may have been cut off by the power cut.
+                replayed.lost = true;
+            } else {
+                match log::read(&log.path, log.generation).map_err(fail)? {
+                    Found::Changes(changes) => {
+                        replayed.changes.absorb(changes);
+                        replayed.kept.push(log.path);
+                        continue;
+                    }
+                    Found::Begun => {}
+                    Found::Damaged => replayed.lost = true,
                 }
-                // Even an empty one: it may have been cut off by the same power cut.
-                _ => replayed.lost = true,
             }
         }
-        std::fs::remove_file(&path).map_err(fail)?;
+        std::fs::remove_file(&log.path).map_err(fail)?;
     }
     Ok(replayed)
+}
+
+/// The boot id as a part of a file name.
+fn file_name_part(boot: String) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    boot.chars().filter(|c| allowed(*c)).take(64).collect()
 }
 
 /// Names this run of the machine; a new name each time where the kernel does not tell.

@@ -86,6 +86,40 @@ fn a_reboot_with_nothing_waiting_loses_nothing() {
     assert_eq!(open(dir.path(), "second").start(), &Start::Rebooted);
 }
 
+/// A log whose header did not get written, as a process killed at that moment leaves it.
+fn leave_an_empty_log(dir: &Path, boot: &str) {
+    std::fs::write(dir.join(format!("test-v1.99.{boot}.log")), "").expect("written");
+}
+
+#[test]
+fn a_process_killed_while_it_began_a_log_loses_nothing() {
+    let dir = scratch();
+    let db = open(dir.path(), "first");
+    put(&db, T, "k", "v");
+    drop(db);
+    leave_an_empty_log(dir.path(), "first");
+    let db = open(dir.path(), "first");
+    assert_eq!(db.start(), &Start::Complete);
+    assert_eq!(value(&db, "k").as_deref(), Some("v"));
+    put(&db, T, "more", "v");
+    drop(db);
+    let db = open(dir.path(), "first");
+    assert_eq!(value(&db, "more").as_deref(), Some("v"));
+}
+
+#[test]
+fn an_empty_log_of_another_boot_may_have_lost_something() {
+    let dir = scratch();
+    let db = open(dir.path(), "first");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    drop(db);
+    leave_an_empty_log(dir.path(), "first");
+    let db = open(dir.path(), "second");
+    assert!(matches!(db.start(), Start::Lost { synced: Some(_) }));
+    assert_eq!(value(&db, "k").as_deref(), Some("v"));
+}
+
 #[test]
 fn a_removed_key_stays_away_however_far_the_flush_got() {
     let dir = scratch();
