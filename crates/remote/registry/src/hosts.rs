@@ -72,10 +72,19 @@ impl Endpoint {
         Ok(url)
     }
 
-    /// Goes over to plain HTTP after TLS failed, where that is allowed. Whether it makes sense to try again.
+    /// Whether a request sent now goes over TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.scheme() == "https"
+    }
+
+    /// Goes over to plain HTTP after a request over TLS failed, where that is allowed. Whether it makes sense to try
+    /// again: also for those that were under way when another request found out.
     pub(crate) fn give_up_tls(&self) -> bool {
         match &self.encrypted {
-            Encrypted::Try { plain } => !plain.swap(true, Ordering::Relaxed),
+            Encrypted::Try { plain } => {
+                plain.store(true, Ordering::Relaxed);
+                true
+            }
             _ => false,
         }
     }
@@ -368,7 +377,8 @@ mod tests {
         let host = &endpoint[0];
         assert_eq!(host.scheme(), "https");
         assert!(host.give_up_tls());
-        assert!(!host.give_up_tls());
+        assert!(!host.is_encrypted());
+        assert!(host.give_up_tls(), "another request was under way");
         assert_eq!(host.scheme(), "http");
     }
 }

@@ -187,9 +187,10 @@ impl<'a> Access<'a> {
         loop {
             attempt += 1;
             let again = attempt < ATTEMPTS;
+            let encrypted = endpoint.is_encrypted();
             let response = match self.once(endpoint, &request).await {
                 Ok(response) => response,
-                Err(err) if again && self.may_repeat(endpoint, &err, others) => {
+                Err(err) if again && self.may_repeat(endpoint, encrypted, &err, others) => {
                     let pause = tokio::time::sleep(Duration::from_millis(50));
                     self.cx.run(pause).await?;
                     continue;
@@ -210,7 +211,13 @@ impl<'a> Access<'a> {
     }
 
     /// Whether a request that got no answer is sent again at once.
-    fn may_repeat(&self, endpoint: &Endpoint, err: &Error, others: Others) -> bool {
+    fn may_repeat(
+        &self,
+        endpoint: &Endpoint,
+        encrypted: bool,
+        err: &Error,
+        others: Others,
+    ) -> bool {
         let Error::Transport { kind, .. } = err else {
             return false;
         };
@@ -219,7 +226,7 @@ impl<'a> Access<'a> {
             Broken::Connect | Broken::TimedOut => !endpoint.has_port(),
             _ => false,
         };
-        if no_tls && endpoint.give_up_tls() {
+        if encrypted && no_tls && endpoint.give_up_tls() {
             return true;
         }
         others == Others::None && matches!(kind, Broken::TimedOut | Broken::Closed)

@@ -48,10 +48,20 @@ fn image(world: &World) -> (Descriptor, Vec<Descriptor>) {
 }
 
 async fn push(world: &World, name: &str, root: &Descriptor, origins: &BTreeMap<Digest, Origin>) {
+    push_to(world, name, root, origins, false).await;
+}
+
+async fn push_to(
+    world: &World,
+    name: &str,
+    root: &Descriptor,
+    origins: &BTreeMap<Digest, Origin>,
+    insecure: bool,
+) {
     let push = Push {
         reference: &reference(name),
         by_digest: false,
-        insecure: false,
+        insecure,
         root,
         origins,
     };
@@ -84,6 +94,19 @@ async fn what_is_pushed_can_be_pulled() {
         other.store.read(&layers[0].digest).expect("stored").len(),
         3_000_000
     );
+}
+
+#[tokio::test]
+async fn an_insecure_push_finds_out_that_a_registry_is_plain_with_many_requests_under_way() {
+    testkit::require!(registry);
+    let server = testkit::registry::Registry::start();
+    for round in 0..20 {
+        // Knows nothing of the registry yet.
+        let world = World::new();
+        let (root, _) = image(&world);
+        let name = format!("{}/some/image:v{round}", server.host());
+        push_to(&world, &name, &root, &BTreeMap::new(), true).await;
+    }
 }
 
 #[tokio::test]
