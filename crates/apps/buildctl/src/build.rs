@@ -70,7 +70,7 @@ fn build(args: &BuildArgs) -> Result<Build> {
         bail!("unimplemented: --proxy-network");
     }
     let mut build = Build::frontend(&args.frontend);
-    build.id = session::client::new_id();
+    build.id = identity::new_id();
     build.attrs = options::opts(&args.opt)?;
     build.locals = options::locals(&args.local)?;
     build.oci_layouts = options::locals(&args.oci_layout)?;

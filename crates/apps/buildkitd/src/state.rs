@@ -6,7 +6,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use rand::RngExt as _;
 
 /// The directory, held as long as this lives.
 #[derive(Debug)]
@@ -55,11 +54,7 @@ fn worker_id(path: &Path) -> anyhow::Result<String> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(err).with_context(|| format!("failed to read {}", path.display())),
     }
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut random = rand::rng();
-    let id: String = (0..25)
-        .map(|_| char::from(DIGITS[random.random_range(0..36)]))
-        .collect();
+    let id = identity::new_id();
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, &id)
         .and_then(|()| std::fs::rename(&temporary, path))

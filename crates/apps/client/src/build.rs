@@ -140,7 +140,7 @@ impl Client {
         progress: impl FnMut(StatusResponse),
     ) -> Result<Response, Error> {
         if build.id.is_empty() {
-            build.id = session::client::new_id();
+            build.id = identity::new_id();
         }
         let offer = offer(&build).await?;
         let request = build.request(offer.id());

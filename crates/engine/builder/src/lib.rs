@@ -93,13 +93,3 @@ impl Builder {
         self.jobs.gateway(id, method).await
     }
 }
-
-/// 25 characters of 0-9a-z.
-fn new_id() -> String {
-    use rand::RngExt as _;
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut random = rand::rng();
-    (0..25)
-        .map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())]))
-        .collect()
-}

@@ -29,7 +29,7 @@ impl LazyReference {
         job: Arc<solver::Job<Op>>,
     ) -> Self {
         Self {
-            id: crate::new_id(),
+            id: identity::new_id(),
             definition,
             edge,
             job,

@@ -8,7 +8,6 @@ use executor::{NetMode, Process, Resources, Security, Step, Ulimit};
 use fault::Class;
 use oci::Platform;
 use proto::pb;
-use rand::RngExt as _;
 use solver::Work;
 
 use crate::exec_key::ExecKey;
@@ -71,7 +70,7 @@ impl ExecOp {
             self.worker.options.log_limits,
         ));
         let step = Step {
-            id: new_id(),
+            id: identity::new_id(),
             root: mounts.root.clone(),
             root_readonly: mounts.root_readonly,
             mounts: mounts.step.clone(),
@@ -199,15 +198,6 @@ fn resources(limits: &pb::LinuxResources) -> Resources {
     }
 }
 
-/// 25 characters of 0-9a-z.
-pub(crate) fn new_id() -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut random = rand::rng();
-    (0..25)
-        .map(|_| char::from(DIGITS[random.random_range(0..DIGITS.len())]))
-        .collect()
-}
-
 /// A text in double quotes as `%q` of Go's formatter writes it, which tools parse.
 fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
@@ -247,7 +237,7 @@ mod tests {
 
     #[test]
     fn ids_are_25_digits_and_letters() {
-        let id = new_id();
+        let id = identity::new_id();
         assert_eq!(id.len(), 25);
         assert!(
             id.bytes()

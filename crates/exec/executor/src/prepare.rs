@@ -105,14 +105,6 @@ impl Prepared {
     }
 }
 
-/// A fresh container id.
-pub fn new_id() -> String {
-    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    (0..25)
-        .map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())]))
-        .collect()
-}
-
 fn check_id(id: &str) -> Result<(), Error> {
     if id.is_empty() {
         return Err(Error::start("container id must not be empty"));
@@ -171,8 +163,7 @@ mod tests {
 
     #[test]
     fn ids_are_letters_and_digits() {
-        assert!(check_id(&new_id()).is_ok());
-        assert_eq!(new_id().len(), 25);
+        assert!(check_id(&identity::new_id()).is_ok());
         let text = |id| check_id(id).expect_err("bad").to_string();
         assert_eq!(text(""), "container id must not be empty");
         assert_eq!(

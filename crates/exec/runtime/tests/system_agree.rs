@@ -54,7 +54,7 @@ impl Pair {
         for executor in [&self.embedded as &dyn Executor, &self.runc] {
             let before = tree(&self.sandbox.root());
             let step = Step {
-                id: executor::prepare::new_id(),
+                id: identity::new_id(),
                 ..step.clone()
             };
             ran.push(run(executor, step).await);
@@ -462,7 +462,7 @@ impl Pair {
         let ours = run(
             &self.embedded,
             Step {
-                id: executor::prepare::new_id(),
+                id: identity::new_id(),
                 ..step.clone()
             },
         )
@@ -471,7 +471,7 @@ impl Pair {
         let theirs = run(
             &self.runc,
             Step {
-                id: executor::prepare::new_id(),
+                id: identity::new_id(),
                 ..step.clone()
             },
         )

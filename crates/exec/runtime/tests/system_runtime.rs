@@ -460,7 +460,7 @@ async fn filtered_calls_fail_in_the_way_the_profile_says() {
     for executor in [&runtime(&sandbox) as &dyn Executor, &runc] {
         for security in [Security::Sandbox, Security::Insecure] {
             let mut step = Step {
-                id: executor::prepare::new_id(),
+                id: identity::new_id(),
                 ..step.clone()
             };
             step.process.security = security;

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use proto::control::BytesMessage;
 use proto::control::control_client::ControlClient;
-use rand::RngExt;
 use tasks::Cx;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -48,7 +47,7 @@ impl Client {
             .set_service_status("", tonic_health::ServingStatus::Serving)
             .await;
         let mut client = Self {
-            id: new_id(),
+            id: identity::new_id(),
             shared_key: shared_key.to_owned(),
             services: Routes::builder(),
             methods: Vec::new(),
@@ -153,13 +152,4 @@ async fn serve(routes: Routes, tunnel: Tunnel, ended: Cx, cx: Cx) -> Result<(), 
         .serve_with_incoming_shutdown(connections, stop)
         .await
         .map_err(|err| Error::Answer(Status::from_error(err.into()).into()))
-}
-
-/// A new id: 25 characters of `0-9a-z`.
-pub fn new_id() -> String {
-    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut random = rand::rng();
-    (0..25)
-        .map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())]))
-        .collect()
 }

@@ -1,5 +1,6 @@
 //! The contract of key stores, and the words it uses.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -66,21 +67,7 @@ text! {
 impl NodeId {
     /// A name nobody has used.
     pub fn random() -> Self {
-        const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        let mut number: u128 = rand::random();
-        let mut text = [0_u8; 25];
-        for letter in &mut text {
-            // The remainder is below 36.
-            *letter = LETTERS[usize::try_from(number % 36).unwrap_or(0)];
-            number /= 36;
-        }
-        Self(
-            text.iter()
-                .copied()
-                .map(char::from)
-                .collect::<String>()
-                .into(),
-        )
+        Self(identity::new_id().into())
     }
 
     /// Whether the node must not outlive the daemon.
@@ -147,6 +134,11 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// All results there are records of.
     fn results(&self) -> Vec<ResultId>;
+
+    /// The store as what it is, for whoever knows more about some of them.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 
     /// Adds a link and both its nodes.
     fn add_link(&self, source: &NodeId, link: &Link, target: &NodeId) {

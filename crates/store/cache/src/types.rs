@@ -25,15 +25,7 @@ impl RefId {
 
     /// A new id.
     pub(crate) fn random() -> Self {
-        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        let mut value: u128 = rand::random();
-        let mut text = String::with_capacity(25);
-        for _ in 0..25 {
-            let digit = usize::try_from(value % 36).expect("less than 36");
-            text.push(char::from(DIGITS[digit]));
-            value /= 36;
-        }
-        Self(Arc::from(text))
+        Self(Arc::from(identity::new_id()))
     }
 
     /// The text.

@@ -19,7 +19,6 @@ use solver::Work;
 
 use super::SecretBytes;
 use crate::Worker;
-use crate::exec::new_id;
 
 /// A directory of the daemon's with something private in it; gone when dropped.
 pub(crate) struct Private {
@@ -57,7 +56,7 @@ fn private_dir(worker: &Worker, prefix: &str) -> io::Result<PathBuf> {
         .recursive(true)
         .mode(0o711)
         .create(scratch)?;
-    let dir = scratch.join(format!("{prefix}{}", new_id()));
+    let dir = scratch.join(format!("{prefix}{}", identity::new_id()));
     DirBuilder::new().mode(0o711).create(&dir)?;
     Ok(dir)
 }
@@ -102,7 +101,7 @@ fn write_secret(
         ..mount::Tmpfs::default()
     };
     private.memory = Some(memory.attach(&private.dir)?);
-    let path = private.dir.join(new_id());
+    let path = private.dir.join(identity::new_id());
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

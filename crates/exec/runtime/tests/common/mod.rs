@@ -74,7 +74,7 @@ impl Sandbox {
 /// A step in this root.
 pub fn step(root: PathBuf, args: &[&str]) -> Step {
     Step {
-        id: executor::prepare::new_id(),
+        id: identity::new_id(),
         root: mount::Mount::writable(root),
         root_readonly: false,
         mounts: Vec::new(),

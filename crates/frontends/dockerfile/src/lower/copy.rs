@@ -190,7 +190,7 @@ impl Lower<'_> {
             record.state = record.state.file(op, options);
             return;
         }
-        let group = new_id();
+        let group = identity::new_id();
         let files = State::scratch().file(op, options.group(&group, &name, true));
         let shown = self.shown(at, &job.instruction.text);
         let platform = self.records[at]
@@ -475,14 +475,6 @@ fn history(job: &Job<'_>) -> String {
     }
     text.extend([" ", &job.dest, " # buildkit"]);
     text
-}
-
-/// 25 random digits and letters, as ids are on the wire.
-fn new_id() -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    (0..25)
-        .map(|_| char::from(DIGITS[rand::random_range(0..DIGITS.len())]))
-        .collect()
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Provider {
 
     /// Shows a line in the progress of the build.
     fn tell(&self, name: String, work_began: SystemTime, error: String) {
-        let id = super::new_id();
+        let id = identity::new_id();
         self.options.sink.emit(Event::Vertex(Vertex {
             digest: oci::Digest::of(id.as_bytes()).to_string(),
             name,

@@ -193,7 +193,7 @@ impl Ingest {
         let path = ingest.join(format!(
             "{}-{}",
             Digest::of(name.as_bytes()).hex(),
-            super::new_id()
+            identity::new_id()
         ));
         Ok(Self {
             file: OpenOptions::new()

@@ -34,7 +34,7 @@ impl std::fmt::Debug for Uploads {
 impl Uploads {
     /// Offers `source`; the URL works once.
     pub fn add(&self, source: impl AsyncRead + Send + Unpin + 'static) -> String {
-        let id = super::new_id();
+        let id = identity::new_id();
         let url = format!("http://{}/{id}", crate::upload::HOST);
         self.0.lock().insert(id, Box::new(source));
         url
