@@ -136,6 +136,7 @@ impl Cache {
         let body = Body::Layer {
             snapshot: Some(fresh.key().0),
             unchanged: false,
+            elsewhere: None,
             blob: None,
         };
         let made = self.add(body, vec![lower.node().clone()], options.clone())?;

@@ -24,13 +24,21 @@ pub(crate) struct Fresh {
 impl Fresh {
     /// Makes a snapshot that can be written. Blocks.
     pub(crate) fn prepare(inner: &Arc<Inner>, below: Option<&Chain>) -> Result<Self, Error> {
-        let key = inner.new_key()?;
-        inner.snapshots.prepare(key, below)?;
-        Ok(Self {
+        Self::fill(inner, |key| Ok(inner.snapshots.prepare(key, below)?))
+    }
+
+    /// Makes a snapshot with `work`. Blocks.
+    pub(crate) fn fill(
+        inner: &Arc<Inner>,
+        work: impl FnOnce(Key) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let fresh = Self {
             inner: inner.clone(),
-            key,
+            key: inner.new_key()?,
             kept: false,
-        })
+        };
+        work(fresh.key)?;
+        Ok(fresh)
     }
 
     pub(crate) fn key(&self) -> Key {

@@ -106,8 +106,9 @@ impl Cache {
         node: &Arc<Node>,
         progress: &Progress,
     ) -> Result<(), Error> {
+        self.reshape(cx, node).await?;
         if self.inner.snapshots.is_layered() {
-            return Ok(cx.check()?);
+            return Ok(());
         }
         self.compose(cx, node, progress).await
     }
@@ -158,6 +159,7 @@ impl Inner {
             body: Body::Layer {
                 snapshot: None,
                 unchanged: false,
+                elsewhere: None,
                 blob: Some(Box::new(Blob {
                     descriptor: layer.descriptor,
                     diff_id: layer.diff_id,

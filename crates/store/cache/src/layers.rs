@@ -61,7 +61,7 @@ impl Ref {
 }
 
 impl Cache {
-    async fn make_blob(
+    pub(crate) async fn make_blob(
         &self,
         cx: &Cx,
         node: &Arc<Node>,
@@ -160,7 +160,11 @@ impl Cache {
 
 impl Inner {
     /// The blob of a layer if nothing has to be done for it.
-    fn ready(&self, node: &Arc<Node>, options: &Options) -> Result<Option<LayerBlob>, Error> {
+    pub(crate) fn ready(
+        &self,
+        node: &Arc<Node>,
+        options: &Options,
+    ) -> Result<Option<LayerBlob>, Error> {
         let (blob, created, description) = {
             let record = node.record.read();
             let Some(blob) = record.blob() else {

@@ -17,8 +17,10 @@
 //! This crate does not decide what is thrown away and when; it says what there is ([`Cache::list`]) and removes what
 //! it is told to ([`Cache::remove`]).
 
+mod chain;
 mod checksum;
 mod combine;
+mod elsewhere;
 mod error;
 mod fresh;
 mod image;
@@ -306,6 +308,7 @@ impl Inner {
             record.body = Body::Layer {
                 snapshot: Some(snapshot),
                 unchanged: false,
+                elsewhere: None,
                 blob: None,
             };
             record.put(&layer.id, &mut batch);

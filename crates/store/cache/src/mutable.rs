@@ -153,6 +153,7 @@ impl MutableRef {
             body: Body::Layer {
                 snapshot: key.map(|key| key.0),
                 unchanged,
+                elsewhere: None,
                 blob: None,
             },
             description: description.to_owned(),

@@ -70,30 +70,39 @@ impl Node {
 
     /// The nodes whose trees lie on top of each other to make this one's, the lowest first.
     pub(crate) fn layers(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        self.placed().into_iter().map(|layer| layer.node).collect()
+    }
+
+    /// The same, with where they lie.
+    pub(crate) fn placed(self: &Arc<Self>) -> Vec<Placed> {
         let mut found = Vec::new();
-        self.collect_layers(&mut found);
+        self.collect_layers(false, &mut found);
         found.reverse();
         found
     }
 
     /// Appends the layers, the topmost first.
-    fn collect_layers(self: &Arc<Self>, found: &mut Vec<Arc<Self>>) {
+    fn collect_layers(self: &Arc<Self>, elsewhere: bool, found: &mut Vec<Placed>) {
         let mut at = self;
         loop {
             let made_of = at.record.read().made_of();
             match made_of {
-                MadeOf::ItsOwn => found.push(at.clone()),
+                MadeOf::ItsOwn => found.push(Placed {
+                    node: at.clone(),
+                    elsewhere,
+                }),
                 MadeOf::AllParents => {
-                    for parent in at.parents.iter().rev() {
-                        parent.collect_layers(found);
+                    for (index, parent) in at.parents.iter().enumerate().rev() {
+                        parent.collect_layers(elsewhere || index > 0, found);
                     }
                     return;
                 }
                 MadeOf::TheDifference => {
                     if let [lower, upper] = at.parents.as_slice() {
-                        let mut layers = upper.layers();
-                        layers.drain(..lower.layers().len().min(layers.len()));
-                        found.extend(layers.into_iter().rev());
+                        let mut layers = Vec::new();
+                        upper.collect_layers(elsewhere, &mut layers);
+                        layers.truncate(layers.len().saturating_sub(lower.layers().len()));
+                        found.append(&mut layers);
                     }
                     return;
                 }
@@ -118,44 +127,45 @@ impl Node {
                 });
             }
         }
-        let layers = self.layers();
+        let layers = self.placed();
         let mut keys = Vec::with_capacity(layers.len());
         let mut seen = HashSet::with_capacity(layers.len());
-        for node in layers.iter().rev() {
-            let (key, skip) = node.shown()?;
+        for layer in layers.iter().rev() {
             // A layer that occurs twice in a merge hides its lower occurrence.
-            if !skip && seen.insert(key) {
-                keys.push(key);
+            if !layer.node.is_unchanged() && seen.insert(&layer.node.id) {
+                keys.push(layer.shown()?);
             }
         }
         let lowest = layers.first().ok_or_else(|| Error::NotFound {
             id: self.id.clone(),
         })?;
         if keys.is_empty() {
-            keys.push(lowest.shown()?.0);
+            keys.push(lowest.node.shown()?);
         }
+        let lowest = &lowest.node;
         Ok(Chain {
             keys,
             cut: !lowest.parents.is_empty(),
         })
     }
 
-    /// The snapshot of this node alone, and whether mounts can leave it out.
-    fn shown(&self) -> Result<(Key, bool), Error> {
-        let record = self.record.read();
-        let key = record.snapshot().ok_or_else(|| Error::Lazy {
+    /// The snapshot of this node alone.
+    fn shown(&self) -> Result<Key, Error> {
+        self.record.read().snapshot().ok_or_else(|| Error::Lazy {
             id: self.id.clone(),
-        })?;
-        Ok((
-            key,
-            matches!(
-                record.body,
-                Body::Layer {
-                    unchanged: true,
-                    ..
-                }
-            ),
-        ))
+        })
+    }
+
+    /// Whether mounts can leave this layer out.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        matches!(
+            self.record.read().body,
+            Body::Layer {
+                snapshot: Some(_),
+                unchanged: true,
+                ..
+            }
+        )
     }
 
     /// A read-only mount of an immutable record.
@@ -196,6 +206,30 @@ impl Node {
     /// The chain below a mutable record.
     pub(crate) fn below(&self) -> Result<Option<Chain>, Error> {
         self.parents.first().map(Self::chain).transpose()
+    }
+}
+
+/// A layer of a tree.
+pub(crate) struct Placed {
+    pub(crate) node: Arc<Node>,
+    /// It lies on others than those it was made on.
+    pub(crate) elsewhere: bool,
+}
+
+impl Placed {
+    fn shown(&self) -> Result<Key, Error> {
+        if !self.elsewhere {
+            return self.node.shown();
+        }
+        let record = self.node.record.read();
+        // What still belongs to a mutable has no other shape; whoever builds on it settles it first.
+        let key = match record.body {
+            Body::Layer { elsewhere, .. } => elsewhere.map(Key),
+            _ => record.snapshot(),
+        };
+        key.ok_or_else(|| Error::Lazy {
+            id: self.node.id.clone(),
+        })
     }
 }
 

@@ -66,6 +66,10 @@ pub(crate) enum Body {
         /// It differs in nothing from its parent, so mounts can leave it out.
         #[serde(default, skip_serializing_if = "is_false")]
         unchanged: bool,
+        /// What to mount instead where it lies on others than those it was made on; absent as long as nobody asked. Its
+        /// own files, if they hide no more there than they should.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        elsewhere: Option<u64>,
         /// Its tar.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blob: Option<Box<Blob>>,
@@ -149,6 +153,24 @@ impl Record {
         }
     }
 
+    /// What is mounted for this layer on top of others than those it was made on.
+    pub(crate) fn elsewhere(&self) -> Option<Key> {
+        match self.body {
+            Body::Layer { elsewhere, .. } => elsewhere.map(Key),
+            _ => None,
+        }
+    }
+
+    /// The snapshots that go with this record. A view shows that of its mutable, which owns it.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = Key> {
+        let own = match self.body {
+            Body::View { .. } => None,
+            _ => self.snapshot(),
+        };
+        let elsewhere = self.elsewhere().filter(|key| Some(*key) != own);
+        own.into_iter().chain(elsewhere)
+    }
+
     pub(crate) fn blob(&self) -> Option<&Blob> {
         match &self.body {
             Body::Layer { blob, .. } => blob.as_deref(),
@@ -168,10 +190,7 @@ impl Record {
         for parent in &self.parents {
             batch.put(CHILDREN, pair(parent.as_str(), id.as_str()), "");
         }
-        // A view shows the snapshot of its mutable, which owns it.
-        if let Some(Key(key)) = self.snapshot()
-            && !matches!(self.body, Body::View { .. })
-        {
+        for Key(key) in self.owned() {
             batch.put(SNAPSHOTS, key.to_be_bytes(), id.as_str());
         }
         if let Some(blob) = self.blob() {
@@ -194,9 +213,7 @@ impl Record {
         for parent in &self.parents {
             batch.remove(CHILDREN, pair(parent.as_str(), id.as_str()));
         }
-        if let Some(Key(key)) = self.snapshot()
-            && !matches!(self.body, Body::View { .. })
-        {
+        for Key(key) in self.owned() {
             batch.remove(SNAPSHOTS, key.to_be_bytes());
         }
         if !matches!(self.body, Body::View { .. }) {
@@ -320,6 +337,7 @@ mod tests {
             body: Body::Layer {
                 snapshot: Some(7),
                 unchanged: true,
+                elsewhere: Some(8),
                 blob: Some(Box::new(Blob {
                     descriptor: Descriptor::new("type", Digest::of("blob"), 4),
                     diff_id: Digest::of("tar"),

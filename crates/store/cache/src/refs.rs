@@ -106,10 +106,7 @@ impl Ref {
 
     /// Whether the tree is here.
     pub fn is_unpacked(&self) -> bool {
-        self.node()
-            .layers()
-            .iter()
-            .all(|layer| layer.record.read().snapshot().is_some())
+        self.node().chain().is_ok()
     }
 
     /// The directories of the layers of this tree, nearest first, for those who share files between trees instead of

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use db::Batch;
-use snapshot::Key;
 use tasks::Cx;
 
 use crate::record::{
@@ -161,10 +160,8 @@ impl Inner {
                 }
             }
         }
-        if let Some(Key(key)) = record.snapshot()
-            && !matches!(record.body, Body::View { .. })
-        {
-            self.reaper.remove(Key(key));
+        for key in record.owned() {
+            self.reaper.remove(key);
         }
         Ok(freed)
     }

@@ -358,11 +358,8 @@ async fn merges_and_differences(kind: SnapshotterKind) {
     };
     let merged = merge(&[other.clone(), delta.clone()]);
     let id = merged.id().clone();
-    // Compat: only overlayfs knows that a directory was removed and made again.
-    let expected: &[&str] = match kind {
-        SnapshotterKind::Native => &["dir/mine=3", "dir/new=2"],
-        _ => &["dir/new=2"],
-    };
+    // Compat: a directory that was removed and made again hides what it removed, and nothing else.
+    let expected: &[&str] = &["dir/mine=3", "dir/new=2"];
     assert_eq!(
         fixture.files(&merged).await,
         expected,
@@ -414,6 +411,85 @@ async fn merges_and_differences(kind: SnapshotterKind) {
         fixture.files(&cache.get(&id).expect("found")).await,
         expected
     );
+}
+
+#[tokio::test]
+async fn a_layer_hides_in_a_merge_only_what_it_removed_from_its_own_parent() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let below = &[
+        ("dir/a/1", ""),
+        ("dir/a/2", ""),
+        ("dir/b/1", ""),
+        ("old/x", ""),
+    ];
+    let below = fixture.layer(&cache, None, below).await;
+    let changes = &[
+        ("-dir", ""),
+        ("dir/a/1", "new"),
+        ("dir/c/1", "new"),
+        ("-old", ""),
+        ("old", "a file now"),
+        ("fresh/made/here", "x"),
+    ];
+    let changed = fixture.layer(&cache, Some(&below), changes).await;
+    let again = fixture
+        .layer(
+            &cache,
+            Some(&changed),
+            &[("-fresh", ""), ("fresh/again", "y")],
+        )
+        .await;
+    let other = &[
+        ("dir/a/1", "other"),
+        ("dir/a/2", "other"),
+        ("dir/a/3", "other"),
+        ("dir/b/1", "other"),
+        ("dir/c/2", "other"),
+        ("fresh/mine", "other"),
+        ("fresh/made/mine", "other"),
+    ];
+    let other = fixture.layer(&cache, None, other).await;
+    let merged = cache
+        .merge(&[other.clone(), again.clone()], RecordOptions::default())
+        .expect("made")
+        .expect("something");
+    let expected = [
+        "dir/a/1=new",
+        "dir/a/3=other",
+        "dir/c/1=new",
+        "dir/c/2=other",
+        "fresh/again=y",
+        "fresh/mine=other",
+        "old=a file now",
+    ];
+    assert_eq!(fixture.files(&merged).await, expected);
+    assert_eq!(
+        fixture.files(&again).await,
+        [
+            "dir/a/1=new",
+            "dir/c/1=new",
+            "fresh/again=y",
+            "old=a file now"
+        ],
+        "by itself it is as it was"
+    );
+    let trees = fixture.trees();
+    let (id, parts) = (merged.id().clone(), [other, again, changed, below]);
+    let ids = parts.each_ref().map(|part| part.id().clone());
+    drop((merged, parts, cache));
+    let cache = fixture.open();
+    cache.settle_removals().await;
+    assert_eq!(fixture.trees(), trees, "all of that is named by records");
+    let merged = cache.get(&id).expect("found");
+    assert_eq!(fixture.files(&merged).await, expected);
+    drop(merged);
+    for id in [id].iter().chain(&ids) {
+        cache.remove(id).expect("removed");
+    }
+    cache.settle_removals().await;
+    assert_eq!(fixture.trees(), 0);
 }
 
 #[tokio::test]
