@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
-use client::{Build, DockerConfig, Response};
+use client::{Answer, Build, DockerConfig, Response};
 use progress_ui::{Display, Mode};
 use prost::Message as _;
 use proto::pb;
 use tasks::Cx;
 
 use crate::args::{BuildArgs, Global};
-use crate::{connection, options};
+use crate::{answer, connection, options};
 
 /// How often a live view is redrawn while nothing arrives.
 const TICK: Duration = Duration::from_millis(150);
@@ -23,7 +23,8 @@ const TICK: Duration = Duration::from_millis(150);
 /// Runs a build and shows its progress.
 pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
-    let build = build(args)?;
+    let mut build = build(args)?;
+    let asks = answer::is_question(&mut build);
     if let Some(path) = &args.ref_file {
         write_whole(path, build.id.as_bytes())?;
     }
@@ -32,18 +33,29 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let _signals = stop_on_signal(cx.clone());
     let mut trace = args.trace.as_deref().map(open_trace).transpose()?;
     let display = RefCell::new(Display::stderr(mode));
-    let work = connection.client.build(&cx, build, |status| {
+    let watch = |status| {
         if let Some(trace) = &mut trace {
             // A trace that cannot be written must not fail the build.
             let _ = trace.write_all((progress_ui::rawjson(&status) + "\n").as_bytes());
         }
         display.borrow_mut().update(status);
-    });
-    let result = ticking(work, || display.borrow_mut().tick()).await;
+    };
+    let work = async {
+        if asks {
+            connection.client.ask(&cx, build, watch).await
+        } else {
+            let response = connection.client.build(&cx, build, watch).await?;
+            Ok(response.into())
+        }
+    };
+    let result: Result<Answer, client::Error> = ticking(work, || display.borrow_mut().tick()).await;
     display.borrow_mut().finish();
-    let response = result.context("failed to solve")?;
+    let answer = result.context("failed to solve")?;
     if let Some(path) = &args.metadata_file {
-        write_metadata(path, &response)?;
+        write_metadata(path, &answer.response)?;
+    }
+    if asks {
+        answer::print(&answer.metadata)?;
     }
     Ok(())
 }

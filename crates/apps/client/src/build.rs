@@ -63,6 +63,12 @@ pub struct Response {
     pub exporter: BTreeMap<String, String>,
 }
 
+impl AsRef<Self> for Response {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Build {
     /// A build by a frontend.
     pub fn frontend(name: &str) -> Self {
@@ -136,9 +142,21 @@ impl Client {
     pub async fn build(
         &self,
         cx: &Cx,
-        mut build: Build,
+        build: Build,
         progress: impl FnMut(StatusResponse),
     ) -> Result<Response, Error> {
+        self.run(cx, build, progress, |request| self.solve(request))
+            .await
+    }
+
+    /// Offers what the build needs of this machine while `solve` has it built, and records layouts it left.
+    pub(crate) async fn run<T: AsRef<Response>>(
+        &self,
+        cx: &Cx,
+        mut build: Build,
+        progress: impl FnMut(StatusResponse),
+        solve: impl AsyncFnOnce(SolveRequest) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         if build.id.is_empty() {
             build.id = identity::new_id();
         }
@@ -147,14 +165,13 @@ impl Client {
         let session_cx = Cx::root();
         let session = offer.run(&session_cx, self.channel());
         let work = async {
-            let (solved, followed) =
-                tokio::join!(self.solve(request), self.follow(&build.id, progress));
+            let (solved, followed) = tokio::join!(solve(request), self.follow(&build.id, progress));
             // A build that failed has said why; that its progress is missing then is no second problem.
             let response = solved?;
             followed?;
             Ok(response)
         };
-        let result: Result<Response, Error> = tokio::select! {
+        let result: Result<T, Error> = tokio::select! {
             result = cx.run(work) => match result {
                 Ok(result) => result,
                 Err(cancelled) => Err(diagnostics::Failure::cancelled(&*cancelled.cause).into()),
@@ -167,12 +184,12 @@ impl Client {
         session_cx.cancel("done");
         let response = result?;
         for dir in build.outputs.iter().filter_map(Output::layout) {
-            crate::layout::record(dir, &response)?;
+            crate::layout::record(dir, response.as_ref())?;
         }
         Ok(response)
     }
 
-    async fn solve(&self, request: SolveRequest) -> Result<Response, Error> {
+    pub(crate) async fn solve(&self, request: SolveRequest) -> Result<Response, Error> {
         let response = self.control().solve(request).await?;
         Ok(Response {
             exporter: response.into_inner().exporter_response,

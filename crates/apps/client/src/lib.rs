@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod ask;
 mod build;
 mod connect;
 mod error;
@@ -20,6 +21,7 @@ mod layout;
 mod output;
 mod usage;
 
+pub use ask::Answer;
 pub use build::{Build, CacheOption, Response};
 pub use connect::{Client, ConnectOptions, TlsOptions};
 pub use error::Error;
