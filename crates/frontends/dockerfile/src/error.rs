@@ -136,19 +136,7 @@ impl Error {
             Self::Build(failure) => failure,
             Self::In(prefix, inner) => inner.into_failure().context(prefix),
             Self::InText(prefix, inner) => inner.into_failure().context(&prefix),
-            Self::Hinted(inner, hint) => {
-                let inner = inner.into_failure();
-                if hint.0.is_none() {
-                    return inner;
-                }
-                let hinted = Failure::new(inner.class(), format!("{}{hint}", inner.text()));
-                inner
-                    .details()
-                    .iter()
-                    .rev()
-                    .cloned()
-                    .fold(hinted, Failure::with)
-            }
+            Self::Hinted(inner, hint) => inner.into_failure().and(hint),
             Self::FrontendCap(ref name) => {
                 let detail = Detail::FrontendCap { name: name.clone() };
                 Failure::from_error(&self).with(detail)

@@ -16,6 +16,7 @@ use tasks::Cx;
 use tokio::sync::OnceCell;
 
 use crate::error::{Locate, Result, text};
+use crate::explain::Directory;
 use crate::options::Options;
 use crate::options::number::parse_bool;
 use crate::{git_ref, paths};
@@ -34,9 +35,16 @@ pub(crate) struct Files {
     pub(crate) inputs: BTreeMap<String, pb::Definition>,
     session: String,
     main: Main,
-    ignore: OnceCell<Vec<String>>,
+    ignore: OnceCell<IgnoreFile>,
     /// Images that were looked up.
     pub(crate) resolved: Mutex<HashMap<ImageKey, Arc<OnceCell<ResolvedImage>>>>,
+}
+
+/// The ignore file of the main context.
+struct IgnoreFile {
+    name: String,
+    data: Bytes,
+    patterns: Vec<String>,
 }
 
 /// Name and platform of an image.
@@ -325,9 +333,9 @@ impl Files {
         if self.main.context.is_some() {
             return Ok(&[]);
         }
-        let patterns = self
+        let file = self
             .ignore
-            .get_or_try_init(async || -> Result<Vec<String>> {
+            .get_or_try_init(async || -> Result<IgnoreFile> {
                 let (data, name) = match &source.ignore {
                     Some(data) => (
                         data.clone(),
@@ -335,12 +343,31 @@ impl Files {
                     ),
                     None => (self.load_ignore_file().await?, IGNORE_FILE.to_owned()),
                 };
-                fstree::ignore::parse(&data)
+                let patterns = fstree::ignore::parse(&data)
                     .map_err(|err| text(err.to_string()))
-                    .with_context(|| format!("failed parsing {name}"))
+                    .with_context(|| format!("failed parsing {name}"))?;
+                Ok(IgnoreFile {
+                    name,
+                    data,
+                    patterns,
+                })
             })
             .await?;
-        Ok(patterns)
+        Ok(&file.patterns)
+    }
+
+    /// The main context as a directory of the client, if it is one; known once the ignore file was read.
+    pub(crate) fn main_directory(&self) -> Option<Directory> {
+        if self.main.context.is_some() {
+            return None;
+        }
+        let ignore = self.ignore.get()?;
+        Some(Directory {
+            local: MAIN.to_owned(),
+            session: self.session_of(MAIN),
+            ignore_name: ignore.name.clone(),
+            ignore: ignore.data.clone(),
+        })
     }
 
     async fn load_ignore_file(&self) -> Result<Bytes> {

@@ -9,6 +9,7 @@
 
 mod answer;
 mod error;
+mod explain;
 mod files;
 mod git_ref;
 mod image;
@@ -165,11 +166,17 @@ async fn build_platform(
         platform,
         ..Wish::default()
     };
-    let lowered = if warns {
+    let mut lowered = if warns {
         lower_and_warn(files, source, wish).await?
     } else {
         check_config(files, source)?;
         lower(files, source, wish, &mut Linter::off()).await?
+    };
+    let paths = explain::Paths {
+        bridge: files.bridge.clone(),
+        defaults: lowered.defaults.clone(),
+        context: files.main_directory(),
+        taken: std::mem::take(&mut lowered.taken),
     };
     let Lowered {
         state, defaults, ..
@@ -181,6 +188,7 @@ async fn build_platform(
     let request = SolveRequest {
         definition: Some(definition),
         cache_imports: files.options.cache_imports.clone(),
+        explain: Some(Arc::new(paths)),
         ..SolveRequest::default()
     };
     let outcome = files.bridge.solve(&files.cx, request).await?;

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use dockerfile_syntax::lint::{Linter, check_casing, check_stage_names};
 use dockerfile_syntax::shell::Lex;
-use dockerfile_syntax::{Dockerfile, Instruction, Kind, Problem};
+use dockerfile_syntax::{Dockerfile, Instruction, Kind, Problem, Span};
 use fstree::Patterns;
 use llb::build::{Defaults, Env, Later, SourceMap, State};
 use oci::Platform;
@@ -39,6 +39,7 @@ use self::outline::ArgInfo;
 pub(crate) use self::outline::{Need, Outline};
 use self::record::{Record, Step};
 use crate::error::{Error, Locate, Result, text};
+use crate::explain::{From, Taken};
 use crate::files::{Files, Source};
 use crate::image::Image;
 use crate::named::PendingLocal;
@@ -53,6 +54,8 @@ pub(crate) struct Lowered {
     pub(crate) epoch: Option<i64>,
     pub(crate) scan: Scan,
     pub(crate) outline: Option<Outline>,
+    /// What it takes from where.
+    pub(crate) taken: Vec<Taken>,
 }
 
 /// What is to be lowered.
@@ -131,6 +134,8 @@ struct Lower<'a> {
     ignored: Option<Patterns>,
     /// Directories of the client, and the set of paths used of them.
     pending: Vec<(usize, PendingLocal)>,
+    /// Lines that take paths from somewhere: from a record, or from the main context.
+    taken: Vec<(u32, String, Option<usize>)>,
 }
 
 impl<'a> Lower<'a> {
@@ -165,6 +170,7 @@ impl<'a> Lower<'a> {
             context_paths: BTreeSet::new(),
             ignored: None,
             pending: Vec::new(),
+            taken: Vec::new(),
         }
     }
 
@@ -326,6 +332,7 @@ impl<'a> Lower<'a> {
         let follow = words::follow_paths(&self.context_paths);
         let context = self.files.context(self.source, follow).await?;
         self.context_later.set(&context);
+        let taken = self.all_taken();
         for (set, local) in std::mem::take(&mut self.pending) {
             local.resolve(words::follow_paths(&self.path_sets[set]));
         }
@@ -354,7 +361,36 @@ impl<'a> Lower<'a> {
             epoch,
             scan,
             outline,
+            taken,
         })
+    }
+
+    /// Remembers paths for whoever has to explain that they are missing.
+    fn note_taken(&mut self, span: Span, paths: Vec<String>, from: Option<usize>) {
+        let taken = paths.into_iter().map(|path| (span.first, path, from));
+        self.taken.extend(taken);
+    }
+
+    fn all_taken(&mut self) -> Vec<Taken> {
+        let taken = std::mem::take(&mut self.taken).into_iter();
+        let from = |at: usize| {
+            let record = &self.records[at];
+            let own = |(set, _): &&(usize, PendingLocal)| *set == record.paths;
+            match self.pending.iter().find(own) {
+                // Nothing ran there, so it is still what the client has.
+                Some((_, local)) if record.steps.is_empty() => {
+                    From::Directory(local.directory.clone())
+                }
+                _ => From::Tree(record.state.clone()),
+            }
+        };
+        taken
+            .map(|(line, path, at)| Taken {
+                line,
+                path,
+                from: at.map_or(From::Context, from),
+            })
+            .collect()
     }
 
     fn scan(&self, target: usize, needed: &BTreeSet<usize>) -> Scan {

@@ -1,6 +1,7 @@
 //! Named contexts: images, repositories, directories and inputs that take the place of a name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use frontend::{OciStore, ResolveOptions};
@@ -10,6 +11,7 @@ use llb::build::{
 use oci::{Platform, Reference};
 
 use crate::error::{Error, Locate, Result, text};
+use crate::explain::Directory;
 use crate::files::{Files, IGNORE_FILE};
 use crate::git_ref;
 use crate::image::Image;
@@ -39,6 +41,8 @@ pub(crate) struct PendingLocal {
     later: Later,
     local: Local,
     name: String,
+    /// Whole, for looking at what is there.
+    pub(crate) directory: Arc<Directory>,
 }
 
 impl PendingLocal {
@@ -243,6 +247,12 @@ impl Files {
         let exclude = fstree::ignore::parse(&data)
             .map_err(|err| text(err.to_string()))
             .context("failed parsing .dockerignore")?;
+        let directory = Directory {
+            local: name.to_owned(),
+            session: session.clone(),
+            ignore_name: format!("{IGNORE_FILE} of context {key}"),
+            ignore: data,
+        };
         let hint = self.options.attribute(&format!("sharedkey:localdir:{key}"));
         let local = Local {
             session,
@@ -252,7 +262,12 @@ impl Files {
         };
         let (state, later) = State::later();
         let name = format!("[context {key}] load from client");
-        let pending = PendingLocal { later, local, name };
+        let pending = PendingLocal {
+            later,
+            local,
+            name,
+            directory: Arc::new(directory),
+        };
         Ok(Loaded {
             state,
             image: None,

@@ -99,6 +99,15 @@ pub struct SolveRequest {
     pub evaluate: bool,
     /// Remote caches that may be used for this.
     pub cache_imports: Vec<proto::gateway::CacheOptionsEntry>,
+    /// Is asked when something in the definition fails, whenever that is.
+    pub explain: Option<Arc<dyn Explain>>,
+}
+
+/// Knows more about a failure than the step that failed: what its author wrote, and what that could have meant.
+#[async_trait]
+pub trait Explain: std::fmt::Debug + Send + Sync {
+    /// The failure, with more to say if there is more. May look at other trees of the build; must not fail itself.
+    async fn explain(&self, cx: &Cx, failure: Failure) -> Failure;
 }
 
 /// How an image name is resolved.

@@ -67,6 +67,14 @@ impl Failure {
         self
     }
 
+    /// The same failure with more to say at the end of its text.
+    #[must_use]
+    pub fn and(mut self, suffix: impl fmt::Display) -> Self {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.text = format!("{}{suffix}", inner.text);
+        self
+    }
+
     /// The same failure with one more detail, which becomes the outermost.
     #[must_use]
     pub fn with(mut self, detail: Detail) -> Self {

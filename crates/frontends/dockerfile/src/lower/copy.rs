@@ -30,6 +30,8 @@ struct Job<'a> {
     /// Where paths are taken from.
     from: State,
     from_context: bool,
+    /// The paths that must be there.
+    taken: Vec<String>,
     keep_git_dir: Option<bool>,
 }
 
@@ -58,9 +60,11 @@ impl Lower<'_> {
             exclude: &add.exclude,
             from: self.context.clone(),
             from_context: true,
+            taken: Vec::new(),
             keep_git_dir: add.keep_git_dir,
         };
         self.lower_copy(at, &mut job)?;
+        self.note_taken(instruction.span, std::mem::take(&mut job.taken), None);
         let used = job
             .paths
             .iter()
@@ -101,9 +105,12 @@ impl Lower<'_> {
             exclude: &copy.exclude,
             from,
             from_context: step.sources.is_empty(),
+            taken: Vec::new(),
             keep_git_dir: None,
         };
         self.lower_copy(at, &mut job)?;
+        let taken = std::mem::take(&mut job.taken);
+        self.note_taken(instruction.span, taken, step.sources.first().copied());
         let used = job.paths.iter().map(|path| paths::rooted(path));
         match step.sources.first() {
             None => self.records[at].context_paths.extend(used),
@@ -279,6 +286,8 @@ impl Lower<'_> {
         }
         self.lint_ignored(job, path);
         let copy = local_copy(job, common, path, self.os(at))?;
+        job.taken
+            .push(copy.required.first().unwrap_or(&copy.src).clone());
         Ok(op.copy_with(&job.from, copy))
     }
 

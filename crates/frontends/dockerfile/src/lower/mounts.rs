@@ -37,8 +37,11 @@ impl Lower<'_> {
                     outline.need_ssh(&mount.id, mount.required, step.instruction.span);
                 }
                 MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
-                    let mount = self.tree_mount(at, mount, source)?;
-                    exec.mounts.push(mount);
+                    let tree = self.tree_mount(at, mount, source)?;
+                    let from = (!mount.from.is_empty()).then_some(source);
+                    let taken = vec![tree.selector.clone()];
+                    self.note_taken(step.instruction.span, taken, from);
+                    exec.mounts.push(tree);
                 }
             }
         }

@@ -127,6 +127,8 @@ pub struct Local {
     pub shared_key_hint: String,
     /// Send everything anew, whatever was sent before.
     pub without_differ: bool,
+    /// Send names and attributes only.
+    pub metadata_only: bool,
 }
 
 impl Local {
@@ -175,6 +177,10 @@ impl Local {
         }
         if self.without_differ {
             attrs.set(attr::LOCAL_DIFFER, "none");
+        }
+        if self.metadata_only {
+            let cap = caps::SOURCE_LOCAL_METADATA_TRANSFER;
+            attrs.set_with(attr::LOCAL_METADATA_TRANSFER, "true", cap);
         }
         attrs.state(format!("local://{}", self.name), options)
     }
