@@ -28,6 +28,8 @@ pub struct LoadOptions {
     pub worker: Arc<Worker>,
     /// What they may do.
     pub entitlements: Entitlements,
+    /// What the build has resolved before.
+    pub memo: Arc<::source::Memo>,
 }
 
 /// A definition, read.
@@ -37,23 +39,37 @@ pub struct Loaded {
     /// Ids of cache mounts of steps that must not use a cache: what is in them is to be forgotten once, not by every
     /// step, for later steps of the build may share them.
     pub stale_cache_dirs: BTreeSet<String>,
+    /// Vertices whose results must not go into a remote cache.
+    pub unexported: BTreeSet<oci::Digest>,
 }
 
 /// Reads a definition; nothing runs.
 pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Loaded, Failure> {
+    let parsed = llb::Parsed::parse(definition).map_err(|err| Failure::from_error(&err))?;
+    load_parsed(parsed, options)
+}
+
+/// The same for a definition whose sources policy may have changed.
+pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded, Failure> {
     let worker = &options.worker;
     let llb_options = llb::LoadOptions {
         platform: worker.options.platform.clone(),
         ..llb::LoadOptions::default()
     };
-    let graph =
-        llb::Graph::load(definition, &llb_options).map_err(|err| Failure::from_error(&err))?;
+    let graph = parsed
+        .into_graph(&llb_options)
+        .map_err(|err| Failure::from_error(&err))?;
     let mut stale_cache_dirs = BTreeSet::new();
+    let mut unexported = BTreeSet::new();
     let mut vertices: Vec<Arc<Vertex<Op>>> = Vec::with_capacity(graph.vertices.len());
     for vertex in graph.vertices {
         check_entitlements(&vertex.op, &options.entitlements)?;
         if vertex.metadata.ignore_cache {
             stale_cache_dirs.extend(cache_dirs(&vertex.op));
+        }
+        let export = vertex.metadata.export_cache.as_ref();
+        if export.is_some_and(|export| !export.value) {
+            unexported.insert(vertex.digest.clone());
         }
         let inputs = vertex
             .inputs
@@ -63,7 +79,7 @@ pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Loaded
                 index: edge.output,
             })
             .collect();
-        let op = operation(worker, vertex.op, &vertex.metadata)?;
+        let op = operation(options, vertex.op, &vertex.metadata)?;
         vertices.push(Arc::new(Vertex {
             digest: vertex.digest,
             original: Some(vertex.original),
@@ -85,6 +101,7 @@ pub fn load(definition: &pb::Definition, options: &LoadOptions) -> Result<Loaded
             index: root.output,
         },
         stale_cache_dirs,
+        unexported,
     })
 }
 
@@ -119,14 +136,22 @@ fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure
     Ok(())
 }
 
-fn operation(worker: &Arc<Worker>, op: pb::Op, metadata: &pb::OpMetadata) -> Result<Op, Failure> {
+fn operation(
+    options: &LoadOptions,
+    op: pb::Op,
+    metadata: &pb::OpMetadata,
+) -> Result<Op, Failure> {
+    let worker = &options.worker;
     let platform = op
         .platform
         .as_ref()
         .map_or_else(|| worker.options.platform.clone(), platform);
     let inputs = op.inputs.len();
     Ok(match op.op {
-        Some(pb::op::Op::Source(source)) => Op::Source(source_op(worker, source, platform)?),
+        Some(pb::op::Op::Source(source)) => {
+            let instance = instance(worker, &options.memo, source, platform)?;
+            Op::Source(SourceOp::new(worker.clone(), instance))
+        },
         Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
             worker: worker.clone(),
             op: exec,
@@ -149,11 +174,34 @@ fn unimplemented(what: &str) -> Failure {
     Failure::new(Class::Unsupported, format!("unimplemented: {what}"))
 }
 
-fn source_op(
-    worker: &Arc<Worker>,
+/// Finds out what a source op names; asks nobody.
+pub fn instance(
+    worker: &Worker,
+    memo: &Arc<::source::Memo>,
     op: pb::SourceOp,
     platform: Platform,
-) -> Result<SourceOp, Failure> {
+) -> Result<Arc<dyn ::source::Instance>, Failure> {
+    let (source, id) = identify(worker, op, platform)?;
+    source
+        .instance(id, memo)
+        .map_err(|err| Failure::from_error(&err))
+}
+
+/// The identifier of a source op as policies see it; one that says nothing stays as it is.
+pub fn canonical(worker: &Worker, op: &pb::SourceOp) -> String {
+    match identify(worker, op.clone(), worker.options.platform.clone()) {
+        Ok((source, id)) => source.canonical(&id),
+        Err(_) => op.identifier.clone(),
+    }
+}
+
+type Identified<'a> = (&'a Arc<dyn ::source::Source>, ::source::Identifier);
+
+fn identify(
+    worker: &Worker,
+    op: pb::SourceOp,
+    platform: Platform,
+) -> Result<Identified<'_>, Failure> {
     let Some((scheme, name)) = op.identifier.split_once("://") else {
         return Err(user(format!(
             "invalid source identifier {:?}",
@@ -161,17 +209,6 @@ fn source_op(
         )));
     };
     let Some(source) = worker.source(scheme) else {
-        let planned = [
-            "git",
-            "http",
-            "https",
-            "oci-layout",
-            "oci-layout+blob",
-            "docker-image+blob",
-        ];
-        if planned.contains(&scheme) {
-            return Err(unimplemented(&format!("source {scheme}")));
-        }
         return Err(user(format!("unknown scheme {scheme}: not found")));
     };
     let id = ::source::Identifier {
@@ -180,10 +217,7 @@ fn source_op(
         attrs: op.attrs.into_iter().collect::<BTreeMap<_, _>>(),
         platform,
     };
-    let instance = source
-        .instance(id)
-        .map_err(|err| Failure::from_error(&err))?;
-    Ok(SourceOp::new(worker.clone(), instance))
+    Ok((source, id))
 }
 
 /// The platform of an op, as a word of images.

@@ -217,8 +217,8 @@ impl Drop for Inner {
     }
 }
 
-/// K(D, n).
-pub(crate) fn key_digest(digest: &Digest, output: i32) -> Digest {
+/// K(D, n): what documents know output `output` of an operation with the digest `digest` by.
+pub fn key_digest(digest: &Digest, output: i32) -> Digest {
     if digest.is_random() {
         return digest.clone();
     }

@@ -17,7 +17,7 @@ mod persistent;
 mod store;
 
 pub use graph::{Found, Stores, find, query, records, release, save, sweep};
-pub use key::{Alternative, Key, content_digest};
+pub use key::{Alternative, Key, content_digest, key_digest};
 pub use link::{Link, LinkError};
 pub use memory::Memory;
 pub use persistent::Persistent;
