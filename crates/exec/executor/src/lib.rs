@@ -4,6 +4,7 @@
 //! around it (users, hosts and resolv.conf, mount stubs, seccomp profile as data). Actually starting containers is the
 //! embedded `runtime`'s job, or that of an external binary.
 
+pub mod attach;
 pub mod caps;
 pub mod files;
 pub mod generate;
@@ -17,6 +18,7 @@ mod seccomp;
 pub mod settings;
 pub mod spec;
 pub mod stubs;
+pub mod terminal;
 pub mod user;
 
 use std::net::IpAddr;
@@ -28,6 +30,7 @@ use bytes::Bytes;
 use progress::Stream;
 use tasks::Cx;
 
+pub use attach::{Attach, Request, WinSize};
 pub use host::Host;
 pub use settings::{DefaultNetwork, Dns, Settings};
 
@@ -266,4 +269,33 @@ impl fault::Classify for Error {
 pub trait Executor: Send + Sync {
     /// Runs a step to its end.
     async fn run(&self, cx: &Cx, step: Step, output: Output) -> Result<(), Error>;
+
+    /// As `run`, with somebody at the other end of the process's streams. What it wrote may still be in the pipes when
+    /// this returns.
+    async fn run_attached(&self, cx: &Cx, step: Step, attach: Attach) -> Result<(), Error>;
+
+    /// Runs one more process in a container that was started under this id; waits until that one has. Ends when the
+    /// process does, or the container.
+    async fn exec(
+        &self,
+        cx: &Cx,
+        id: &str,
+        process: ExecProcess,
+        attach: Attach,
+    ) -> Result<(), Error>;
+}
+
+/// One more process for a container.
+#[derive(Debug, Clone, Default)]
+pub struct ExecProcess {
+    /// Arguments; the first is looked up in PATH.
+    pub args: Vec<String>,
+    /// KEY=VALUE, complete; empty: as the first process.
+    pub env: Vec<String>,
+    /// Absolute working directory; empty: as the first process.
+    pub cwd: String,
+    /// `user[:group]`; empty: as the first process.
+    pub user: String,
+    /// Attach a pseudo terminal.
+    pub tty: bool,
 }

@@ -3,6 +3,7 @@
 //! A bundle directory per container, `run --keep`, `kill` when the step is cancelled, `delete` at the end. The
 //! runtime's own messages go to the step's standard error, and its exit status is the step's.
 
+mod attached;
 mod bundle;
 mod command;
 
@@ -17,7 +18,7 @@ use tasks::Cx;
 use crate::output::pump;
 use crate::overlays::Overlays;
 use crate::prepare::Shared;
-use crate::{Error, Executor, Output, Settings, Step};
+use crate::{Attach, Error, ExecProcess, Executor, Output, Settings, Step};
 use bundle::Bundle;
 use command::Runtime;
 
@@ -36,6 +37,7 @@ pub struct Runc {
     shared: Arc<Shared>,
     overlays: Arc<Overlays>,
     runtime: Runtime,
+    running: attached::Containers,
 }
 
 /// No external runtime is installed.
@@ -85,6 +87,7 @@ impl Runc {
             shared: Arc::new(shared),
             overlays: Arc::new(overlays),
             runtime,
+            running: attached::Containers::default(),
         })
     }
 
@@ -168,6 +171,36 @@ impl Executor for Runc {
             Err(Error::Exit { code }) if out_of_memory => Err(Error::OutOfMemory { code }),
             other => other,
         }
+    }
+
+    async fn run_attached(&self, cx: &Cx, step: Step, attach: Attach) -> Result<(), Error> {
+        let valid = step.process.valid_exit_codes.clone();
+        let tty = step.process.tty;
+        let (shared, overlays) = (self.shared.clone(), self.overlays.clone());
+        let bundle = tasks::blocking(move || Bundle::create(&shared, &overlays, &step)).await?;
+        let mut running = Running {
+            runtime: &self.runtime,
+            bundle: Some(bundle),
+        };
+        let Some(bundle) = &running.bundle else {
+            return Err(Error::start("bundle is gone"));
+        };
+        let result = self.attend_bundle(cx, bundle, attach, tty).await;
+        self.runtime.delete(bundle.id()).await;
+        if let Some(bundle) = running.bundle.take() {
+            tasks::blocking(move || bundle.remove()).await;
+        }
+        Error::from_exit(result?, &valid)
+    }
+
+    async fn exec(
+        &self,
+        cx: &Cx,
+        id: &str,
+        process: ExecProcess,
+        attach: Attach,
+    ) -> Result<(), Error> {
+        Error::from_exit(self.exec_in(cx, id, process, attach).await?, &[])
     }
 }
 

@@ -11,7 +11,7 @@ mod limits;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +37,25 @@ pub(crate) struct Member {
     /// What the child writes itself into, or the directory when it is cloned into that.
     entry: File,
     kind: Kind,
+}
+
+/// The ways into a group, for as long as it exists.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    files: Vec<OwnedFd>,
+    clone_into: Option<OwnedFd>,
+}
+
+impl Entries {
+    /// Files a child writes itself into.
+    pub(crate) fn to_join(&self) -> Vec<RawFd> {
+        self.files.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// The group a child is cloned into.
+    pub(crate) fn to_clone_into(&self) -> Option<BorrowedFd<'_>> {
+        self.clone_into.as_ref().map(AsFd::as_fd)
+    }
 }
 
 /// What a hierarchy is.
@@ -178,6 +197,20 @@ impl Group {
     pub(crate) fn to_clone_into(&self) -> Option<BorrowedFd<'_>> {
         let unified = self.dirs.iter().find(|member| member.kind != Kind::Old)?;
         crate::sys::CAN_CLONE_INTO_CGROUP.then(|| unified.entry.as_fd())
+    }
+
+    /// What a process needs to join the group later.
+    pub(crate) fn entries(&self) -> io::Result<Entries> {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        let by_file =
+            |member: &&Member| member.kind == Kind::Old || !crate::sys::CAN_CLONE_INTO_CGROUP;
+        let files = self.dirs.iter().filter(by_file);
+        Ok(Entries {
+            files: files
+                .map(|member| own(member.entry.as_fd()))
+                .collect::<io::Result<_>>()?,
+            clone_into: self.to_clone_into().map(own).transpose()?,
+        })
     }
 
     /// Whether the kernel killed something in it for memory.

@@ -71,6 +71,12 @@ fn join_cgroups(plan: &Plan) -> Step {
             syscall!(Sysno::unshare, libc::CLONE_NEWCGROUP)
         })?;
     }
+    if let Some(process) = plan.join_cgroup_namespace {
+        // SAFETY: plain integers.
+        at(Stage::CgroupNamespace, 0, unsafe {
+            syscall!(Sysno::setns, process, libc::CLONE_NEWCGROUP)
+        })?;
+    }
     Ok(())
 }
 

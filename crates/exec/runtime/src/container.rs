@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::cell::OnceCell;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,14 +12,16 @@ use executor::prepare::Prepared;
 use executor::rootfs::{Make, Root};
 use executor::spec::{NamespaceKind, Spec};
 use executor::{Error, Step};
-use rustix::fs::{AtFlags, Mode, OFlags, Uid};
-use rustix::pipe::PipeFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
+use tokio::sync::watch;
 
 use crate::cgroup::Group;
 use crate::control::Control;
+use crate::exec::Running;
 use crate::mounts::{self, LateMounts};
 use crate::plan::{self, Parts, has};
+use crate::streams::Streams;
 use crate::sweep::Note;
 use crate::sys::{self, Child, Exit};
 use crate::trees::{self, Held};
@@ -35,9 +37,10 @@ const CHILD_STACK: usize = 64 * 1024;
 pub(crate) struct Job {
     pub inner: Arc<Inner>,
     pub step: Step,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+    pub streams: Streams,
     pub control: Arc<Control>,
+    /// Where the container can be found by those who want to run more in it.
+    pub listed: Option<watch::Sender<Option<Arc<Running>>>>,
 }
 
 /// How a container ended.
@@ -58,17 +61,10 @@ pub(crate) fn run(job: Job) -> Result<Ended, Error> {
     let Job {
         inner,
         step,
-        stdout,
-        stderr,
+        streams,
         control,
+        listed,
     } = job;
-    let (stdin, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|errno| Error::start_io("failed to make a pipe", errno.into()))?;
-    let streams = Streams {
-        stdin,
-        stdout,
-        stderr,
-    };
     let root = step
         .root
         .movable()
@@ -82,6 +78,7 @@ pub(crate) fn run(job: Job) -> Result<Ended, Error> {
         root: &root,
         prepared: &prepared,
         control: &control,
+        listed,
         writable: OnceCell::new(),
     };
     let ended = container.run(streams);
@@ -97,6 +94,7 @@ struct Container<'a> {
     root: &'a Root,
     prepared: &'a Prepared,
     control: &'a Control,
+    listed: Option<watch::Sender<Option<Arc<Running>>>>,
     /// The root for us, when the container's is read-only.
     writable: OnceCell<Root>,
 }
@@ -127,11 +125,12 @@ impl Container<'_> {
         &self,
         group: &Group,
         held: &[Option<Held>],
-        streams: Streams,
+        mut streams: Streams,
     ) -> Result<Ended, Error> {
-        let started = self
-            .assemble(group, held)
-            .and_then(|late| self.launch(group, &late, &streams));
+        let started = self.assemble(group, held).and_then(|late| {
+            streams.open_terminal(self.root, self.spec().process.user.uid)?;
+            self.launch(group, &late, &streams)
+        });
         // From here on the host's paths mean what they say again, and nothing but the child keeps the mounts.
         let back = sys::setns(self.inner.mount_namespace.as_fd(), libc::CLONE_NEWNS);
         let ended = match started {
@@ -210,16 +209,22 @@ impl Container<'_> {
         let parts = Parts {
             id: &self.step.id,
             home: &self.prepared.home,
-            group,
+            cgroups: group.to_join(),
+            join: None,
             late,
-            filter,
-            stdio: [&streams.stdin, &streams.stdout, &streams.stderr].map(AsRawFd::as_raw_fd),
+            filter: filter.clone(),
+            stdio: streams.stdio(),
         };
         let plan = plan::plan(spec, parts)?;
         if self.control.is_killed() {
             return Err(Setup::because("killed".to_owned()));
         }
-        let child = spawn(&plan, spec, group, self.inner.dumpable)?;
+        let flags = if has(spec, NamespaceKind::Pid) {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
+        let child = spawn(&plan, flags, group.to_clone_into(), self.inner.dumpable)?;
         if let Some(failure) = plan.failure() {
             // It ended before it became the program; nobody else will reap it.
             let _ = sys::wait(&child);
@@ -229,33 +234,17 @@ impl Container<'_> {
             .pidfd
             .try_clone()
             .map_err(io("duplicate a descriptor"))?;
+        if let Some(listed) = &self.listed {
+            let running = Running {
+                spec: spec.clone(),
+                entries: group.entries().map_err(io("duplicate a descriptor"))?,
+                process: process.try_clone().map_err(io("duplicate a descriptor"))?,
+                filter,
+            };
+            listed.send_replace(Some(Arc::new(running)));
+        }
         self.control.started(process);
         Ok(child)
-    }
-}
-
-/// The container's ends of its pipes.
-struct Streams {
-    /// Compat: a pipe nobody writes to, not /dev/null: some programs look for it.
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-impl Streams {
-    /// Tells the user why there is nothing to see.
-    fn complain(self, why: &str) {
-        let line = format!("unable to start container process: {why}\n");
-        // The reader may be gone; then nobody wants to know.
-        let _ = std::fs::File::from(self.stderr).write_all(line.as_bytes());
-    }
-
-    /// Lets the user open its own output again, through /dev/stdout.
-    fn give_to(&self, uid: u32) -> io::Result<()> {
-        for fd in [&self.stdin, &self.stdout, &self.stderr] {
-            rustix::fs::chownat(fd, "", Some(Uid::from_raw(uid)), None, AtFlags::EMPTY_PATH)?;
-        }
-        Ok(())
     }
 }
 
@@ -295,30 +284,18 @@ fn join(path: &str) -> io::Result<()> {
     sys::setns(fd.as_fd(), 0)
 }
 
-fn spawn(
+/// Makes the process of a plan.
+pub(crate) fn spawn(
     plan: &child::Plan,
-    spec: &Spec,
-    group: &Group,
+    flags: libc::c_int,
+    group: Option<BorrowedFd<'_>>,
     dumpable: Option<DumpableBehavior>,
 ) -> Result<Child, Setup> {
-    let flags = if has(spec, NamespaceKind::Pid) {
-        libc::CLONE_NEWPID
-    } else {
-        0
-    };
     let mut stack = Vec::<u8>::with_capacity(CHILD_STACK);
     let plan = std::ptr::from_ref(plan).cast_mut().cast();
     // SAFETY: `plan` points to a plan that lives until the child no longer uses this memory, and `child::main` does
     // nothing but raw system calls on it.
-    let child = unsafe {
-        sys::spawn(
-            flags,
-            group.to_clone_into(),
-            stack.spare_capacity_mut(),
-            child::main,
-            plan,
-        )
-    };
+    let child = unsafe { sys::spawn(flags, group, stack.spare_capacity_mut(), child::main, plan) };
     // A change of user in the child marked the shared memory as not dumpable, and with it the daemon.
     if let Some(dumpable) = dumpable
         && let Err(err) = rustix::process::set_dumpable_behavior(dumpable)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::process::{Signal, pidfd_send_signal};
+use tokio::sync::oneshot;
 
 /// Shared by a container's thread and whoever may want to kill it.
 #[derive(Debug, Default)]
@@ -16,9 +17,32 @@ pub(crate) struct Control {
 struct State {
     killed: bool,
     process: Option<OwnedFd>,
+    /// Who wants to know that there is a process.
+    waiting: Option<oneshot::Sender<()>>,
 }
 
 impl Control {
+    /// One that tells when there is a process.
+    pub(crate) fn telling(waiting: Option<oneshot::Sender<()>>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Sends a signal to the process if there is one.
+    pub(crate) fn signal(&self, number: i32) {
+        let Some(signal) = Signal::from_named_raw(number) else {
+            tracing::debug!(number, "no such signal");
+            return;
+        };
+        if let Some(process) = &self.state.lock().process {
+            send(process, signal);
+        }
+    }
+
     /// Kills the container's first process, now or as soon as there is one.
     pub(crate) fn kill(&self) {
         let mut state = self.state.lock();
@@ -40,12 +64,20 @@ impl Control {
             kill(&process);
         }
         state.process = Some(process);
+        if let Some(waiting) = state.waiting.take() {
+            // Perhaps nobody wants to know any more.
+            let _ = waiting.send(());
+        }
     }
 }
 
 fn kill(process: &OwnedFd) {
+    send(process, Signal::KILL);
+}
+
+fn send(process: &OwnedFd, signal: Signal) {
     // It may have ended by itself.
-    if let Err(err) = pidfd_send_signal(process, Signal::KILL) {
+    if let Err(err) = pidfd_send_signal(process, signal) {
         tracing::trace!(error = %err, "signal not delivered");
     }
 }

@@ -11,38 +11,46 @@
 
 #![warn(unsafe_op_in_unsafe_fn)]
 
+mod attached;
 mod cgroup;
 mod child;
 mod container;
 mod control;
 mod devices;
 mod errors;
+mod exec;
 mod mounts;
 mod options;
 mod output;
 mod plan;
 mod protect;
 mod seccomp;
+mod streams;
 mod sweep;
 mod sys;
 mod template;
 mod trees;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use executor::prepare::Shared;
-use executor::{Error, Executor, Output, Settings, Step};
+use executor::{Attach, Error, ExecProcess, Executor, Output, Settings, Step};
+use parking_lot::Mutex;
 use progress::Stream;
 use rustix::fs::{Mode, OFlags};
-use rustix::pipe::PipeFlags;
 use tasks::Cx;
+use tokio::sync::{oneshot, watch};
 
 pub use protect::protect_program;
 
+use crate::attached::Attached;
 use crate::container::{Ended, Job};
 use crate::control::{Control, KillOnDrop};
+use crate::exec::Running;
+use crate::streams::Streams;
 
 /// Stack of a container's thread.
 const STACK: usize = 512 * 1024;
@@ -68,9 +76,14 @@ pub(crate) struct Inner {
     pub janitor: sweep::Janitor,
     /// The daemon's mount namespace.
     pub mount_namespace: OwnedFd,
+    /// Containers somebody may run more in, by id; empty until their first process runs.
+    pub running: Mutex<HashMap<String, Listed>>,
     /// Whether the daemon's memory may be dumped.
     pub dumpable: Option<rustix::process::DumpableBehavior>,
 }
+
+/// Where a container says that it runs. Its end closes the channel.
+pub(crate) type Listed = watch::Receiver<Option<Arc<Running>>>;
 
 /// A container could not be set up: what was tried, and why it failed.
 #[derive(Debug)]
@@ -122,43 +135,64 @@ impl Runtime {
                 notes,
                 janitor,
                 mount_namespace,
+                running: Mutex::default(),
                 dumpable: rustix::process::dumpable_behavior().ok(),
             }),
         })
     }
 }
 
+/// How a thread of a container tells its end.
+type Done = oneshot::Receiver<Result<Ended, Error>>;
+
+/// Does something in a thread of its own.
+fn in_thread(work: impl FnOnce() -> Result<Ended, Error> + Send + 'static) -> Result<Done, Error> {
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("container".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            // Nobody listens any more when the caller is gone; the container was killed then.
+            let _ = done.send(work());
+        })
+        .map_err(|err| Error::start_io("failed to start a thread", err))?;
+    Ok(ended)
+}
+
+fn not_run(cancelled: tasks::Cancelled) -> Error {
+    Error::Cancelled {
+        code: 255,
+        cancelled,
+    }
+}
+
+fn no_pipe(err: std::io::Error) -> Error {
+    Error::start_io("failed to make a pipe", err)
+}
+
 #[async_trait]
 impl Executor for Runtime {
     async fn run(&self, cx: &Cx, step: Step, output: Output) -> Result<(), Error> {
-        let not_run = |cancelled| Error::Cancelled {
-            code: 255,
-            cancelled,
-        };
         cx.check().map_err(not_run)?;
-        let failed = |err| Error::start_io("failed to make a pipe", err);
-        let pipe =
-            || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()));
+        let pipe = || executor::attach::pipe().map_err(no_pipe);
+        let (stdin, _) = pipe()?;
         let (stdout, stdout_end) = pipe()?;
         let (stderr, stderr_end) = pipe()?;
         let control = Arc::new(Control::default());
         let valid = step.process.valid_exit_codes.clone();
-        let (done, ended) = tokio::sync::oneshot::channel();
         let job = Job {
             inner: self.inner.clone(),
             step,
-            stdout: stdout_end,
-            stderr: stderr_end,
+            streams: Streams {
+                stdin,
+                stdout: stdout_end,
+                stderr: stderr_end,
+                terminal: None,
+            },
             control: control.clone(),
+            listed: None,
         };
-        std::thread::Builder::new()
-            .name("container".to_owned())
-            .stack_size(STACK)
-            .spawn(move || {
-                // Nobody listens any more when the caller is gone; the container was killed then.
-                let _ = done.send(container::run(job));
-            })
-            .map_err(|err| Error::start_io("failed to start a thread", err))?;
+        let ended = in_thread(move || container::run(job))?;
         let guard = KillOnDrop::new(control);
         let stdout = output::pump(stdout, Stream::Stdout, &output)?;
         let stderr = output::pump(stderr, Stream::Stderr, &output)?;
@@ -175,6 +209,82 @@ impl Executor for Runtime {
         guard.disarm();
         let ended = ended.map_err(|_| Error::start("the container's thread died"))?;
         verdict(ended?, cancelled, &valid)
+    }
+
+    async fn run_attached(&self, cx: &Cx, step: Step, attach: Attach) -> Result<(), Error> {
+        cx.check().map_err(not_run)?;
+        let (attached, streams) = Attached::new(attach, step.process.tty).map_err(no_pipe)?;
+        let (listed, receiver) = watch::channel(None);
+        let _entry = self.list(&step.id, receiver)?;
+        let valid = step.process.valid_exit_codes.clone();
+        let job = Job {
+            inner: self.inner.clone(),
+            step,
+            streams,
+            control: attached.control(),
+            listed: Some(listed),
+        };
+        let ended = in_thread(move || container::run(job))?;
+        let (ended, cancelled) = attached.wait(cx, ended).await?;
+        verdict(ended, cancelled, &valid)
+    }
+
+    async fn exec(
+        &self,
+        cx: &Cx,
+        id: &str,
+        process: ExecProcess,
+        attach: Attach,
+    ) -> Result<(), Error> {
+        cx.check().map_err(not_run)?;
+        let listed = self.inner.running.lock().get(id).cloned();
+        let mut listed = listed.ok_or_else(|| Error::start(format!("container {id} not found")))?;
+        let runs = async {
+            let running = listed.wait_for(Option::is_some).await;
+            running.ok().and_then(|running| running.clone())
+        };
+        let running = cx.run(runs).await.map_err(not_run)?;
+        let container =
+            running.ok_or_else(|| Error::start(format!("container {id} has stopped")))?;
+        let (attached, streams) = Attached::new(attach, process.tty).map_err(no_pipe)?;
+        let job = exec::Job {
+            inner: self.inner.clone(),
+            id: id.to_owned(),
+            container,
+            process,
+            streams,
+            control: attached.control(),
+        };
+        let ended = in_thread(move || exec::run(job))?;
+        let (ended, cancelled) = attached.wait(cx, ended).await?;
+        verdict(ended, cancelled, &[])
+    }
+}
+
+impl Runtime {
+    /// Lets others find a container for as long as the result lives.
+    fn list(&self, id: &str, listed: Listed) -> Result<Entry<'_>, Error> {
+        let mut running = self.inner.running.lock();
+        if running.contains_key(id) {
+            return Err(Error::start(format!("container {id} already exists")));
+        }
+        running.insert(id.to_owned(), listed);
+        Ok(Entry {
+            inner: &self.inner,
+            id: id.to_owned(),
+        })
+    }
+}
+
+/// A container's place in the list.
+struct Entry<'a> {
+    inner: &'a Inner,
+    id: String,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.inner.running.lock().remove(&self.id);
     }
 }
 

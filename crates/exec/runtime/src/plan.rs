@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use executor::caps;
 use executor::spec::{NamespaceKind, Process, Spec};
 
-use crate::cgroup::Group;
 use crate::child::{CStrings, CapSets, Failure, Limit, OwnMount, Plan, Stage};
 use crate::mounts::{Late, LateMounts};
 use crate::seccomp::Program;
@@ -18,7 +17,10 @@ use crate::{Setup, errors};
 pub(crate) struct Parts<'a> {
     pub id: &'a str,
     pub home: &'a str,
-    pub group: &'a Group,
+    /// `cgroup.procs` files to join.
+    pub cgroups: Vec<RawFd>,
+    /// A process whose control group namespace is joined.
+    pub join: Option<RawFd>,
     pub late: &'a LateMounts,
     pub filter: Option<Program>,
     pub stdio: [RawFd; 3],
@@ -62,7 +64,8 @@ pub(crate) fn plan(spec: &Spec, parts: Parts<'_>) -> Result<Plan, Setup> {
         .as_ref()
         .map(|profile| format!("exec {profile}"));
     Ok(Plan {
-        cgroups: parts.group.to_join(),
+        cgroups: parts.cgroups,
+        join_cgroup_namespace: parts.join,
         cgroup_namespace: has(spec, NamespaceKind::Cgroup),
         cgroup_mount: own(&parts.late.cgroup),
         proc: own(&parts.late.proc),

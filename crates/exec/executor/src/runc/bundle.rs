@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::overlays::{Overlay, Overlays};
 use crate::prepare::{Prepared, Shared};
 use crate::rootfs::{Root, open_in};
-use crate::spec::NamespaceKind;
+use crate::spec::{self, NamespaceKind};
 use crate::{Error, MountSource, Step, StepMount};
 
 /// Directory of the mounts of one container besides its root, in its bundle.
@@ -138,6 +138,13 @@ impl Bundle {
     /// The container's id.
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The first process, as the runtime was told.
+    pub(super) fn process(&self) -> Option<&spec::Process> {
+        self.prepared
+            .as_ref()
+            .map(|prepared| &prepared.spec.process)
     }
 
     /// Whether the kernel killed something in the container for memory.

@@ -49,6 +49,46 @@ impl Runtime {
             .spawn()
     }
 
+    /// Starts a container with these standard streams.
+    pub(super) fn run_attached(
+        &self,
+        bundle: &Path,
+        id: &str,
+        stdio: [Stdio; 3],
+    ) -> io::Result<Child> {
+        spawn(self.command(run_arguments(bundle, id)), stdio)
+    }
+
+    /// Starts one more process in a container. Its process id goes into a file.
+    pub(super) fn exec(
+        &self,
+        process: &Path,
+        pid_file: &Path,
+        id: &str,
+        stdio: [Stdio; 3],
+    ) -> io::Result<Child> {
+        let arguments: [OsString; 6] = [
+            "exec".into(),
+            "--process".into(),
+            process.into(),
+            "--pid-file".into(),
+            pid_file.into(),
+            id.into(),
+        ];
+        spawn(self.command(arguments), stdio)
+    }
+
+    /// What the runtime says of a container: `running`, `stopped`, …; nothing when it does not know it.
+    pub(super) async fn status(&self, id: &str) -> Option<String> {
+        let output = self
+            .command(["state".into(), id.into()])
+            .output()
+            .await
+            .ok()?;
+        let state: State = serde_json::from_slice(&output.stdout).ok()?;
+        Some(state.status)
+    }
+
     /// Kills a container's first process.
     pub(super) async fn kill(&self, id: &str) {
         self.call(["kill".into(), id.into(), "9".into()], "kill")
@@ -100,6 +140,16 @@ impl Runtime {
     fn last_error(&self) -> String {
         std::fs::read_to_string(&self.log).map_or_else(|_| String::new(), |log| last_error(&log))
     }
+}
+
+fn spawn(mut command: Command, stdio: [Stdio; 3]) -> io::Result<Child> {
+    let [stdin, stdout, stderr] = stdio;
+    command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()
+}
+
+#[derive(Deserialize)]
+struct State {
+    status: String,
 }
 
 #[derive(Deserialize)]

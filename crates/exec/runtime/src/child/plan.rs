@@ -107,6 +107,8 @@ pub(crate) struct Plan {
     pub cgroups: Vec<RawFd>,
     /// Make a control group namespace after joining.
     pub cgroup_namespace: bool,
+    /// Join the control group namespace of this process instead.
+    pub join_cgroup_namespace: Option<RawFd>,
     /// Mount of the unified control group hierarchy, after that.
     pub cgroup_mount: Option<OwnMount>,
     /// Mount of /proc.
