@@ -134,8 +134,8 @@ impl Hosts {
     }
 
     /// Servers to pull from, the registry itself last.
-    pub(crate) async fn pull(&self, domain: &str) -> Result<Endpoints, Error> {
-        self.of(domain, false).await
+    pub(crate) async fn pull_from(&self, domain: &str, insecure: bool) -> Result<Endpoints, Error> {
+        self.of(domain, insecure).await
     }
 
     /// The server to push to.

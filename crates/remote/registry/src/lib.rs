@@ -13,6 +13,7 @@ mod hosts;
 mod known;
 mod limit;
 mod push;
+mod repository;
 mod resolve;
 mod retry;
 mod tls;
@@ -21,7 +22,6 @@ mod wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Provider, Store};
 use oci::{Descriptor, Digest, Reference};
@@ -29,7 +29,6 @@ use progress::Progress;
 use tasks::Cx;
 
 use auth::Keys;
-use fetch::Fetch;
 use hosts::Hosts;
 use known::{Known, Names};
 use limit::Limits;
@@ -38,6 +37,7 @@ use wire::Access;
 pub use config::{Config, HostConfig, KeyPair};
 pub use credentials::{Anonymous, Credentials, Login, Sessions};
 pub use error::{Broken, Error, Refusal, UnexpectedStatus};
+pub use repository::Repository;
 
 /// A client of all registries. Clones share connections, tokens and limits.
 #[derive(Clone)]
@@ -101,7 +101,7 @@ impl Client {
         }
         let (domain, path) = (reference.domain(), reference.path());
         let access = Access::pull(&self.0, cx, &**who, domain, path);
-        let hosts = self.0.hosts.pull(domain).await?;
+        let hosts = self.0.hosts.pull_from(domain, false).await?;
         let found = cx
             .run(resolve::resolve(&access, &hosts, &reference))
             .await??;
@@ -141,29 +141,13 @@ impl Client {
         store: &Store,
         progress: &Progress,
     ) -> Result<(), Error> {
-        let (domain, path) = (reference.domain(), reference.path());
-        let access = Access::pull(&self.0, cx, &**who, domain, path);
-        let fetch = Fetch {
-            access: &access,
-            hosts: &self.0.hosts.pull(domain).await?,
-            gate: &self.0.limits.of(domain),
-            blob,
-            store,
-            progress,
-            backoff: self.0.hosts.config().backoff,
-        };
-        fetch.run().await?;
-        self.0.known.add(domain, path, &blob.digest);
-        Ok(())
+        let repository = self.repository(who.clone(), reference, false);
+        repository.fetch(cx, blob, store, progress).await
     }
 
     /// What can [`fetch`](Self::fetch) blobs of the repository of `reference` later.
     pub fn provider(&self, who: Arc<dyn Credentials>, reference: &Reference) -> Arc<dyn Provider> {
-        Arc::new(Repository {
-            client: self.clone(),
-            who,
-            reference: reference.clone(),
-        })
+        Arc::new(self.repository(who, reference, false))
     }
 
     /// Whether this blob came from, or went to, the repository of `reference` since the daemon started. Then it need
@@ -183,55 +167,6 @@ impl Client {
         progress: &Progress,
     ) -> Result<(), Error> {
         push::push(self, cx, who, push, store, progress).await
-    }
-
-    /// Pushes one blob to the repository of `reference` unless it is there.
-    #[allow(clippy::too_many_arguments)]
-    pub async fn push_blob(
-        &self,
-        cx: &Cx,
-        who: &Arc<dyn Credentials>,
-        reference: &Reference,
-        blob: &Descriptor,
-        origin: &Origin,
-        store: &Store,
-        progress: &Progress,
-    ) -> Result<(), Error> {
-        let target = push::Target {
-            client: self.clone(),
-            who: who.clone(),
-            reference: reference.clone(),
-            insecure: false,
-            store: store.clone(),
-            progress: progress.clone(),
-        };
-        target.blob(cx, blob, origin).await
-    }
-}
-
-/// A repository as a place to get blobs from.
-struct Repository {
-    client: Client,
-    who: Arc<dyn Credentials>,
-    reference: Reference,
-}
-
-#[async_trait]
-impl Provider for Repository {
-    async fn fetch(
-        &self,
-        cx: &Cx,
-        blob: &Descriptor,
-        store: &Store,
-        progress: &Progress,
-    ) -> Result<(), content::Error> {
-        let (who, reference) = (&self.who, &self.reference);
-        let fetched = self.client.fetch(cx, who, reference, blob, store, progress);
-        fetched.await.map_err(|err| match err {
-            Error::Content(err) => err,
-            Error::Cancelled(err) => err.into(),
-            other => content::Error::provider(&other),
-        })
     }
 }
 

@@ -345,7 +345,12 @@ impl Target {
     }
 
     /// Pushes a manifest under `name`: a tag or its digest.
-    async fn manifest(&self, cx: &Cx, manifest: &Descriptor, name: &str) -> Result<(), Error> {
+    pub(crate) async fn manifest(
+        &self,
+        cx: &Cx,
+        manifest: &Descriptor,
+        name: &str,
+    ) -> Result<(), Error> {
         let inner = &self.client.0;
         let (access, host) = (self.access(cx), self.endpoint().await?);
         let gate = inner.limits.of(self.reference.domain());

@@ -116,7 +116,7 @@ pub(crate) struct Access<'a> {
     pub(crate) who: &'a dyn Credentials,
     pub(crate) hosts: &'a Hosts,
     keys: &'a Keys,
-    purpose: Purpose,
+    pub(crate) purpose: Purpose,
     /// Path of the repository.
     pub(crate) repository: &'a str,
     scopes: Scopes,

@@ -1,0 +1,188 @@
+//! `registry`: a cache under a name of its own, or inside an image that was pushed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use content::{Provider, Store};
+use oci::{Descriptor, Reference};
+use registry::{Client, Sessions};
+use remotecache::manifest::flag;
+use remotecache::{Blob, Documents, Error, Exporter, Graph, Importer, Kind, Origin, Work};
+use session::Group;
+use tasks::Cx;
+
+use crate::options::Options;
+use crate::send::{self, Target};
+
+/// Caches in registries.
+pub struct Registry {
+    client: Client,
+}
+
+impl Registry {
+    /// Caches that `client` can reach.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+}
+
+impl Kind for Registry {
+    fn name(&self) -> &'static str {
+        "registry"
+    }
+
+    fn importer(
+        &self,
+        attrs: &BTreeMap<String, String>,
+    ) -> Result<Option<Arc<dyn Importer>>, Error> {
+        Ok(Some(Arc::new(Import(Named::parse(&self.client, attrs)?))))
+    }
+
+    fn exporter(&self, attrs: &BTreeMap<String, String>) -> Result<Arc<dyn Exporter>, Error> {
+        Ok(Arc::new(Export {
+            options: Options::parse(attrs)?,
+            to: Named::parse(&self.client, attrs)?,
+        }))
+    }
+}
+
+/// A name in a registry.
+#[derive(Clone)]
+struct Named {
+    client: Client,
+    reference: Reference,
+    insecure: bool,
+}
+
+impl Named {
+    fn parse(client: &Client, attrs: &BTreeMap<String, String>) -> Result<Self, Error> {
+        let name = attrs.get("ref").map_or("", String::as_str);
+        if name.is_empty() {
+            return Err(Error::option("missing ref"));
+        }
+        let reference = Reference::parse(name).map_err(|err| Error::place(&err))?;
+        let insecure = attrs.get("registry.insecure");
+        let insecure = insecure
+            .map(|value| flag("registry.insecure", value))
+            .transpose()?;
+        Ok(Self {
+            client: client.clone(),
+            reference: reference.with_default_tag(),
+            insecure: insecure.unwrap_or(false),
+        })
+    }
+
+    fn repository(&self, sessions: &Group) -> registry::Repository {
+        let who = Sessions::credentials(sessions);
+        self.client.repository(who, &self.reference, self.insecure)
+    }
+}
+
+struct Import(Named);
+
+#[async_trait]
+impl Importer for Import {
+    async fn import(&self, work: &Work) -> Result<Graph, Error> {
+        let repository = self.0.repository(&work.sessions);
+        let root = repository.resolve(&work.cx).await;
+        let root = root.map_err(|err| Error::place(&err))?;
+        let origin: Arc<dyn Origin> = Arc::new(self.0.clone());
+        let from = Reader {
+            repository,
+            store: work.store.clone(),
+        };
+        let mut graph = remotecache::read(&work.cx, &from, &root, &origin, &work.progress).await?;
+        graph.layers.edit(|blob| {
+            registry::Origin::note(&mut blob.descriptor, &self.0.reference);
+        });
+        Ok(graph)
+    }
+}
+
+impl Origin for Named {
+    fn provider(&self, sessions: &Group) -> Arc<dyn Provider> {
+        Arc::new(self.repository(sessions))
+    }
+}
+
+struct Reader {
+    repository: registry::Repository,
+    store: Store,
+}
+
+#[async_trait]
+impl Documents for Reader {
+    async fn read(&self, cx: &Cx, document: &Descriptor) -> Result<Bytes, Error> {
+        let read = self.repository.read(cx, document, &self.store).await;
+        read.map_err(|err| Error::place(&err))
+    }
+}
+
+struct Export {
+    to: Named,
+    options: Options,
+}
+
+#[async_trait]
+impl Exporter for Export {
+    fn name(&self) -> &'static str {
+        "exporting cache to registry"
+    }
+
+    fn layers(&self) -> layer::Options {
+        self.options.layers.clone()
+    }
+
+    async fn export(&self, work: &Work, graph: &Graph) -> Result<BTreeMap<String, String>, Error> {
+        let target = Push(self.to.repository(&work.sessions));
+        send::send(&target, work, graph, self.options.form).await
+    }
+}
+
+#[derive(Clone)]
+struct Push(registry::Repository);
+
+#[async_trait]
+impl Target for Push {
+    async fn layer(&self, cx: &Cx, work: &Work, blob: &Blob) -> Result<(), Error> {
+        let descriptor = &blob.descriptor;
+        let origin = registry::Origin::of(descriptor, blob.provider(&work.sessions));
+        let pushed = self
+            .0
+            .push(cx, descriptor, &origin, &work.store, &work.progress);
+        pushed.await.map_err(|err| Error::place(&err))
+    }
+
+    async fn config(
+        &self,
+        cx: &Cx,
+        work: &Work,
+        what: &Descriptor,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        store(work, bytes).await?;
+        let origin = registry::Origin::default();
+        let pushed = self.0.push(cx, what, &origin, &work.store, &work.progress);
+        pushed.await.map_err(|err| Error::place(&err))
+    }
+
+    async fn manifest(
+        &self,
+        cx: &Cx,
+        work: &Work,
+        what: &Descriptor,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        store(work, bytes).await?;
+        let pushed = self.0.push_manifest(cx, what, &work.store, &work.progress);
+        pushed.await.map_err(|err| Error::place(&err))
+    }
+}
+
+async fn store(work: &Work, bytes: Bytes) -> Result<(), Error> {
+    let store = work.store.clone();
+    tasks::blocking(move || store.put(bytes)).await?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The layers that results are made of, each with the one below it, and what is known of their blobs.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cache::{ImageLayer, LayerBlob};
+use content::Provider;
+use oci::{Descriptor, Digest, Timestamp};
+use session::Group;
+
+/// The annotation with the digest of the uncompressed tar.
+pub(crate) const DIFF_ID: &str = "containerd.io/uncompressed";
+/// The annotation with the time a layer was made.
+pub(crate) const CREATED: &str = "buildkit/createdat";
+/// The annotation with what users see.
+pub(crate) const DESCRIPTION: &str = "buildkit/description";
+
+/// A layer on top of certain others. The same blob on top of others is another layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerId(pub(crate) usize);
+
+/// Where blobs of a cache can be had, for whichever sessions ask.
+pub trait Origin: Send + Sync {
+    /// Brings blobs on behalf of these sessions.
+    fn provider(&self, sessions: &Group) -> Arc<dyn Provider>;
+
+    /// Whether it is gone when the client is.
+    fn ends_with_client(&self) -> bool {
+        false
+    }
+}
+
+/// Where a blob is.
+#[derive(Clone)]
+pub enum Whence {
+    /// In the daemon's store, or nowhere.
+    Here,
+    /// Somebody brings it.
+    Provider(Arc<dyn Provider>),
+    /// The cache that was imported brings it.
+    Origin(Arc<dyn Origin>),
+}
+
+/// A blob that is a layer.
+#[derive(Clone)]
+pub struct Blob {
+    /// As a manifest lists it.
+    pub descriptor: Descriptor,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// When it was made.
+    pub created: Option<SystemTime>,
+    /// What users see.
+    pub description: String,
+    /// Where it is.
+    pub whence: Whence,
+}
+
+impl Blob {
+    /// From the descriptor of an imported cache; `None` when that does not say what is needed.
+    pub fn imported(descriptor: Descriptor, origin: &Arc<dyn Origin>) -> Option<Self> {
+        let annotation = |key| descriptor.annotations.get(key);
+        let diff_id = annotation(DIFF_ID)?.parse().ok()?;
+        let created = annotation(CREATED).and_then(|text| text.parse::<Timestamp>().ok());
+        let described = annotation(DESCRIPTION).cloned();
+        let description = described.unwrap_or_else(|| format!("imported {}", descriptor.digest));
+        Some(Self {
+            diff_id,
+            created: created.map(SystemTime::from),
+            description,
+            whence: Whence::Origin(origin.clone()),
+            descriptor,
+        })
+    }
+
+    /// What can bring the blob when it is not in the store.
+    pub fn provider(&self, sessions: &Group) -> Option<Arc<dyn Provider>> {
+        match &self.whence {
+            Whence::Here => None,
+            Whence::Provider(provider) => Some(provider.clone()),
+            Whence::Origin(origin) => Some(origin.provider(sessions)),
+        }
+    }
+}
+
+impl From<LayerBlob> for Blob {
+    fn from(layer: LayerBlob) -> Self {
+        Self {
+            descriptor: layer.descriptor,
+            diff_id: layer.diff_id,
+            created: layer.created,
+            description: layer.description,
+            whence: layer.provider.map_or(Whence::Here, Whence::Provider),
+        }
+    }
+}
+
+/// All layers of a cache.
+#[derive(Default)]
+pub struct Layers {
+    entries: Vec<Entry>,
+    index: HashMap<(Digest, Option<LayerId>), LayerId>,
+    blobs: BTreeMap<Digest, Blob>,
+}
+
+struct Entry {
+    blob: Digest,
+    parent: Option<LayerId>,
+    /// How many layers there are up to this one.
+    height: usize,
+}
+
+impl Layers {
+    /// The layer that `blob` makes on top of `parent`.
+    pub fn add(&mut self, blob: Blob, parent: Option<LayerId>) -> LayerId {
+        let digest = blob.descriptor.digest.clone();
+        self.blobs.entry(digest.clone()).or_insert(blob);
+        self.place(&digest, parent)
+    }
+
+    /// The layer of a blob that is known.
+    pub(crate) fn place(&mut self, blob: &Digest, parent: Option<LayerId>) -> LayerId {
+        let key = (blob.clone(), parent);
+        if let Some(known) = self.index.get(&key) {
+            return *known;
+        }
+        let id = LayerId(self.entries.len());
+        let height = parent.map_or(0, |parent| self.height(parent)) + 1;
+        self.entries.push(Entry {
+            blob: blob.clone(),
+            parent,
+            height,
+        });
+        self.index.insert(key, id);
+        id
+    }
+
+    /// Notes a blob.
+    pub(crate) fn know(&mut self, blob: Blob) {
+        let digest = blob.descriptor.digest.clone();
+        self.blobs.entry(digest).or_insert(blob);
+    }
+
+    /// Changes what is known of every blob.
+    pub fn edit(&mut self, mut change: impl FnMut(&mut Blob)) {
+        self.blobs.values_mut().for_each(&mut change);
+    }
+
+    /// A blob by its digest.
+    pub fn blob(&self, digest: &Digest) -> Option<&Blob> {
+        self.blobs.get(digest)
+    }
+
+    /// The digest of a layer's blob.
+    pub fn digest(&self, layer: LayerId) -> &Digest {
+        &self.entries[layer.0].blob
+    }
+
+    /// The layer below.
+    pub fn parent(&self, layer: LayerId) -> Option<LayerId> {
+        self.entries[layer.0].parent
+    }
+
+    /// How many layers there are up to this one.
+    pub fn height(&self, layer: LayerId) -> usize {
+        self.entries[layer.0].height
+    }
+
+    /// The layers up to this one, the lowest first.
+    pub fn chain(&self, layer: LayerId) -> Vec<LayerId> {
+        let mut chain = self.downwards(layer).collect::<Vec<_>>();
+        chain.reverse();
+        chain
+    }
+
+    /// This layer and those below, the lowest last.
+    pub(crate) fn downwards(&self, layer: LayerId) -> impl Iterator<Item = LayerId> {
+        std::iter::successors(Some(layer), |at| self.parent(*at))
+    }
+
+    /// The layers of these results and all below them, in the order they were met.
+    pub(crate) fn reached(&self, tops: impl Iterator<Item = LayerId>) -> Vec<LayerId> {
+        let mut seen = HashSet::new();
+        let mut order = Vec::new();
+        for top in tops {
+            let start = order.len();
+            order.extend(self.downwards(top).take_while(|layer| seen.insert(*layer)));
+            order[start..].reverse();
+        }
+        order
+    }
+
+    /// A result as the cache takes it.
+    pub(crate) fn image(&self, layer: LayerId, sessions: &Group) -> Option<Vec<ImageLayer>> {
+        let mut layers = Vec::with_capacity(self.height(layer));
+        for id in self.chain(layer) {
+            let blob = self.blob(self.digest(id))?;
+            layers.push(ImageLayer {
+                descriptor: blob.descriptor.clone(),
+                diff_id: blob.diff_id.clone(),
+                provider: blob.provider(sessions)?,
+                created: blob.created,
+                description: blob.description.clone(),
+            });
+        }
+        Some(layers)
+    }
+}
