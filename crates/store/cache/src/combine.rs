@@ -17,7 +17,7 @@ use tasks::Cx;
 
 use crate::fresh::Fresh;
 use crate::node::Node;
-use crate::record::{BLOBS, Body, Record, pair, to_nanos};
+use crate::record::{Body, Record, to_nanos};
 use crate::{Cache, Error, Inner, RecordOptions, Ref, RefId};
 
 impl Cache {
@@ -261,11 +261,7 @@ impl Inner {
 
     /// Removes a blob unless a record names it.
     fn drop_unnamed(&self, blob: &Descriptor) -> Result<(), Error> {
-        if self
-            .db
-            .prefix(BLOBS, &pair(blob.digest.as_str(), ""))?
-            .is_empty()
-        {
+        if !self.is_named(&blob.digest)? {
             self.content.remove(&blob.digest)?;
         }
         Ok(())

@@ -14,8 +14,7 @@
 //!
 //! Invariant: the tree of a committed record never changes.
 //!
-//! This crate does not decide what is thrown away and when; it says what there is ([`Cache::list`]) and removes what
-//! it is told to ([`Cache::remove`]).
+//! What is thrown away is decided by rules that others give ([`Cache::prune`], [`Cache::keep`]).
 
 mod chain;
 mod checksum;
@@ -23,13 +22,16 @@ mod combine;
 mod elsewhere;
 mod error;
 mod fresh;
+mod gc;
 mod image;
+mod keeper;
 mod layers;
 mod mutable;
 mod node;
 mod open;
 mod record;
 mod refs;
+mod remove;
 mod types;
 mod usage;
 
@@ -46,6 +48,8 @@ use snapshot::Snapshotter;
 use tasks::Cx;
 
 pub use error::Error;
+pub use gc::{Disk, Pruned, Rule, disk};
+pub use keeper::Keeper;
 pub use mutable::MutableRef;
 pub use open::{Options, SnapshotterKind};
 pub use refs::Ref;
@@ -74,6 +78,7 @@ pub(crate) struct Inner {
     /// Keys below this are reserved.
     reserved: Mutex<u64>,
     reaper: Reaper,
+    room: keeper::Room,
 }
 
 impl fmt::Debug for Cache {
@@ -115,6 +120,7 @@ impl Cache {
         options: RecordOptions,
     ) -> Result<MutableRef, Error> {
         cx.check()?;
+        self.inner.make_room(cx).await?;
         if let Some(parent) = parent {
             self.inner.settle(parent.node())?;
         }
@@ -268,6 +274,7 @@ impl Inner {
                 continue;
             };
             let mut batch = Batch::new();
+            Self::forget_size(&id, &mut batch);
             self.withdraw_checksums(&node, &mut batch)?;
             let mut record = node.record.write();
             let Body::Mutable { open, view, .. } = &mut record.body else {

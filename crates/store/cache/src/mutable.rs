@@ -37,6 +37,7 @@ pub struct MutableRef {
 impl MutableRef {
     pub(crate) fn new(cache: Cache, node: Arc<Node>, kept: Kept) -> Self {
         node.users.fetch_add(1, Ordering::Relaxed);
+        cache.inner.note_writer();
         Self {
             cache,
             node,
@@ -322,6 +323,8 @@ impl Drop for MutableRef {
     fn drop(&mut self) {
         self.unshare();
         self.node.users.fetch_sub(1, Ordering::Relaxed);
+        let writers = &self.cache.inner.room.writers;
+        writers.fetch_sub(1, Ordering::Relaxed);
         if self.node.given_away.load(Ordering::Relaxed) {
             return;
         }

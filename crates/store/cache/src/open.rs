@@ -99,7 +99,7 @@ impl Cache {
             }
             _ => reaper.send(Job::Sweep { below: next }),
         }
-        Ok(Self {
+        let cache = Self {
             inner: Arc::new(Inner {
                 root,
                 db,
@@ -110,8 +110,11 @@ impl Cache {
                 next_key: AtomicU64::new(next),
                 reserved: Mutex::new(next),
                 reaper,
+                room: crate::keeper::Room::default(),
             }),
-        })
+        };
+        cache.inner.restore_balance()?;
+        Ok(cache)
     }
 
     /// Puts everything on disk, for a shutdown. Trees that wait for their removal are left to the next start.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `records` | id | [`Record`] as JSON |
 //! | `usage` | id | last used (8 bytes, nanoseconds), usage count (8 bytes) |
-//! | `sizes` | id | bytes of the tree (8 bytes) |
+//! | `sizes` | id | bytes of its trees (8 bytes), of what they share (8 bytes), number of trees (8 bytes) |
 //! | `children` | parent id, 0, child id | |
 //! | `snapshots` | snapshot key, big endian | id |
 //! | `chains` | chain id | id |
@@ -306,6 +306,37 @@ impl Used {
         let mut raw = self.last.to_le_bytes().to_vec();
         raw.extend_from_slice(&self.count.to_le_bytes());
         raw
+    }
+}
+
+/// How much room the trees of a record take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    /// The part that changes when other trees come or go.
+    pub(crate) linked: u64,
+    pub(crate) trees: u64,
+}
+
+impl Size {
+    pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
+        let raw: [u8; 24] = raw.try_into().ok()?;
+        let number = |at: usize| {
+            let bytes = raw[at..at + 8].try_into();
+            bytes.ok().map(u64::from_le_bytes)
+        };
+        Some(Self {
+            bytes: number(0)?,
+            linked: number(8)?,
+            trees: number(16)?,
+        })
+    }
+
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        [self.bytes, self.linked, self.trees]
+            .into_iter()
+            .flat_map(u64::to_le_bytes)
+            .collect()
     }
 }
 

@@ -1,10 +1,12 @@
 //! Names and plain data of the cache.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use content::Provider;
+use filters::Filter;
 use oci::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +190,38 @@ pub struct Usage {
     pub record_type: RecordType,
     /// Also held by something that is not this cache.
     pub shared: bool,
+}
+
+impl Usage {
+    /// Whether a filter lets the record pass. Compat: these fields, and what is present without a value.
+    pub fn matches(&self, filter: &Filter) -> bool {
+        filter.is_everything()
+            || filter.matches(|path| {
+                let is = |yes: bool| yes.then_some(Cow::Borrowed(""));
+                match path.first()?.as_str() {
+                    "id" => Some(self.id.as_str().into()),
+                    "parents" if self.parents.is_empty() => None,
+                    "parents" => {
+                        let parents: Vec<_> = self.parents.iter().map(RefId::as_str).collect();
+                        Some(parents.join(";").into())
+                    }
+                    "description" if self.description.is_empty() => None,
+                    "description" => Some(self.description.as_str().into()),
+                    "type" => Some(self.record_type.as_str().into()),
+                    "inuse" => is(self.in_use),
+                    "mutable" => is(self.mutable),
+                    "immutable" => is(!self.mutable),
+                    "shared" => is(self.shared),
+                    "private" => is(!self.shared),
+                    _ => None,
+                }
+            })
+    }
+
+    /// Whether the record was used at `since` or later. One that was never let go of was not.
+    pub fn is_used_since(&self, since: SystemTime) -> bool {
+        self.last_used.is_some_and(|used| used > since)
+    }
 }
 
 #[cfg(test)]

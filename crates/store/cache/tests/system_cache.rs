@@ -518,7 +518,8 @@ async fn only_what_nobody_needs_can_be_removed() {
         matches!(cache.remove(&low), Err(Error::InUse { .. })),
         "something stands on it"
     );
-    let list = cache.list(&fixture.cx).await.expect("listed");
+    let mut list = cache.list(&fixture.cx).await.expect("listed");
+    list.retain(|usage| usage.id.as_str() != "state");
     assert_eq!(list.len(), 2);
     assert!(
         list.iter()

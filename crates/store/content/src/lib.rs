@@ -5,21 +5,24 @@
 //! loses nothing, and after a power cut the owner of the store drops what was written after its last sync
 //! ([`Store::drop_written_since`]).
 //!
-//! Who needs a blob, and for how long, is not known here.
+//! Who needs a blob, and for how long, is not known here; but when somebody last asked for it, so that what belongs to
+//! nobody can be removed some time later ([`Store::remove_unused`]).
 
 mod error;
 mod writer;
 
-use std::fs::File;
+use std::fs::{File, FileTimes};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use oci::{Descriptor, Digest};
+use parking_lot::RwLock;
 use progress::Progress;
 use tasks::Cx;
 
@@ -37,7 +40,12 @@ struct Inner {
     root: PathBuf,
     /// Makes the names of files being written unique.
     next: AtomicU64,
+    /// Written while something unused is removed: who was told that a blob is there finds it there.
+    removing: RwLock<()>,
 }
+
+/// How exactly is known when a blob was last asked for.
+const USE_STEP: Duration = Duration::from_secs(60);
 
 /// What is known of a blob without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +54,10 @@ pub struct Info {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
+    /// Bytes of the blocks it occupies.
+    pub disk: u64,
+    /// When somebody last asked for it, give or take a minute.
+    pub used: SystemTime,
     /// When it was complete.
     pub created: SystemTime,
 }
@@ -75,6 +87,7 @@ impl Store {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
                 next: AtomicU64::new(0),
+                removing: RwLock::new(()),
             }),
         };
         store.prepare().map_err(|source| Error::Store {
@@ -110,28 +123,32 @@ impl Store {
         path
     }
 
-    /// Whether the blob is complete.
+    /// Whether the blob is complete. Whoever asks is taken for somebody who is going to use it.
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest).exists()
+        let _nobody_removes = self.inner.removing.read();
+        let path = self.path(digest);
+        let Ok(meta) = std::fs::metadata(&path) else {
+            return false;
+        };
+        note_use(&path, &meta);
+        true
     }
 
     /// Size and age of a blob.
     pub fn info(&self, digest: &Digest) -> Result<Info, Error> {
         let meta = std::fs::metadata(self.path(digest)).map_err(Error::reading(digest))?;
-        Ok(Info {
-            digest: digest.clone(),
-            size: meta.len(),
-            created: meta.modified().map_err(Error::reading(digest))?,
-        })
+        info(digest.clone(), &meta).map_err(Error::reading(digest))
     }
 
     /// Opens a blob for reading.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
+        self.contains(digest);
         File::open(self.path(digest)).map_err(Error::reading(digest))
     }
 
     /// The whole of a small blob: a manifest, a config.
     pub fn read(&self, digest: &Digest) -> Result<Bytes, Error> {
+        self.contains(digest);
         let bytes = std::fs::read(self.path(digest)).map_err(Error::reading(digest))?;
         Ok(Bytes::from(bytes))
     }
@@ -156,11 +173,7 @@ impl Store {
     pub fn list(&self) -> Result<Vec<Info>, Error> {
         let mut all = Vec::new();
         self.each(|digest, meta| {
-            all.push(Info {
-                digest,
-                size: meta.len(),
-                created: meta.modified()?,
-            });
+            all.push(info(digest, &meta)?);
             Ok(())
         })?;
         all.sort_by(|a, b| a.digest.cmp(&b.digest));
@@ -173,6 +186,17 @@ impl Store {
             Ok(()) => Ok(true),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(err) => Err(Error::writing(digest)(err)),
+        }
+    }
+
+    /// Removes a blob unless somebody asked for it at `since` or later; whether it is gone.
+    pub fn remove_unused(&self, digest: &Digest, since: SystemTime) -> Result<bool, Error> {
+        let _nobody_asks = self.inner.removing.write();
+        match self.info(digest) {
+            Ok(info) if info.used < since => self.remove(digest),
+            Ok(_) => Ok(false),
+            Err(Error::NotFound { .. }) => Ok(true),
+            Err(err) => Err(err),
         }
     }
 
@@ -223,6 +247,34 @@ impl Store {
             path: blobs.clone(),
             source,
         })
+    }
+}
+
+fn info(digest: Digest, meta: &std::fs::Metadata) -> io::Result<Info> {
+    let created = meta.modified()?;
+    Ok(Info {
+        digest,
+        size: meta.len(),
+        disk: meta.blocks() * 512,
+        used: meta.accessed().map_or(created, |used| used.max(created)),
+        created,
+    })
+}
+
+/// Notes the use of a blob in its time of access, which nothing else here depends on.
+fn note_use(path: &Path, meta: &std::fs::Metadata) {
+    let now = SystemTime::now();
+    let is_recent = meta
+        .accessed()
+        .is_ok_and(|used| used.checked_add(USE_STEP).is_some_and(|until| until > now));
+    if is_recent {
+        return;
+    }
+    let times = FileTimes::new().set_accessed(now);
+    // Nobody may have it open for writing; its times can be set all the same.
+    let noted = File::open(path).and_then(|file| file.set_times(times));
+    if let Err(err) = noted {
+        tracing::debug!(path = %path.display(), error = %err, "use of a blob not noted");
     }
 }
 

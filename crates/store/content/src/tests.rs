@@ -86,6 +86,33 @@ fn writing_a_blob_twice_keeps_the_first() {
 }
 
 #[test]
+fn what_nobody_asked_for_is_removed_and_asking_keeps_it() {
+    let (_dir, store) = store();
+    let (old, asked) = (
+        store.put("old").expect("stored"),
+        store.put("asked").expect("stored"),
+    );
+    let long_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
+    let times = std::fs::FileTimes::new()
+        .set_accessed(long_ago)
+        .set_modified(long_ago);
+    for digest in [&old, &asked] {
+        let file = std::fs::File::open(store.path(digest)).expect("opened");
+        file.set_times(times).expect("set");
+    }
+    assert!(store.contains(&asked));
+    let since = SystemTime::now() - std::time::Duration::from_secs(60);
+    assert!(store.remove_unused(&old, since).expect("removed"));
+    assert!(!store.remove_unused(&asked, since).expect("looked at"));
+    let left = store.list().expect("listed");
+    assert_eq!(left.len(), 1);
+    assert!(
+        left[0].created <= long_ago && left[0].disk >= 512,
+        "{left:?}"
+    );
+}
+
+#[test]
 fn unfinished_files_are_swept_at_start() {
     let (_dir, store) = store();
     std::fs::write(store.root().join("ingest/7"), "left by a killed daemon").expect("written");

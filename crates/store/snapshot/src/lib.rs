@@ -93,6 +93,15 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// it holds the whole tree.
     fn is_layered(&self) -> bool;
 
+    /// The directory of all snapshots.
+    fn root(&self) -> &Path;
+
+    /// How much room a snapshot takes, with everything that belongs to it.
+    fn usage(&self, key: Key) -> Result<Usage, Error>;
+
+    /// Removes what only those need who write to the snapshot. Nobody will any more.
+    fn finish(&self, key: Key) -> Result<(), Error>;
+
     /// Removes a snapshot.
     fn remove(&self, key: Key) -> Result<(), Error>;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use fstree::Root;
 use mount::Mount;
 
-use crate::{Chain, Error, Key, Snapshotter, keys_in};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, usage};
 
 /// The native snapshotter. Of a chain only the nearest snapshot matters.
 #[derive(Debug)]
@@ -96,6 +96,18 @@ impl Snapshotter for Native {
 
     fn is_layered(&self) -> bool {
         false
+    }
+
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn usage(&self, key: Key) -> Result<Usage, Error> {
+        usage(&self.root.join(key.to_string()))
+    }
+
+    fn finish(&self, _key: Key) -> Result<(), Error> {
+        Ok(())
     }
 
     fn remove(&self, key: Key) -> Result<(), Error> {

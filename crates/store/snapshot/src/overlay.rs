@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fstree::Root;
 use mount::{Mount, Upper};
 
-use crate::{Chain, Error, Key, Snapshotter, keys_in, opaque, whiteouts};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, opaque, usage, whiteouts};
 
 /// The overlayfs snapshotter.
 #[derive(Debug)]
@@ -229,27 +229,43 @@ impl Snapshotter for Overlay {
         true
     }
 
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn usage(&self, key: Key) -> Result<Usage, Error> {
+        usage(&self.home(key))
+    }
+
+    fn finish(&self, key: Key) -> Result<(), Error> {
+        let work = self.home(key).join("work");
+        remove(&work, &work.join("work"))
+    }
+
     fn remove(&self, key: Key) -> Result<(), Error> {
         let home = self.home(key);
-        let mut result = std::fs::remove_dir_all(&home);
-        if result
-            .as_ref()
-            .is_err_and(|err| err.kind() == io::ErrorKind::PermissionDenied)
-        {
-            // The kernel's directory may not be entered by anyone but root.
-            let _ = std::fs::set_permissions(home.join("work/work"), Permissions::from_mode(0o700));
-            result = std::fs::remove_dir_all(&home);
-        }
-        match result {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &home)(err))
-            }
-            _ => Ok(()),
-        }
+        remove(&home, &home.join("work/work"))
     }
 
     fn keys(&self) -> Result<Vec<Key>, Error> {
         keys_in(&self.root)
+    }
+}
+
+/// Removes a directory. `kernels` is in it and may not be entered by anyone but root.
+fn remove(path: &Path, kernels: &Path) -> Result<(), Error> {
+    let mut result = std::fs::remove_dir_all(path);
+    if result
+        .as_ref()
+        .is_err_and(|err| err.kind() == io::ErrorKind::PermissionDenied)
+    {
+        // What matters is whether the second attempt works.
+        let _ = std::fs::set_permissions(kernels, Permissions::from_mode(0o700));
+        result = std::fs::remove_dir_all(path);
+    }
+    match result {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(err)),
+        _ => Ok(()),
     }
 }
 

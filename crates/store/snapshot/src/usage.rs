@@ -16,19 +16,25 @@ pub struct Usage {
     /// Bytes of the blocks that are its own. A file with names in several trees counts in each for its share of
     /// names, so that all trees together count it once.
     pub bytes: u64,
+    /// The part of it that is such shares, and changes when names elsewhere come or go.
+    pub shared: u64,
     /// Files and directories.
     pub inodes: u64,
 }
 
-/// Adds up a directory with everything below it. What disappears meanwhile does not count.
+/// Adds up a directory with everything below it on the same filesystem. What disappears meanwhile does not count.
 pub fn usage(path: &Path) -> Result<Usage, Error> {
     let fail = |err: Errno| Error::io("measure", path)(err.into());
     let mut total = Usage::default();
     // Names seen of files that have several.
     let mut linked: HashMap<(u64, u64), Linked> = HashMap::new();
     let mut pending = vec![open(CWD, path).map_err(fail)?];
+    let mut device = None;
     while let Some(directory) = pending.pop() {
         let stat = rustix::fs::fstat(&directory).map_err(fail)?;
+        if *device.get_or_insert(stat.st_dev) != stat.st_dev {
+            continue;
+        }
         total.bytes += blocks(&stat);
         total.inodes += 1;
         for entry in Dir::read_from(&directory).map_err(fail)? {
@@ -66,7 +72,11 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
         }
     }
     for file in linked.values() {
-        total.bytes += file.bytes * file.seen.min(file.names) / file.names;
+        let share = file.bytes * file.seen.min(file.names) / file.names;
+        total.bytes += share;
+        if file.seen < file.names {
+            total.shared += share;
+        }
         total.inodes += 1;
     }
     Ok(total)
@@ -107,6 +117,7 @@ mod tests {
             .map(|path| usage(path).expect("measured").bytes - empty.bytes)
             .collect();
         assert_eq!(halves, [whole / 2, whole / 2]);
+        assert_eq!(usage(&a).expect("measured").shared, whole / 2);
         std::fs::hard_link(a.join("file"), a.join("again")).expect("linked");
         assert_eq!(
             usage(&a).expect("measured").bytes - empty.bytes,

@@ -1,0 +1,316 @@
+//! Garbage collection by itself: after builds, when a limit is passed, and before the disk is full.
+//!
+//! 1. [`Keeper::poke`] says that something may have changed, after a build above all. A pass follows a second later, but
+//!    at most one a minute.
+//! 2. Whoever begins a tree goes through [`Inner::make_room`]: when the cache may have passed its limit, or the disk is
+//!    nearly full, a pass comes first. So a limit is exceeded by the steps under way at most. Whether it may have is
+//!    told by the free space of the disk, which costs a microsecond: what was used at the last measurement, and at most
+//!    what the disk lost since then.
+//! 3. While trees are being written the disk is watched; one that is nearly full gets a pass that goes on until there is
+//!    some room again, whatever is reserved.
+//!
+//! A pass that finds nothing to remove is not repeated for a while: then the room is taken by what is in use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use db::Batch;
+use parking_lot::Mutex;
+use tasks::{Cx, Task};
+use tokio::sync::{Notify, watch};
+
+use crate::gc::{Disk, Pass, Rule, disk};
+use crate::record::STATE;
+use crate::usage::Care;
+use crate::{Cache, Error, Inner};
+
+/// Between a poke and its pass.
+const DELAY: Duration = Duration::from_secs(1);
+/// Between two passes that were poked.
+const PAUSE: Duration = Duration::from_secs(60);
+/// A pass at least so often: others fill disks too.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Between two looks at the disk while trees are written.
+const WATCH: Duration = Duration::from_millis(200);
+/// The bytes that were used at the last measurement.
+const BALANCE: &[u8] = b"used";
+/// After a pass that found nothing.
+const IN_VAIN: Duration = Duration::from_secs(30);
+
+/// What is known of limits and room.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Trees that can be written now.
+    pub(crate) writers: AtomicUsize,
+    keeper: Mutex<Option<Arc<Shared>>>,
+    balance: Mutex<Option<Balance>>,
+}
+
+/// A measurement.
+#[derive(Debug, Clone, Copy)]
+struct Balance {
+    used: u64,
+    free: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    rules: Vec<Rule>,
+    /// Bytes the whole cache may take.
+    limit: Option<u64>,
+    poked: Notify,
+    /// The first tree is being written.
+    begun: Notify,
+    /// Somebody waits for a pass.
+    urgent: Notify,
+    /// How many urgent passes there were.
+    passes: watch::Sender<u64>,
+    in_vain: Mutex<Option<Instant>>,
+}
+
+/// Sees to it that limits hold, as long as it lives.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    _task: Task<()>,
+    inner: std::sync::Weak<Inner>,
+}
+
+impl Keeper {
+    /// Says that there may be something to remove.
+    pub fn poke(&self) {
+        self.shared.poked.notify_one();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.upgrade() {
+            *inner.room.keeper.lock() = None;
+        }
+        // Whoever waits for a pass goes on without.
+        self.shared.passes.send_modify(|count| *count += 1);
+    }
+}
+
+impl Cache {
+    /// Starts to keep these rules. `after` is called when a pass removed something.
+    pub fn keep(&self, rules: Vec<Rule>, after: impl Fn() + Send + Sync + 'static) -> Keeper {
+        let whole = |rule: &&Rule| rule.filter.is_everything() && rule.keep_duration.is_zero();
+        let limits = rules.iter().filter(whole).filter(|rule| rule.max_used > 0);
+        let limit = limits.map(|rule| rule.max_used.max(rule.reserved)).min();
+        let shared = Arc::new(Shared {
+            rules,
+            limit,
+            poked: Notify::new(),
+            begun: Notify::new(),
+            urgent: Notify::new(),
+            passes: watch::Sender::new(0),
+            in_vain: Mutex::new(None),
+        });
+        *self.inner.room.keeper.lock() = Some(shared.clone());
+        let (cache, work) = (self.clone(), shared.clone());
+        let task = tasks::spawn("cache keeper", async move {
+            cache.keep_rules(&work, &after).await;
+        });
+        Keeper {
+            shared,
+            _task: task,
+            inner: Arc::downgrade(&self.inner),
+        }
+    }
+
+    async fn keep_rules(&self, shared: &Shared, after: &(impl Fn() + Send + Sync)) {
+        let mut due = None;
+        let mut rested = Instant::now();
+        loop {
+            let writing = self.inner.room.writers.load(Ordering::Relaxed) > 0;
+            let pass_at = due.unwrap_or_else(|| Instant::now() + IDLE);
+            let removed = tokio::select! {
+                biased;
+                () = shared.urgent.notified() => self.urgent_pass(shared).await,
+                () = shared.poked.notified() => {
+                    due.get_or_insert_with(|| rested.max(Instant::now() + DELAY));
+                    0
+                }
+                () = shared.begun.notified() => 0,
+                () = tokio::time::sleep_until(pass_at.into()) => {
+                    due = None;
+                    let removed = self.pass(shared, false).await;
+                    rested = Instant::now() + PAUSE;
+                    removed
+                }
+                () = tokio::time::sleep(WATCH), if writing => self.watch(shared).await,
+            };
+            if removed > 0 {
+                tracing::debug!(bytes = removed, "garbage collected");
+                after();
+            }
+        }
+    }
+
+    /// Looks at the disk while trees are written.
+    async fn watch(&self, shared: &Shared) -> u64 {
+        let full = disk(&self.inner.root).is_ok_and(|disk| disk.free < floor(disk));
+        if !full || shared.rests() {
+            return 0;
+        }
+        self.urgent_pass(shared).await
+    }
+
+    /// The rules once. What was measured before is good enough to see that there is nothing to do.
+    async fn pass(&self, shared: &Shared, early: bool) -> u64 {
+        let pass = Pass {
+            care: Care::Remembered,
+            early,
+        };
+        let pruned = self
+            .prune_with(&Cx::root(), &shared.rules, pass, drop)
+            .await;
+        pruned.map_or_else(
+            |err| {
+                tracing::warn!(error = %fault::chain(&err), "garbage collection failed");
+                0
+            },
+            |pruned| pruned.bytes,
+        )
+    }
+
+    async fn urgent_pass(&self, shared: &Shared) -> u64 {
+        let mut removed = self.pass(shared, true).await;
+        // What is measured and what the disk gets back may differ: shared extents, files still open.
+        for _ in 0..3 {
+            let Ok(disk) = disk(&self.inner.root) else {
+                break;
+            };
+            if disk.free >= floor(disk) {
+                break;
+            }
+            let rule = Rule {
+                all: true,
+                min_free: floor(disk) * 2,
+                ..Rule::default()
+            };
+            let pass = Pass {
+                care: Care::Remembered,
+                early: false,
+            };
+            let pruned = self.prune_with(&Cx::root(), &[rule], pass, drop).await;
+            match pruned {
+                Ok(pruned) if pruned.bytes > 0 => removed += pruned.bytes,
+                _ => break,
+            }
+        }
+        let in_vain = removed == 0 && self.inner.is_short(shared);
+        *shared.in_vain.lock() = in_vain.then(Instant::now);
+        shared.passes.send_modify(|count| *count += 1);
+        removed
+    }
+}
+
+impl Shared {
+    /// Whether the last pass was in vain and not long ago.
+    fn rests(&self) -> bool {
+        self.in_vain.lock().is_some_and(|at| at.elapsed() < IN_VAIN)
+    }
+}
+
+impl Inner {
+    /// Notes how much room everything takes.
+    pub(crate) fn balance(&self, used: u64) {
+        let Ok(disk) = disk(&self.root) else {
+            return;
+        };
+        let balance = Balance {
+            used,
+            free: disk.free,
+        };
+        let last = self.room.balance.lock().replace(balance);
+        if last.is_none_or(|last| last.used != used) {
+            let mut batch = Batch::new();
+            batch.put(STATE, BALANCE, used.to_le_bytes());
+            if let Err(err) = self.db.commit(batch) {
+                tracing::warn!(error = %fault::chain(&err), "size of the cache not noted");
+            }
+        }
+    }
+
+    /// Starts with what was known at the last run.
+    pub(crate) fn restore_balance(&self) -> Result<(), Error> {
+        let used = self.db.value(STATE, BALANCE)?;
+        let used = used.and_then(|raw| raw.try_into().ok().map(u64::from_le_bytes));
+        if let (Some(used), Ok(disk)) = (used, disk(&self.root)) {
+            let free = disk.free;
+            *self.room.balance.lock() = Some(Balance { used, free });
+        }
+        Ok(())
+    }
+
+    /// Notes that so much less is taken.
+    pub(crate) fn balance_less(&self, bytes: u64) {
+        let used = self.room.balance.lock().map(|balance| balance.used);
+        if let Some(used) = used {
+            self.balance(used.saturating_sub(bytes));
+        }
+    }
+
+    /// Whether the cache may take more than it should, or the disk is nearly full.
+    fn is_short(&self, shared: &Shared) -> bool {
+        let Ok(disk) = disk(&self.root) else {
+            return false;
+        };
+        let balance = *self.room.balance.lock();
+        let over = match (shared.limit, balance) {
+            (Some(limit), Some(last)) => last.used + last.free.saturating_sub(disk.free) > limit,
+            _ => false,
+        };
+        over || disk.free < floor(disk)
+    }
+
+    /// Somebody begins to write a tree.
+    pub(crate) fn note_writer(&self) {
+        if self.room.writers.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(shared) = self.room.keeper.lock().as_ref()
+        {
+            shared.begun.notify_one();
+        }
+    }
+
+    /// Waits for a pass if a limit may be exceeded.
+    pub(crate) async fn make_room(&self, cx: &Cx) -> Result<(), Error> {
+        let Some(shared) = self.room.keeper.lock().clone() else {
+            return Ok(());
+        };
+        if !self.is_short(&shared) || shared.rests() {
+            return Ok(());
+        }
+        let mut passes = shared.passes.subscribe();
+        passes.mark_unchanged();
+        shared.urgent.notify_one();
+        // An error means that nobody keeps the rules any more.
+        let _ = cx.run(passes.changed()).await?;
+        Ok(())
+    }
+}
+
+/// With less than this free a disk counts as full.
+fn floor(disk: Disk) -> u64 {
+    const MB: u64 = 1_000_000;
+    (disk.total / 50).clamp((64 * MB).min(disk.total / 10), 1000 * MB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_counts_as_full_in_relation_to_its_size() {
+        const GB: u64 = 1_000_000_000;
+        let floor = |total| floor(Disk { total, free: 0 });
+        assert_eq!(floor(1000 * GB), GB);
+        assert_eq!(floor(10 * GB), GB / 5);
+        assert_eq!(floor(GB), GB / 1000 * 64);
+        assert_eq!(floor(GB / 10), GB / 100);
+    }
+}
