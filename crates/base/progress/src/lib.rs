@@ -82,6 +82,20 @@ pub enum Stream {
     Stderr,
 }
 
+/// Whom a piece of output is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Audience {
+    /// Everybody.
+    #[default]
+    All,
+    /// Who follows the build: that something is not shown to them, and the end of it once the step failed.
+    Followers,
+    /// The record of the build: what is too much to follow. Whoever keeps events in memory passes it on.
+    Record,
+    /// Builds that asked why their steps run.
+    Curious,
+}
+
 /// Raw output, not split at lines.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
@@ -93,6 +107,8 @@ pub struct Log {
     pub data: Bytes,
     /// When they came.
     pub timestamp: SystemTime,
+    /// Whom it is for.
+    pub audience: Audience,
 }
 
 /// A finding about the user's input.
@@ -180,11 +196,17 @@ impl Progress {
 
     /// Output of a step.
     pub fn log(&self, stream: Stream, data: Bytes) {
+        self.log_for(Audience::All, stream, data);
+    }
+
+    /// Output for some only.
+    pub fn log_for(&self, audience: Audience, stream: Stream, data: Bytes) {
         self.sink.emit(Event::Log(Log {
             vertex: self.vertex.to_string(),
             stream,
             data,
             timestamp: SystemTime::now(),
+            audience,
         }));
     }
 

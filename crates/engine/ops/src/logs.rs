@@ -1,11 +1,12 @@
-//! Limits on what a step may print: total size and speed, with a tail kept for failures.
+//! Limits on what of a step's output is shown to those who follow the build: total size and speed, with a tail kept for
+//! failures. The record of the build gets everything.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use progress::{Progress, Stream};
+use progress::{Audience, Progress, Stream};
 
 const TAIL: usize = 256 * 1024;
 
@@ -69,7 +70,12 @@ impl Logs {
         }
         if let Some(limit) = notice {
             let text = format!("\n[output clipped, log limit {limit} reached]\n");
-            self.progress.log(stream, Bytes::from(text));
+            self.progress
+                .log_for(Audience::Followers, stream, Bytes::from(text));
+        }
+        if shown < data.len() {
+            self.progress
+                .log_for(Audience::Record, stream, data.slice(shown..));
         }
     }
 
@@ -78,7 +84,8 @@ impl Logs {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let tail = std::mem::take(&mut self.of(stream).lock().tail);
             if !tail.is_empty() {
-                self.progress.log(stream, Bytes::from(Vec::from(tail)));
+                self.progress
+                    .log_for(Audience::Followers, stream, Bytes::from(Vec::from(tail)));
             }
         }
     }

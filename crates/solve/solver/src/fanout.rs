@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use progress::{Event, Progress, Sink, Status, Vertex};
+use progress::{Audience, Event, Progress, Sink, Status, Vertex};
 
 use crate::core::JobId;
 use crate::stream::Stream;
@@ -253,6 +253,8 @@ impl State {
                 Some(known) => known.clone_from(status),
                 None => self.statuses.push(status.clone()),
             },
+            // A build that comes later is shown the end of what can be followed; the rest is with those who were there.
+            Event::Log(log) if log.audience == Audience::Record => {}
             Event::Log(log) => {
                 self.log_size += log.data.len();
                 self.logs.push_back(event.clone());

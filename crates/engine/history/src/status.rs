@@ -1,4 +1,4 @@
-//! Progress events as the messages of the Status stream.
+//! Progress events as the messages of the Status stream, live and on record.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use proto::pb;
 const MAX_LOG_BYTES: usize = 1 << 20;
 
 /// Puts a batch of events into as many messages as it takes. Vertices stand before what refers to them.
-pub(crate) fn responses(events: &[Event]) -> Vec<StatusResponse> {
+pub fn responses(events: &[Event]) -> Vec<StatusResponse> {
     let mut responses = vec![StatusResponse::default()];
     let mut log_bytes = 0;
     for event in events {
@@ -83,7 +83,7 @@ fn status(it: &progress::Status) -> VertexStatus {
     }
 }
 
-fn log_message(it: &progress::Log) -> VertexLog {
+pub(crate) fn log_message(it: &progress::Log) -> VertexLog {
     VertexLog {
         vertex: it.vertex.clone(),
         timestamp: time(Some(it.timestamp)),
@@ -146,6 +146,7 @@ mod tests {
             stream: Stream::Stdout,
             data: Bytes::from(vec![b'x'; bytes]),
             timestamp: SystemTime::UNIX_EPOCH,
+            audience: progress::Audience::All,
         })
     }
 
