@@ -7,9 +7,13 @@
 //!
 //! The rules are those of upstream's caches, so that a remote cache written by either side hits on the other. How an
 //! operation's digest comes about, and what a result is, is not known here.
+//!
+//! Beside the keys a [`Ledger`] keeps what those of steps that ran were made of, so that a miss can be explained.
 
 mod graph;
+mod ingredients;
 mod key;
+mod ledger;
 mod link;
 mod memory;
 mod persistent;
@@ -17,7 +21,11 @@ mod persistent;
 mod store;
 
 pub use graph::{Found, Stores, find, query, records, release, save, sweep};
+pub use ingredients::{
+    Changes, Ended, File, Ingredients, Input, Part, Reason, SOURCE, SUM, reasons,
+};
 pub use key::{Alternative, Key, content_digest, key_digest};
+pub use ledger::Ledger;
 pub use link::{Link, LinkError};
 pub use memory::Memory;
 pub use persistent::Persistent;
