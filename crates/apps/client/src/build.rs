@@ -12,6 +12,7 @@ use session::client::ssh::Agent;
 use session::client::{Client as Offer, DockerConfig};
 use tasks::Cx;
 
+use crate::caches::Caches;
 use crate::{Client, Error, Output};
 
 /// A cache to import from or to export to.
@@ -160,7 +161,8 @@ impl Client {
         if build.id.is_empty() {
             build.id = identity::new_id();
         }
-        let offer = offer(&build).await?;
+        let caches = Caches::prepare(&mut build)?;
+        let offer = offer(&build, &caches).await?;
         let request = build.request(offer.id());
         let session_cx = Cx::root();
         let session = offer.run(&session_cx, self.channel());
@@ -186,6 +188,7 @@ impl Client {
         for dir in build.outputs.iter().filter_map(Output::layout) {
             crate::layout::record(dir, response.as_ref())?;
         }
+        caches.record(response.as_ref())?;
         Ok(response)
     }
 
@@ -214,7 +217,7 @@ impl Client {
 }
 
 /// What the daemon may call back for.
-async fn offer(build: &Build) -> Result<Offer, Error> {
+async fn offer(build: &Build, caches: &Caches) -> Result<Offer, Error> {
     for (name, path) in &build.locals {
         let local = |source| Error::Local {
             name: name.clone(),
@@ -229,6 +232,6 @@ async fn offer(build: &Build) -> Result<Offer, Error> {
         }
     }
     let mut offer = Offer::new("").await;
-    crate::output::add_services(&mut offer, build)?;
+    crate::output::add_services(&mut offer, build, caches)?;
     Ok(offer)
 }

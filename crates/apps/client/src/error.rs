@@ -60,6 +60,19 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// What was read could not be passed on.
+    #[error("failed to pass on a blob")]
+    Blob {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An option is wrong or missing: the complete text.
+    #[error("{text}")]
+    Option {
+        /// The complete text.
+        text: String,
+    },
     /// More than one output is a folder laid out as OCI says.
     #[error("oci store key \"export\" already exists")]
     TwoLayouts,
@@ -89,11 +102,14 @@ impl From<tonic::Status> for Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Address { .. } | Self::Local { .. } | Self::TwoLayouts => Class::User,
-            Self::Connect { .. } => Class::Unavailable,
-            Self::Tls { source, .. } | Self::Output { source, .. } | Self::Index { source, .. } => {
-                source.class()
+            Self::Address { .. } | Self::Local { .. } | Self::Option { .. } | Self::TwoLayouts => {
+                Class::User
             }
+            Self::Connect { .. } => Class::Unavailable,
+            Self::Tls { source, .. }
+            | Self::Output { source, .. }
+            | Self::Blob { source }
+            | Self::Index { source, .. } => source.class(),
             Self::TimedOut { .. } => Class::TimedOut,
             Self::Session(err) => err.class(),
             Self::Daemon(err) => err.class(),

@@ -24,17 +24,86 @@ pub(crate) fn record(dir: &Path, response: &Response) -> Result<(), Error> {
     };
     let names = response.exporter.get("image.name");
     let names: Vec<&str> = names.iter().flat_map(|names| names.split(',')).collect();
-    let path = dir.join(INDEX);
-    update(dir, &path, &descriptor, &names).map_err(|source| Error::Index { path, source })
+    let marks = if names.is_empty() {
+        vec![vec![(TAG, "latest")]]
+    } else {
+        let names = names.iter().copied();
+        names
+            .map(|it| vec![(NAME, it), (TAG, tag_of(it))])
+            .collect()
+    };
+    put(dir, &descriptor, &marks)
 }
 
-fn update(dir: &Path, path: &Path, descriptor: &Value, names: &[&str]) -> io::Result<()> {
+/// Puts something into the folder's index under a tag.
+pub(crate) fn tag(dir: &Path, descriptor: &Value, tag: &str) -> Result<(), Error> {
+    put(dir, descriptor, &[vec![(TAG, tag)]])
+}
+
+/// Annotations that say what an entry is called; the first one decides what is replaced.
+type Mark<'a> = Vec<(&'a str, &'a str)>;
+
+fn put(dir: &Path, descriptor: &Value, marks: &[Mark<'_>]) -> Result<(), Error> {
+    let path = dir.join(INDEX);
+    let updated = lock(&path).and_then(|_lock| update(dir, &path, descriptor, marks));
+    updated.map_err(|source| Error::Index { path, source })
+}
+
+/// The index of a folder.
+pub(crate) fn read(dir: &Path) -> io::Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(dir.join(INDEX))?)?)
+}
+
+/// The digest of what an index has under a name or a tag.
+pub(crate) fn find(index: &Value, tag: &str) -> Option<String> {
+    let manifests = index["manifests"].as_array()?;
+    [NAME, TAG].into_iter().find_map(|key| {
+        let found = manifests
+            .iter()
+            .find(|entry| entry["annotations"][key] == tag);
+        Some(found?["digest"].as_str()?.to_owned())
+    })
+}
+
+/// Keeps others from changing the index; the file goes away with the lock.
+struct Lock {
+    path: std::path::PathBuf,
+    _file: std::fs::File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Whoever waits notices that the file it locked has no name any more.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lock(index: &Path) -> io::Result<Lock> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut name = index.as_os_str().to_owned();
+    name.push(".lock");
+    let path = std::path::PathBuf::from(name);
+    loop {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)?;
+        file.lock()?;
+        let named = std::fs::metadata(&path).map(|meta| meta.ino());
+        if named.is_ok_and(|ino| file.metadata().is_ok_and(|mine| mine.ino() == ino)) {
+            return Ok(Lock { path, _file: file });
+        }
+    }
+}
+
+fn update(dir: &Path, path: &Path, descriptor: &Value, marks: &[Mark<'_>]) -> io::Result<()> {
     let index = match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
         Err(err) if err.kind() == io::ErrorKind::NotFound => Value::Null,
         Err(err) => return Err(err),
     };
-    let index = with(index, descriptor, names);
+    let index = with(index, descriptor, marks);
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     // Readers see the old index or the new one.
     let new = dir.join(format!(".{INDEX}.{}", std::process::id()));
@@ -43,7 +112,7 @@ fn update(dir: &Path, path: &Path, descriptor: &Value, names: &[&str]) -> io::Re
 }
 
 /// The index with the image in it; an entry of the same name is replaced.
-fn with(index: Value, descriptor: &Value, names: &[&str]) -> Value {
+fn with(index: Value, descriptor: &Value, marks: &[Mark<'_>]) -> Value {
     let mut index = match index {
         Value::Object(index) => index,
         _ => Map::new(),
@@ -56,12 +125,6 @@ fn with(index: Value, descriptor: &Value, names: &[&str]) -> Value {
         Some(Value::Array(manifests)) => manifests,
         _ => Vec::new(),
     };
-    let marks: Vec<Vec<(&str, &str)>> = if names.is_empty() {
-        vec![vec![(TAG, "latest")]]
-    } else {
-        let names = names.iter().copied();
-        names.map(|it| vec![(NAME, it), (TAG, tag(it))]).collect()
-    };
     for mark in marks {
         let same = |entry: &Value| {
             let (key, value) = mark[0];
@@ -71,7 +134,7 @@ fn with(index: Value, descriptor: &Value, names: &[&str]) -> Value {
         manifests.retain(|entry| !same(entry));
         let mut entry = descriptor.clone();
         for (key, value) in mark {
-            entry["annotations"][key] = value.into();
+            entry["annotations"][*key] = (*value).into();
         }
         if let Some(annotations) = entry["annotations"].as_object_mut() {
             annotations.sort_keys();
@@ -83,7 +146,7 @@ fn with(index: Value, descriptor: &Value, names: &[&str]) -> Value {
 }
 
 /// What follows the last colon of a name, unless that belongs to a port.
-fn tag(name: &str) -> &str {
+fn tag_of(name: &str) -> &str {
     let name = name.split('@').next().unwrap_or(name);
     match name.rsplit_once(':') {
         Some((_, tag)) if !tag.contains('/') => tag,
@@ -95,14 +158,18 @@ fn tag(name: &str) -> &str {
 mod tests {
     use super::*;
 
+    fn named(name: &str) -> Mark<'_> {
+        vec![(NAME, name), (TAG, tag_of(name))]
+    }
+
     #[test]
     fn an_image_replaces_the_one_of_its_name() {
         let first = with(
             Value::Null,
             &json!({"digest": "a"}),
-            &["x.io/n:1", "x.io:5000/n"],
+            &[named("x.io/n:1"), named("x.io:5000/n")],
         );
-        let second = with(first, &json!({"digest": "b"}), &["x.io/n:1"]);
+        let second = with(first, &json!({"digest": "b"}), &[named("x.io/n:1")]);
         assert_eq!(
             second["manifests"],
             json!([
@@ -114,8 +181,9 @@ mod tests {
 
     #[test]
     fn an_image_without_a_name_is_the_latest() {
-        let index = with(Value::Null, &json!({"digest": "a"}), &[]);
-        let index = with(index, &json!({"digest": "b"}), &[]);
+        let latest = [vec![(TAG, "latest")]];
+        let index = with(Value::Null, &json!({"digest": "a"}), &latest);
+        let index = with(index, &json!({"digest": "b"}), &latest);
         assert_eq!(
             index["manifests"],
             json!([{"digest": "b", "annotations": {TAG: "latest"}}])

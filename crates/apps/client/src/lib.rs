@@ -15,8 +15,10 @@
 
 mod ask;
 mod build;
+mod caches;
 mod connect;
 mod error;
+mod history;
 mod layout;
 mod output;
 mod usage;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use filesync::client::{DIR_METHODS, Dirs, TARGET_METHODS, Target, Targets};
 use session::client::{self, Client as Offer};
 
+use crate::caches::Caches;
 use crate::{Build, Error};
 
 /// One output of a build.
@@ -45,7 +46,7 @@ impl Output {
 }
 
 /// Everything the daemon may call back for in this build.
-pub(crate) fn add_services(offer: &mut Offer, build: &Build) -> Result<(), Error> {
+pub(crate) fn add_services(offer: &mut Offer, build: &Build, caches: &Caches) -> Result<(), Error> {
     if !build.locals.is_empty() {
         offer.add(Dirs::new(build.locals.clone()).service(), DIR_METHODS);
     }
@@ -55,6 +56,7 @@ pub(crate) fn add_services(offer: &mut Offer, build: &Build) -> Result<(), Error
         .iter()
         .map(|(name, dir)| (format!("oci:{name}"), dir.clone()))
         .collect();
+    stores.extend(caches.stores.clone());
     for (index, output) in build.outputs.iter().enumerate() {
         if let Some(dir) = output.layout() {
             std::fs::create_dir_all(dir).map_err(|source| Error::Output {
