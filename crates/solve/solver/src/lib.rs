@@ -16,4 +16,4 @@ mod stream;
 
 pub use crate::core::{ReplayError, replay};
 pub use job::{Built, Import, Job, Options, Recorder, Solver};
-pub use op::{CacheMap, Edge, InputMap, Operation, ResultStore, Vertex, Work};
+pub use op::{CacheMap, Edge, InputMap, Operation, ResultStore, Step, Vertex, Work};

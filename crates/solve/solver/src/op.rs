@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cachekeys::Key;
 use diagnostics::Failure;
 use oci::Digest;
 use progress::Progress;
@@ -17,6 +18,19 @@ pub struct Work {
     pub progress: Progress,
     /// The sessions of the builds that have the vertex now, in the order they came; asked anew at each call.
     pub sessions: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// What is about to run; only [`Operation::run`] is told.
+    pub step: Option<Arc<Step>>,
+}
+
+/// A step that is about to run.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What users see.
+    pub name: String,
+    /// The keys its result will be known by.
+    pub keys: Vec<Key>,
+    /// It runs because the cache is to be ignored.
+    pub ignores_cache: bool,
 }
 
 /// The definition key of an operation and what is known of its inputs.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use contenthash::{Query, Records};
+use contenthash::{Listed, Query, Records};
 use db::Batch;
 use fstree::Root;
 use oci::Digest;
@@ -45,6 +45,22 @@ impl Ref {
             Ok(answer?)
         })
         .await
+    }
+}
+
+impl Ref {
+    /// What the answers to these queries were made from; call [`Ref::checksum`] for each of them before. Blocks as long
+    /// as somebody else computes checksums of the same tree.
+    pub fn checksummed(&self, queries: &[Query]) -> Vec<Listed> {
+        let node = changed_node(self.node());
+        let mut records = node.records.lock();
+        let Some(records) = records.as_mut() else {
+            return Vec::new();
+        };
+        queries
+            .iter()
+            .flat_map(|query| records.list(query))
+            .collect()
     }
 }
 

@@ -13,6 +13,16 @@ use crate::{Error, Query};
 
 /// The digest of everything the query selects.
 pub(crate) fn answer(root: &mut Dir, disk: &Disk<'_>, query: &Query) -> Result<Sum, Miss> {
+    let (prefix, list) = select(root, disk, query)?;
+    Ok(digest_of(&query.path, &prefix, &list))
+}
+
+/// The literal part of the path, and everything the query selects.
+pub(crate) fn select(
+    root: &mut Dir,
+    disk: &Disk<'_>,
+    query: &Query,
+) -> Result<(Vec<u8>, Vec<Item>), Miss> {
     let asked = fstree::path::rooted(&query.path);
     let asked = match fstree::path::bytes(&asked) {
         b"/" => &b""[..],
@@ -52,7 +62,7 @@ pub(crate) fn answer(root: &mut Dir, disk: &Disk<'_>, query: &Query) -> Result<S
     for item in list.iter_mut().filter(|item| item.followed) {
         item.sum = record_at(root, disk, &item.shown, true)?;
     }
-    Ok(digest_of(&query.path, &start.prefix, &list))
+    Ok((start.prefix, list))
 }
 
 fn patterns(name: &'static str, list: &[String]) -> Result<Option<Patterns>, Miss> {
@@ -309,9 +319,10 @@ fn below(path: &[u8], dir: &[u8]) -> bool {
 }
 
 /// A record of the answer with its digest.
-struct Item {
-    shown: Vec<u8>,
-    sum: Sum,
+pub(crate) struct Item {
+    /// Its path as the query names it.
+    pub shown: Vec<u8>,
+    pub sum: Sum,
     followed: bool,
 }
 

@@ -12,6 +12,7 @@ mod codec;
 mod disk;
 mod filtered;
 mod header;
+mod listing;
 mod records;
 mod resolve;
 
@@ -19,6 +20,7 @@ use fault::{Class, Classify};
 use fstree::PatternError;
 
 pub use header::{FileHasher, FileHeader, Sum};
+pub use listing::Listed;
 pub use records::{Change, Records};
 
 /// What is asked about a tree.

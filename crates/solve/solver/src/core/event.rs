@@ -254,6 +254,9 @@ pub(crate) enum Effect {
         ticket: Ticket,
         vertex: VertexId,
         inputs: Vec<Handle>,
+        /// What the result will be known by.
+        keys: Vec<Key>,
+        ignores_cache: bool,
     },
     /// Load a result.
     Load {

@@ -110,12 +110,17 @@ impl Core {
         let inputs = self.open(id).inputs.iter();
         let values = inputs.filter_map(|input| self.edge(input.edge).finished());
         let inputs: Vec<_> = values.map(|finished| finished.value.clone()).collect();
+        let keys = self.commit_keys(id).into_iter().map(|known| known.key);
+        let keys = keys.collect();
         let ticket = self.ticket(Purpose::Run(vertex));
         self.vertex_mut(vertex).run = Once::Active(ticket);
+        let ignores_cache = self.vertex(vertex).ignore_cache;
         self.effects.push(Effect::Run {
             ticket,
             vertex,
             inputs,
+            keys,
+            ignores_cache,
         });
     }
 

@@ -200,8 +200,20 @@ impl<O: Operation> Owner<O> {
                     step.content(ticket, input, from, value, flags),
                 );
             }
-            Effect::Run { ticket, inputs, .. } => {
-                self.spawn("run", vertex, ticket, cx, step.run(ticket, inputs));
+            Effect::Run {
+                ticket,
+                inputs,
+                keys,
+                ignores_cache,
+                ..
+            } => {
+                let about = crate::op::Step {
+                    name: step.entry.fanout.name().to_owned(),
+                    keys,
+                    ignores_cache,
+                };
+                let work = step.run(ticket, inputs, about);
+                self.spawn("run", vertex, ticket, cx, work);
             }
             Effect::Load {
                 ticket,
@@ -309,6 +321,7 @@ impl<O: Operation> Entry<O> {
             cx: cx.clone(),
             progress: self.progress.clone(),
             sessions: self.sessions.clone(),
+            step: None,
         }
     }
 }

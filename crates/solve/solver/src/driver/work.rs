@@ -86,7 +86,12 @@ impl<O: Operation> Step<O> {
         }
     }
 
-    pub(super) async fn run(self, ticket: Ticket, inputs: Vec<Handle>) -> Event {
+    pub(super) async fn run(
+        self,
+        ticket: Ticket,
+        inputs: Vec<Handle>,
+        about: crate::op::Step,
+    ) -> Event {
         let mut values = Vec::with_capacity(inputs.len());
         for input in &inputs {
             match input.payload::<O::Value>() {
@@ -106,7 +111,8 @@ impl<O: Operation> Step<O> {
             _ => None,
         };
         let started = self.entry.fanout.started();
-        let work = self.entry.work(&self.cx);
+        let mut work = self.entry.work(&self.cx);
+        work.step = Some(Arc::new(about));
         // Not dropped when stopped: a step cleans up after itself.
         let answer = self.entry.op.run(&work, &values).await;
         self.completed(started, answer.as_ref().err());

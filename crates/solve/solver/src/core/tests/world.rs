@@ -360,6 +360,7 @@ impl World {
                 ticket,
                 vertex,
                 inputs,
+                ..
             } => {
                 self.runs += 1;
                 let Some((at, graph)) = self.vertices.get(&vertex).cloned() else {
