@@ -35,6 +35,16 @@ impl Results {
     }
 }
 
+impl Results {
+    /// The tree an id names, if it is there.
+    pub fn find(&self, id: &str) -> Option<Value> {
+        match self.parse(id)? {
+            None => Some(Value(None)),
+            Some(tree) => self.cache.get(&tree).map(|tree| Value(Some(tree))),
+        }
+    }
+}
+
 #[async_trait]
 impl ResultStore<Value> for Results {
     async fn save(&self, value: &Value) -> Result<String, Failure> {
@@ -46,11 +56,7 @@ impl ResultStore<Value> for Results {
     }
 
     async fn load(&self, id: &str) -> Result<Option<Value>, Failure> {
-        Ok(match self.parse(id) {
-            None => None,
-            Some(None) => Some(Value(None)),
-            Some(Some(tree)) => self.cache.get(&tree).map(|tree| Value(Some(tree))),
-        })
+        Ok(self.find(id))
     }
 
     fn exists(&self, id: &str) -> bool {

@@ -25,6 +25,13 @@ impl Instance for Image {
         "exporting to image".to_owned()
     }
 
+    fn layers(&self, input: &Input) -> Option<layer::Options> {
+        Some(
+            self.commit
+                .layers(self.commit.uses_oci_types(input.compatibility)),
+        )
+    }
+
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error> {
         let (input, options) = with_metadata(input, &self.commit, &self.options.metadata)?;
         let committed = Committer {

@@ -38,6 +38,13 @@ impl Instance for Layout {
         }
     }
 
+    fn layers(&self, input: &Input) -> Option<layer::Options> {
+        Some(
+            self.commit
+                .layers(self.commit.uses_oci_types(input.compatibility)),
+        )
+    }
+
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error> {
         if self.kind == Kind::Docker && input.is_map() {
             return Err(Error::user(

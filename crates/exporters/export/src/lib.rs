@@ -83,6 +83,11 @@ pub mod futures_box {
 pub trait Instance: Send + Sync {
     /// Vertex name, `exporting to image` and the like.
     fn name(&self) -> String;
+    /// What the layers of an image are like, for those who make images of `input`.
+    fn layers(&self, input: &Input) -> Option<layer::Options> {
+        let _ = input;
+        None
+    }
     /// Does it.
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error>;
 }
