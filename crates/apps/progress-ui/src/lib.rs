@@ -4,6 +4,7 @@ mod plain;
 mod rawjson;
 mod trace;
 mod tty;
+mod warnings;
 
 use std::io::{IsTerminal, Write};
 use std::str::FromStr;
@@ -129,19 +130,22 @@ impl<W: Write> Display<W> {
         }
     }
 
-    /// The build is over: the last lines of steps that failed are repeated.
+    /// The build is over: what was skipped is said, and the last lines of steps that failed and all warnings are
+    /// repeated.
     pub fn finish(&mut self) {
         match &mut self.view {
             View::Plain(plain) => {
                 let mut text = Vec::new();
                 let _ = plain.show(&mut self.trace, &mut text);
                 let _ = plain.finish(&self.trace, &mut text);
+                let _ = warnings::list(&self.trace.warnings, &mut text);
                 let _ = self.out.write_all(&text);
             }
             View::Tty(tty, _) => {
                 let _ = tty.draw(&self.trace, terminal_size(), true, &mut self.out);
                 let mut text = Vec::new();
                 let _ = plain::failures(&self.trace, &mut text);
+                let _ = warnings::list(&self.trace.warnings, &mut text);
                 let _ = self.out.write_all(&text);
             }
             View::RawJson | View::Quiet => {}
@@ -259,6 +263,39 @@ mod tests {
 ------
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_never_ran_was_skipped() {
+        let announced = |digest: &str, name: &str| Vertex {
+            digest: digest.into(),
+            name: name.into(),
+            ..Vertex::default()
+        };
+        let mut failed = vertex("a", "[1/2] RUN x", 0, Some(1));
+        failed.error = "no".into();
+        let mut text = Vec::new();
+        let mut display = Display::new(Mode::Plain, &mut text);
+        display.update(StatusResponse {
+            vertexes: vec![
+                announced("a", "[1/2] RUN x"),
+                announced("b", "[2/2] RUN y"),
+                failed,
+            ],
+            ..StatusResponse::default()
+        });
+        display.finish();
+        let expected = "\
+#1 [1/2] RUN x
+#1 ERROR: no
+
+#2 [2/2] RUN y
+#2 SKIPPED
+------
+ > [1/2] RUN x:
+------
+";
+        assert_eq!(String::from_utf8_lossy(&text), expected);
     }
 
     #[test]

@@ -215,10 +215,16 @@ impl Plain {
         Ok(())
     }
 
-    /// Repeats the last lines of steps that failed.
+    /// Says what was skipped, and repeats the last lines of steps that failed.
     pub(crate) fn finish(&mut self, trace: &Trace, out: &mut impl Write) -> io::Result<()> {
         if self.open_line.take().is_some() {
             writeln!(out)?;
+        }
+        for key in trace.skipped() {
+            let number = self.numbers.len() + 1;
+            self.numbers.insert(key.clone(), number);
+            let name = trace.items.get(key).map_or("", |item| &item.name);
+            writeln!(out, "\n#{number} {name}\n#{number} SKIPPED")?;
         }
         failures(trace, out)
     }

@@ -193,6 +193,10 @@ pub(crate) struct Trace {
     pub(crate) items: HashMap<String, Item>,
     /// In the order in which they started.
     pub(crate) order: Vec<String>,
+    /// All of them, in the order in which they were announced.
+    announced: Vec<String>,
+    /// Everything that was found fault with, in the order in which it came.
+    pub(crate) warnings: Vec<VertexWarning>,
     /// Group of a member.
     groups: HashMap<String, String>,
     /// Vertices with something new.
@@ -222,6 +226,7 @@ impl Trace {
         for warning in message.warnings {
             let key = self.key(&warning.vertex);
             if let Some(item) = self.items.get_mut(&key) {
+                self.warnings.push(warning.clone());
                 item.warnings.push_back(warning);
                 item.touch();
                 self.updated.insert(key);
@@ -250,6 +255,9 @@ impl Trace {
         }
         if let Some(group) = vertex.progress_group.clone() {
             self.groups.insert(vertex.digest.clone(), group.id.clone());
+            if !self.items.contains_key(&group.id) {
+                self.announced.push(group.id.clone());
+            }
             let item = self.items.entry(group.id.clone()).or_insert_with(|| Item {
                 name: group.name.clone(),
                 hidden: true,
@@ -261,6 +269,9 @@ impl Trace {
             let shown = !item.hidden && item.spans.is_started();
             self.note(group.id, shown);
             return;
+        }
+        if !self.items.contains_key(&vertex.digest) {
+            self.announced.push(vertex.digest.clone());
         }
         let item = self.items.entry(vertex.digest.clone()).or_default();
         // An announcement must not undo what is known already.
@@ -307,6 +318,20 @@ impl Trace {
         let shown = self.items.values().filter(|item| !item.hidden);
         let done = shown.clone().filter(|item| item.is_done()).count();
         (done, shown.count())
+    }
+
+    /// Steps that never came to work because others failed or the build was stopped, in the order in which they were
+    /// announced.
+    pub(crate) fn skipped(&self) -> Vec<&String> {
+        let ended_badly = |item: &Item| !item.error.is_empty();
+        if !self.items.values().any(ended_badly) {
+            return Vec::new();
+        }
+        let idle = |key: &&String| {
+            let item = self.items.get(*key);
+            item.is_some_and(|item| !item.spans.is_started() && !item.cached)
+        };
+        self.announced.iter().filter(idle).collect()
     }
 
     /// Steps that failed, in the order in which they started.

@@ -101,6 +101,13 @@ impl Tty {
                 body.push((item.is_running(), self.item(item, size, last, now)));
             }
         }
+        if last {
+            for key in trace.skipped() {
+                let name = trace.items.get(key).map_or("", |item| &item.name);
+                let text = fit(&format!(" => SKIPPED {name}"), size.columns);
+                body.push((false, vec![paint(self.colours.cancelled, &text)]));
+            }
+        }
         let room = if last {
             usize::MAX
         } else {

@@ -1,7 +1,8 @@
 //! One build's progress, completed by what a display wants to know.
 //!
 //! Vertices report only what they do. A stream adds what follows from it: when a vertex starts, inputs that never ran
-//! came from the cache; and when the build is over, what was started and has not ended is closed.
+//! came from the cache; and when the build is over, what was started and has not ended is closed. Inputs of a vertex
+//! that failed before it ran were skipped, and nothing is said of them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -128,7 +129,7 @@ impl Sink for Stream {
             return;
         }
         if let Event::Vertex(vertex) = &event {
-            if vertex.started.is_some() {
+            if vertex.started.is_some() && vertex.error.is_empty() {
                 for input in state.unused_inputs(vertex) {
                     self.sink.emit(Event::Vertex(input));
                 }
@@ -207,6 +208,17 @@ mod tests {
             run(events),
             "a announced\nb announced\nc announced\na at once cached\nb at once cached\nc started\n\
              c completed context canceled"
+        );
+    }
+
+    #[test]
+    fn inputs_of_what_could_not_start_did_not_come_from_the_cache() {
+        let mut failed = started(vertex("b", &["a"]));
+        failed.completed = failed.started;
+        failed.error = "no such file".to_owned();
+        assert_eq!(
+            run(vec![vertex("a", &[]), vertex("b", &["a"]), failed]),
+            "a announced\nb announced\nb at once no such file"
         );
     }
 

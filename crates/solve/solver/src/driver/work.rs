@@ -77,7 +77,7 @@ impl<O: Operation> Step<O> {
         match answer.await {
             Ok(Ok(digest)) => Event::Content { ticket, digest },
             Ok(Err(failure)) => {
-                self.entry.fanout.started();
+                // It never ran, so nothing can be said of those inputs that were not needed so far.
                 self.completed(begun, Some(&failure));
                 let failure = self.named(failure).context("failed to compute cache key");
                 self.failed(ticket, failure)
