@@ -9,37 +9,44 @@ use prost_types::Timestamp;
 use proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
 use proto::pb;
 
-/// A message is cut when its log bytes pass this.
-const MAX_LOG_BYTES: usize = 1 << 20;
+/// A message is cut when its log lines and the files its warnings are about pass this.
+const MAX_BYTES: usize = 1 << 20;
 
 /// Puts a batch of events into as many messages as it takes. Vertices stand before what refers to them.
 pub fn responses(events: &[Event]) -> Vec<StatusResponse> {
     let mut responses = vec![StatusResponse::default()];
-    let mut log_bytes = 0;
+    let mut bytes = 0;
     for event in events {
-        if let Event::Log(log) = event {
-            if log_bytes > 0 && log_bytes + log.data.len() > MAX_LOG_BYTES {
-                responses.push(StatusResponse::default());
-                log_bytes = 0;
-            }
-            log_bytes += log.data.len();
-            if let Some(last) = responses.last_mut() {
-                last.logs.push(log_message(log));
-            }
-            continue;
+        let size = size(event);
+        if bytes > 0 && bytes + size > MAX_BYTES {
+            responses.push(StatusResponse::default());
+            bytes = 0;
         }
-        let first = &mut responses[0];
+        bytes += size;
+        let last = responses.len() - 1;
         match event {
-            Event::Vertex(it) => first.vertexes.push(vertex(it)),
-            Event::Status(it) => first.statuses.push(status(it)),
-            Event::Warning(it) => first.warnings.push(warning(it)),
-            Event::Log(_) => {}
+            Event::Vertex(it) => responses[0].vertexes.push(vertex(it)),
+            Event::Status(it) => responses[0].statuses.push(status(it)),
+            Event::Warning(it) => responses[last].warnings.push(warning(it)),
+            Event::Log(it) => responses[last].logs.push(log_message(it)),
         }
     }
     for response in &mut responses {
         sort(response);
     }
     responses
+}
+
+/// What may be long in an event. Each warning carries the whole file it is about.
+fn size(event: &Event) -> usize {
+    match event {
+        Event::Log(log) => log.data.len(),
+        Event::Warning(warning) => warning
+            .source
+            .as_ref()
+            .map_or(0, |source| source.data.len() + source.definition.len()),
+        Event::Vertex(_) | Event::Status(_) => 0,
+    }
 }
 
 fn sort(response: &mut StatusResponse) {
@@ -161,5 +168,23 @@ mod tests {
         assert_eq!(responses.len(), 2);
         assert_eq!(responses[0].vertexes.len(), 1);
         assert_eq!((responses[0].logs.len(), responses[1].logs.len()), (1, 1));
+    }
+
+    #[test]
+    fn warnings_about_a_large_file_do_not_share_a_message() {
+        let source = progress::SourceExcerpt {
+            data: Bytes::from(vec![b'x'; 700_000]),
+            ..progress::SourceExcerpt::default()
+        };
+        let warning = Event::Warning(progress::Warning {
+            source: Some(std::sync::Arc::new(source)),
+            ..progress::Warning::default()
+        });
+        let responses = responses(&[warning.clone(), warning, log(1)]);
+        let counts: Vec<_> = responses
+            .iter()
+            .map(|it| (it.warnings.len(), it.logs.len()))
+            .collect();
+        assert_eq!(counts, [(1, 0), (1, 1)]);
     }
 }
