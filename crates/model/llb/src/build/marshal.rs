@@ -3,7 +3,8 @@
 //! Depth first over inputs, each op after its inputs, equal bytes once. Metadata of ops with equal bytes is merged,
 //! what comes later wins; their locations are put one after the other. The walk keeps its own stack.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,8 +48,8 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
     };
     let mut writer = Writer {
         defaults,
-        definition: pb::Definition::default(),
-        written: HashSet::new(),
+        ops: Vec::new(),
+        by_digest: HashMap::new(),
         digests: HashMap::new(),
         sources: Collector::default(),
     };
@@ -62,11 +63,21 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
 
 struct Writer<'a> {
     defaults: &'a Defaults,
-    definition: pb::Definition,
-    written: HashSet<Digest>,
+    /// In the order of the definition.
+    ops: Vec<Written>,
+    /// Where in `ops` the op with these bytes is.
+    by_digest: HashMap<Digest, usize>,
     /// Nodes that are done.
     digests: HashMap<*const Node, Digest>,
     sources: Collector,
+}
+
+/// Everything a definition says of an op.
+struct Written {
+    digest: Digest,
+    bytes: Bytes,
+    metadata: pb::OpMetadata,
+    locations: Vec<pb::Location>,
 }
 
 impl Writer<'_> {
@@ -100,17 +111,22 @@ impl Writer<'_> {
             }
         };
         let digest = Digest::of(&bytes);
-        match self.definition.metadata.entry(digest.as_str().to_owned()) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(metadata);
+        let locations = &node.options.locations;
+        match self.by_digest.entry(digest.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(self.ops.len());
+                self.ops.push(Written {
+                    digest: digest.clone(),
+                    bytes,
+                    metadata,
+                    locations: self.sources.places(locations).collect(),
+                });
             }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                merge(entry.get_mut(), metadata);
+            Entry::Occupied(entry) => {
+                let op = &mut self.ops[*entry.get()];
+                merge(&mut op.metadata, metadata);
+                op.locations.extend(self.sources.places(locations));
             }
-        }
-        self.sources.add(digest.as_str(), &node.options.locations);
-        if self.written.insert(digest.clone()) {
-            self.definition.def.push(bytes);
         }
         self.digests.insert(Arc::as_ptr(node), digest);
         Ok(())
@@ -215,14 +231,14 @@ impl Writer<'_> {
         )
     }
 
-    fn finish(mut self, input: pb::Input) -> pb::Definition {
-        let terminal = pb::Op {
-            inputs: vec![input],
-            ..pb::Op::default()
+    fn finish(self, input: pb::Input) -> pb::Definition {
+        let mut definition = pb::Definition {
+            def: self.ops.iter().map(|op| op.bytes.clone()).collect(),
+            source: Some(self.sources.finish()),
+            ..pb::Definition::default()
         };
-        let bytes = op_bytes(&terminal);
         let mut needed = vec![caps::CONSTRAINTS, caps::PLATFORM];
-        for metadata in self.definition.metadata.values() {
+        for Written { metadata, .. } in &self.ops {
             if metadata.ignore_cache {
                 needed.push(caps::META_IGNORE_CACHE);
             }
@@ -233,16 +249,39 @@ impl Writer<'_> {
                 needed.push(caps::META_EXPORT_CACHE);
             }
         }
+        // Maps are made at once from sorted lists: digests come in no order, and finding the place of each takes time.
+        let mut ops = self.ops;
+        ops.sort_unstable_by(|a, b| a.digest.cmp(&b.digest));
+        let (metadata, locations) = ops
+            .into_iter()
+            .map(|op| {
+                let locations = pb::Locations {
+                    locations: op.locations,
+                };
+                let name = |digest: &Digest| digest.as_str().to_owned();
+                (
+                    (name(&op.digest), op.metadata),
+                    (name(&op.digest), locations),
+                )
+            })
+            .unzip::<_, _, Vec<_>, Vec<_>>();
+        definition.metadata = metadata.into_iter().collect();
+        if let Some(source) = &mut definition.source {
+            source.locations = locations.into_iter().collect();
+        }
+        let terminal = pb::Op {
+            inputs: vec![input],
+            ..pb::Op::default()
+        };
+        let bytes = op_bytes(&terminal);
         let metadata = pb::OpMetadata {
             caps: cap_map(needed),
             ..pb::OpMetadata::default()
         };
-        self.definition
-            .metadata
-            .insert(Digest::of(&bytes).as_str().to_owned(), metadata);
-        self.definition.def.push(Bytes::from(bytes));
-        self.definition.source = Some(self.sources.finish());
-        self.definition
+        let digest = Digest::of(&bytes).as_str().to_owned();
+        definition.metadata.insert(digest, metadata);
+        definition.def.push(Bytes::from(bytes));
+        definition
     }
 }
 

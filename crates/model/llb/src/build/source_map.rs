@@ -39,21 +39,19 @@ pub struct Location {
     pub ranges: Arc<[pb::Range]>,
 }
 
-/// Gathers the locations of all ops.
+/// Gathers the files that locations are in.
 #[derive(Default)]
 pub(super) struct Collector {
     maps: Vec<Arc<SourceMap>>,
-    source: pb::Source,
 }
 
 impl Collector {
-    pub(super) fn add(&mut self, digest: &str, locations: &[Location]) {
-        if !self.source.locations.contains_key(digest) {
-            self.source
-                .locations
-                .insert(digest.to_owned(), pb::Locations::default());
-        }
-        for location in locations {
+    /// The locations of an op as they are on the wire.
+    pub(super) fn places(
+        &mut self,
+        locations: &[Location],
+    ) -> impl ExactSizeIterator<Item = pb::Location> {
+        locations.iter().map(|location| {
             let known = self
                 .maps
                 .iter()
@@ -62,17 +60,18 @@ impl Collector {
                 self.maps.push(location.map.clone());
                 self.maps.len() - 1
             });
-            if let Some(entry) = self.source.locations.get_mut(digest) {
-                entry.locations.push(pb::Location {
-                    source_index: i32::try_from(index).unwrap_or(i32::MAX),
-                    ranges: location.ranges.to_vec(),
-                });
+            pb::Location {
+                source_index: i32::try_from(index).unwrap_or(i32::MAX),
+                ranges: location.ranges.to_vec(),
             }
-        }
+        })
     }
 
-    pub(super) fn finish(mut self) -> pb::Source {
-        self.source.infos = self.maps.iter().map(|map| map.info()).collect();
-        self.source
+    /// The files, for ops to be placed in.
+    pub(super) fn finish(self) -> pb::Source {
+        pb::Source {
+            infos: self.maps.iter().map(|map| map.info()).collect(),
+            ..pb::Source::default()
+        }
     }
 }
