@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// clean up build cache
     Prune(PruneArgs),
     /// clean up build histories
-    PruneHistories(Ignored),
+    PruneHistories(FormatArgs),
     /// debug utilities
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -86,11 +86,32 @@ pub(crate) enum Command {
     DialStdio,
 }
 
-/// Arguments of commands that are not there yet.
+/// Arguments of lists without choices.
 #[derive(Debug, Args)]
-pub(crate) struct Ignored {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<String>,
+pub(crate) struct FormatArgs {
+    /// Format the output using the given Go template, e.g, '{{json .}}'
+    #[arg(long)]
+    pub format: Option<String>,
+}
+
+/// Arguments of `debug ctl`.
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// build ref
+    #[arg(value_name = "REF")]
+    pub build: Option<String>,
+
+    /// Pin build so it will not be garbage collected
+    #[arg(long)]
+    pub pin: bool,
+
+    /// Unpin build so it will be garbage collected
+    #[arg(long)]
+    pub unpin: bool,
+
+    /// Delete build record
+    #[arg(long)]
+    pub delete: bool,
 }
 
 /// Arguments of `du`.
@@ -159,6 +180,45 @@ pub(crate) enum DebugCommand {
         #[arg(long)]
         format: Option<String>,
     },
+    /// dump LLB in human-readable format. LLB can be also passed via stdin. This command does not require the daemon to
+    /// be running.
+    DumpLlb {
+        /// Output dot format
+        #[arg(long)]
+        dot: bool,
+        /// LLB file
+        file: Option<PathBuf>,
+    },
+    /// display build events
+    Monitor {
+        /// show completed builds
+        #[arg(long)]
+        completed: bool,
+        /// show events for a specific build
+        #[arg(long, default_value = "")]
+        r#ref: String,
+    },
+    /// display build logs
+    Logs {
+        /// build ref
+        #[arg(value_name = "REF")]
+        build: Option<String>,
+        /// progress output type
+        #[arg(long, default_value = "auto")]
+        progress: String,
+        /// show opentelemetry trace
+        #[arg(long)]
+        trace: bool,
+    },
+    /// control build records
+    Ctl(CtlArgs),
+    /// retrieve a blob from contentstore
+    Get {
+        /// digest of the blob
+        digest: Option<String>,
+    },
+    /// list build records
+    Histories(FormatArgs),
     /// display internal information
     Info {
         /// format the output using the given Go template, e.g, '{{json .}}'

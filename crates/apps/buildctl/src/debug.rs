@@ -5,6 +5,7 @@ use proto::types::WorkerRecord;
 
 use crate::args::{DebugCommand, Global};
 use crate::connection::connect;
+use crate::{dump, histories, logs};
 
 /// Runs one of the debug commands.
 pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
@@ -30,6 +31,18 @@ pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
             }
             Ok(())
         }
+        DebugCommand::DumpLlb { dot, file } => dump::llb(file.as_deref(), *dot),
+        DebugCommand::Monitor { completed, r#ref } => {
+            histories::monitor(global, *completed, r#ref).await
+        }
+        DebugCommand::Logs {
+            build,
+            progress,
+            trace,
+        } => logs::logs(global, build.as_deref(), progress, *trace).await,
+        DebugCommand::Ctl(args) => histories::ctl(global, args).await,
+        DebugCommand::Get { digest } => logs::get(global, digest.as_deref()).await,
+        DebugCommand::Histories(args) => histories::list(global, args.format.as_deref()).await,
         DebugCommand::Info { format } => {
             let connection = connect(global).await?;
             let version = connection.client.info().await?;

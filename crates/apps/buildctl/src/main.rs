@@ -7,6 +7,9 @@ mod connection;
 mod csv;
 mod debug;
 mod dial;
+mod dump;
+mod histories;
+mod logs;
 mod options;
 mod table;
 mod usage;
@@ -77,7 +80,9 @@ async fn run(cli: Cli) -> Result<()> {
         Some(Command::DialStdio) => dial::run(&cli.global).await,
         Some(Command::Du(args)) => usage::du(&cli.global, args).await,
         Some(Command::Prune(args)) => usage::prune(&cli.global, args).await,
-        Some(Command::PruneHistories(_)) => bail!("unimplemented: prune-histories"),
+        Some(Command::PruneHistories(args)) => {
+            histories::prune(&cli.global, args.format.as_deref()).await
+        }
         None => {
             Cli::command().print_help()?;
             Ok(())
