@@ -1,6 +1,6 @@
 //! `containerd.services.content.v1.Content`: the blobs of the daemon, to look at but not to change.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::pin::Pin;
 
 use diagnostics::Failure;
@@ -50,6 +50,50 @@ fn message(info: &content::Info) -> wire::Info {
     }
 }
 
+/// A blob of a build on record.
+fn on_record(info: history::BlobInfo) -> content::Info {
+    content::Info {
+        digest: info.digest,
+        size: info.size,
+        disk: info.size,
+        used: info.created,
+        created: info.created,
+    }
+}
+
+/// Opens a blob at an offset.
+fn open(
+    store: &content::Store,
+    history: &history::History,
+    digest: &Digest,
+    offset: u64,
+) -> Result<Box<dyn Read + Send>, Status> {
+    let failed_io = |err: io::Error| Status::internal(err.to_string());
+    match store.open_blob(digest) {
+        Ok(mut file) => {
+            file.seek(SeekFrom::Start(offset)).map_err(failed_io)?;
+            Ok(Box::new(file))
+        }
+        Err(content::Error::NotFound { .. }) => {
+            let mut blob = history
+                .open_blob(digest)
+                .map_err(|err| Failure::from_error(&err).to_status())?;
+            // It is compressed: what is skipped must be read.
+            io::copy(&mut blob.by_ref().take(offset), &mut io::sink()).map_err(failed_io)?;
+            Ok(Box::new(blob))
+        }
+        Err(err) => Err(failed(digest, &err)),
+    }
+}
+
+impl Services {
+    /// Where blobs are looked for, in this order.
+    fn stores(&self) -> (content::Store, history::History) {
+        let store = self.cache.content().clone();
+        (store, self.builder.machinery().history.clone())
+    }
+}
+
 #[async_trait::async_trait]
 impl Content for Services {
     type ListStream = Replies<wire::ListContentResponse>;
@@ -61,10 +105,15 @@ impl Content for Services {
         request: Request<wire::InfoRequest>,
     ) -> Result<Response<wire::InfoResponse>, Status> {
         let digest = digest(&request.into_inner().digest)?;
-        let store = self.cache.content().clone();
-        let info =
-            tasks::blocking(move || store.info(&digest).map_err(|err| failed(&digest, &err)))
-                .await?;
+        let (store, history) = self.stores();
+        let info = tasks::blocking(move || match store.info(&digest) {
+            Err(content::Error::NotFound { .. }) => history
+                .blob(&digest)
+                .map(on_record)
+                .map_err(|err| Failure::from_error(&err).to_status()),
+            other => other.map_err(|err| failed(&digest, &err)),
+        })
+        .await?;
         Ok(Response::new(wire::InfoResponse {
             info: Some(message(&info)),
         }))
@@ -79,10 +128,20 @@ impl Content for Services {
             let text = "unimplemented: filters of content lists";
             return Err(Status::unimplemented(text));
         }
-        let store = self.cache.content().clone();
-        let all = tasks::blocking(move || store.list())
-            .await
-            .map_err(|err| Failure::from_error(&err).to_status())?;
+        let (store, history) = self.stores();
+        let all = tasks::blocking(move || {
+            let mut all = store
+                .list()
+                .map_err(|err| Failure::from_error(&err).to_status())?;
+            let kept = history
+                .blobs()
+                .map_err(|err| Failure::from_error(&err).to_status())?;
+            all.extend(kept.into_iter().map(on_record));
+            all.sort_by(|a, b| a.digest.cmp(&b.digest));
+            all.dedup_by(|a, b| a.digest == b.digest);
+            Ok::<_, Status>(all)
+        })
+        .await?;
         let batches: Vec<_> = all
             .chunks(100)
             .map(|batch| {
@@ -104,19 +163,12 @@ impl Content for Services {
         else {
             return Err(Status::invalid_argument("negative offset or size"));
         };
-        let store = self.cache.content().clone();
-        let mut file = {
-            let digest = digest.clone();
-            tasks::blocking(move || {
-                let mut file = store
-                    .open_blob(&digest)
-                    .map_err(|err| failed(&digest, &err))?;
-                file.seek(SeekFrom::Start(offset))
-                    .map_err(|err| Status::internal(err.to_string()))?;
-                Ok::<_, Status>(file.take(if size == 0 { u64::MAX } else { size }))
-            })
-            .await?
-        };
+        let (store, history) = self.stores();
+        let mut file = tasks::blocking(move || {
+            let size = if size == 0 { u64::MAX } else { size };
+            Ok::<_, Status>(open(&store, &history, &digest, offset)?.take(size))
+        })
+        .await?;
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         let task = tasks::spawn("content-read", async move {
             let mut offset = request.offset;

@@ -1,10 +1,10 @@
 //! The events of one build, kept in order so that any number of readers can follow from the beginning.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use progress::{Event, Sink};
+use progress::{Audience, Event, Sink};
 use tokio::sync::Notify;
 
 /// An append-only list of events with waiting readers.
@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 pub struct Hub {
     state: Mutex<State>,
     more: Notify,
+    /// Whether the build asked why its steps run.
+    curious: bool,
+    /// Takes what is for the record only.
+    overflow: OnceLock<Arc<dyn Sink>>,
 }
 
 #[derive(Default)]
@@ -21,6 +25,25 @@ struct State {
 }
 
 impl Hub {
+    /// Of a build that asked why its steps run, or did not.
+    pub fn new(curious: bool) -> Self {
+        Self {
+            curious,
+            ..Self::default()
+        }
+    }
+
+    /// Says what takes events that are for the record only; without it nobody gets them.
+    pub fn overflow(&self, sink: Arc<dyn Sink>) {
+        let first = self.overflow.set(sink);
+        debug_assert!(first.is_ok(), "a build has one record");
+    }
+
+    /// All events so far, what is outdated left out.
+    pub fn events(&self) -> Vec<Event> {
+        latest(&self.state.lock().events)
+    }
+
     /// No more events will come; readers end once they have read all.
     pub fn close(&self) {
         self.state.lock().closed = true;
@@ -50,6 +73,21 @@ impl Hub {
 
 impl Sink for Hub {
     fn emit(&self, event: Event) {
+        let audience = match &event {
+            Event::Log(log) => log.audience,
+            _ => Audience::All,
+        };
+        match audience {
+            Audience::All | Audience::Followers => {}
+            Audience::Curious if self.curious => {}
+            Audience::Curious => return,
+            Audience::Record => {
+                if let Some(overflow) = self.overflow.get() {
+                    overflow.emit(event);
+                }
+                return;
+            }
+        }
         let mut state = self.state.lock();
         if state.closed {
             return;
@@ -157,6 +195,25 @@ mod tests {
         hub.emit(Event::Vertex(vertex.clone()));
         let expected = Some(vec![event("other"), Event::Vertex(vertex)]);
         assert_eq!(hub.reader().next().await, expected);
+    }
+
+    #[test]
+    fn who_did_not_ask_is_not_told_why() {
+        let log = |audience| {
+            Event::Log(progress::Log {
+                vertex: "v".to_owned(),
+                stream: progress::Stream::Stderr,
+                data: "why".into(),
+                timestamp: std::time::SystemTime::UNIX_EPOCH,
+                audience,
+            })
+        };
+        for (curious, expected) in [(false, 0), (true, 1)] {
+            let hub = Hub::new(curious);
+            hub.emit(log(Audience::Curious));
+            hub.emit(log(Audience::Record));
+            assert_eq!(hub.events().len(), expected);
+        }
     }
 
     #[tokio::test]

@@ -67,6 +67,11 @@ impl Jobs {
         Some(done)
     }
 
+    /// Whether a build of this name goes on.
+    pub fn is_running(&self, id: &str) -> bool {
+        self.jobs.lock().get(id).is_some_and(|entry| entry.running)
+    }
+
     /// The progress of a build that runs, has just ended or is about to come.
     pub async fn hub(&self, id: &str) -> Result<Arc<Hub>, Failure> {
         self.wait(id, WAIT_STATUS, |job| Some(job.hub.clone()))
