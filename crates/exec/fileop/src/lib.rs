@@ -17,6 +17,7 @@
 //!
 //! Compat: behaviour and texts follow solver/llbsolver/file and the copy library of fsutil.
 
+mod alone;
 mod copier;
 mod copy;
 mod decompress;
@@ -30,6 +31,7 @@ mod wildcard;
 
 use fstree::Time;
 
+pub use alone::{Adding, prepare_alone};
 pub use copy::{Copy, copy};
 pub use error::Error;
 pub use mode::ModeChange;
