@@ -1,11 +1,13 @@
-//! Layers in trees where they lie on others than those they were made on: in merges.
+//! Layers in trees where they lie on others than those they were made on: in merges and differences.
 //!
-//! There a layer may hide only what it removed from its own parent. Most layers are like that anyway; for the others
-//! the snapshotter makes a copy, once, as soon as somebody looks inside such a tree.
+//! There a layer may show only what it changed of its own parent's tree, and hide only what it removed. Most layers are
+//! like that anyway; of the others a copy is made, once, as soon as somebody looks inside such a tree. The files of the
+//! copy are those of the layer.
 
 use std::sync::Arc;
 
 use fstree::Root;
+use layer::Change;
 use tasks::Cx;
 
 use crate::fresh::Fresh;
@@ -36,22 +38,27 @@ impl Cache {
                 id: node.id.clone(),
             });
         };
-        let snapshots = self.inner.snapshots.clone();
-        if !tasks::blocking(move || snapshots.hides_more(key)).await? {
+        if !self.inner.snapshots.is_layered() {
             return self.set_shape(node, key.0);
         }
-        let below = match node.parents.first() {
+        let lower = match node.parents.first() {
             Some(parent) => Some(Ref::new(self.clone(), parent.clone()).tree(cx).await?),
             None => None,
         };
-        let (cache, node) = (self.clone(), node.clone());
+        let (cache, node, cx) = (self.clone(), node.clone(), cx.clone());
         tasks::blocking(move || {
             let _working = working;
-            let below = below.map(|tree| Root::from_borrowed(tree.fd()));
-            let below = below.transpose().map_err(Error::io("open a tree"))?;
-            let fresh = Fresh::fill(&cache.inner, |copy| {
-                Ok(cache.inner.snapshots.hide_less(key, below.as_ref(), copy)?)
-            })?;
+            let snapshots = &cache.inner.snapshots;
+            let lower = lower.map(|tree| Root::from_borrowed(tree.fd()));
+            let lower = lower.transpose().map_err(Error::io("open a tree"))?;
+            let upper = Root::open(snapshots.directory(key)).map_err(Error::io("open a tree"))?;
+            let change = Change::Overlay { lower, upper };
+            if layer::is_carved(&cx, &change)? {
+                return cache.set_shape(&node, key.0);
+            }
+            let fresh = Fresh::prepare(&cache.inner, None)?;
+            layer::carve(&cx, &change, &snapshots.directory(fresh.key()))?;
+            snapshots.adopt(fresh.key())?;
             cache.set_shape(&node, fresh.key().0)?;
             fresh.keep();
             Ok(())

@@ -24,21 +24,13 @@ pub(crate) struct Fresh {
 impl Fresh {
     /// Makes a snapshot that can be written. Blocks.
     pub(crate) fn prepare(inner: &Arc<Inner>, below: Option<&Chain>) -> Result<Self, Error> {
-        Self::fill(inner, |key| Ok(inner.snapshots.prepare(key, below)?))
-    }
-
-    /// Makes a snapshot with `work`. Blocks.
-    pub(crate) fn fill(
-        inner: &Arc<Inner>,
-        work: impl FnOnce(Key) -> Result<(), Error>,
-    ) -> Result<Self, Error> {
-        let fresh = Self {
+        let key = inner.new_key()?;
+        inner.snapshots.prepare(key, below)?;
+        Ok(Self {
             inner: inner.clone(),
-            key: inner.new_key()?,
+            key,
             kept: false,
-        };
-        work(fresh.key)?;
-        Ok(fresh)
+        })
     }
 
     pub(crate) fn key(&self) -> Key {

@@ -150,7 +150,7 @@ impl Inner {
         let mut pruned = Pruned::default();
         let mut forest = Forest::new(&survey);
         for rule in rules {
-            let free = free_space(&self.root)?;
+            let free = disk(&self.root)?.free;
             let keep = if pass.early {
                 rule.below(total).keep(total, free)
             } else {
@@ -189,18 +189,15 @@ impl Inner {
     }
 }
 
-/// Bytes on the disk that anybody may use.
-pub(crate) fn free_space(path: &std::path::Path) -> Result<u64, Error> {
-    Ok(disk(path)?.free)
-}
-
 /// The disk the state is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
     /// Bytes.
     pub total: u64,
-    /// Bytes that anybody may use.
+    /// Bytes that are not in use.
     pub free: u64,
+    /// The part of it that is not kept for the superuser.
+    pub available: u64,
 }
 
 /// The disk that holds a path.
@@ -209,7 +206,8 @@ pub fn disk(path: &std::path::Path) -> Result<Disk, Error> {
         rustix::fs::statvfs(path).map_err(|err| Error::io("look at the disk")(err.into()))?;
     Ok(Disk {
         total: stat.f_blocks * stat.f_frsize,
-        free: stat.f_bavail * stat.f_frsize,
+        free: stat.f_bfree * stat.f_frsize,
+        available: stat.f_bavail * stat.f_frsize,
     })
 }
 

@@ -152,7 +152,7 @@ impl Cache {
 
     /// Looks at the disk while trees are written.
     async fn watch(&self, shared: &Shared) -> u64 {
-        let full = disk(&self.inner.root).is_ok_and(|disk| disk.free < floor(disk));
+        let full = disk(&self.inner.root).is_ok_and(|disk| disk.available < floor(disk));
         if !full || shared.rests() {
             return 0;
         }
@@ -184,12 +184,12 @@ impl Cache {
             let Ok(disk) = disk(&self.inner.root) else {
                 break;
             };
-            if disk.free >= floor(disk) {
+            if disk.available >= floor(disk) {
                 break;
             }
             let rule = Rule {
                 all: true,
-                min_free: floor(disk) * 2,
+                min_free: floor(disk) * 2 + disk.free - disk.available.min(disk.free),
                 ..Rule::default()
             };
             let pass = Pass {
@@ -265,7 +265,7 @@ impl Inner {
             (Some(limit), Some(last)) => last.used + last.free.saturating_sub(disk.free) > limit,
             _ => false,
         };
-        over || disk.free < floor(disk)
+        over || disk.available < floor(disk)
     }
 
     /// Somebody begins to write a tree.
@@ -307,7 +307,13 @@ mod tests {
     #[test]
     fn a_disk_counts_as_full_in_relation_to_its_size() {
         const GB: u64 = 1_000_000_000;
-        let floor = |total| floor(Disk { total, free: 0 });
+        let floor = |total| {
+            floor(Disk {
+                total,
+                free: 0,
+                available: 0,
+            })
+        };
         assert_eq!(floor(1000 * GB), GB);
         assert_eq!(floor(10 * GB), GB / 5);
         assert_eq!(floor(GB), GB / 1000 * 64);

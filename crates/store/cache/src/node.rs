@@ -100,7 +100,7 @@ impl Node {
                 MadeOf::TheDifference => {
                     if let [lower, upper] = at.parents.as_slice() {
                         let mut layers = Vec::new();
-                        upper.collect_layers(elsewhere, &mut layers);
+                        upper.collect_layers(true, &mut layers);
                         layers.truncate(layers.len().saturating_sub(lower.layers().len()));
                         found.append(&mut layers);
                     }

@@ -17,13 +17,10 @@ impl Cache {
     }
 
     /// Removes blobs that no record names and nobody asked for since then. Returns their bytes.
-    pub async fn drop_loose(&self, since: SystemTime) -> Result<u64, Error> {
-        let inner = self.inner.clone();
-        tasks::blocking(move || {
-            let loose = inner.content.list()?;
-            inner.drop_loose(&loose, since)
-        })
-        .await
+    /// Blocks.
+    pub fn drop_loose(&self, since: SystemTime) -> Result<u64, Error> {
+        let loose = self.inner.content.list()?;
+        self.inner.drop_loose(&loose, since)
     }
 }
 

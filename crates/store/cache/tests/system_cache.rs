@@ -493,6 +493,54 @@ async fn a_layer_hides_in_a_merge_only_what_it_removed_from_its_own_parent() {
 }
 
 #[tokio::test]
+async fn a_difference_shows_only_what_changed() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let below = &[("etc/os", "1"), ("same", "x"), ("dir/kept", "x")];
+    let base = fixture.layer(&cache, None, below).await;
+    let tree = fixture.mutable(&cache, Some(&base)).await;
+    let root = tree.tree(&fixture.cx).await.expect("mounted").path();
+    // Copied up and put back as it was.
+    let times = std::fs::metadata(root.join("same")).expect("there");
+    std::fs::write(root.join("same"), "x").expect("written");
+    let file = std::fs::File::options().write(true).open(root.join("same"));
+    file.and_then(|file| file.set_modified(times.modified()?))
+        .expect("set");
+    let times = std::fs::metadata(root.join("etc")).expect("there");
+    std::fs::write(root.join("etc/passing"), "x").expect("written");
+    std::fs::remove_file(root.join("etc/passing")).expect("removed");
+    let dir = std::fs::File::open(root.join("etc")).expect("opened");
+    dir.set_modified(times.modified().expect("known"))
+        .expect("set");
+    std::fs::write(root.join("new"), "y").expect("written");
+    let top = tree
+        .commit(&fixture.cx, "a layer")
+        .await
+        .expect("committed");
+    let diff = cache
+        .diff(
+            &fixture.cx,
+            Some(&base),
+            Some(&top),
+            RecordOptions::default(),
+            &Progress::none(),
+        )
+        .await
+        .expect("made")
+        .expect("something");
+    diff.ensure(&fixture.cx, &Progress::none())
+        .await
+        .expect("unpacked");
+    let root = diff.tree(&fixture.cx).await.expect("mounted").path();
+    let names = std::fs::read_dir(root).expect("read");
+    let names: Vec<_> = names
+        .map(|entry| entry.expect("read").file_name())
+        .collect();
+    assert_eq!(names, ["new"]);
+}
+
+#[tokio::test]
 async fn a_merge_shows_all_and_a_diff_what_came_on_top() {
     testkit::require!(root);
     merges_and_differences(SnapshotterKind::Overlay).await;

@@ -183,6 +183,26 @@ fn is_deletion_mark(meta: &Meta) -> bool {
     meta.kind() == Kind::CharDevice && meta.rdev == fstree::Device::default()
 }
 
+/// Whether any directory of an upper tree is opaque.
+pub(crate) fn has_opaque(upper: &fstree::Root) -> Result<bool, Error> {
+    let open = |at: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        upper
+            .open_with(at, flags, Mode::empty())
+            .map_err(|err| fstree::Error::new("open", path::rooted(at), err))
+    };
+    if is_opaque(&open(Path::new(""))?)? {
+        return Ok(true);
+    }
+    for entry in fstree::Walk::new(upper)? {
+        let entry = entry?;
+        if entry.meta.is_dir() && is_opaque(&open(&entry.path)?)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn is_opaque(dir: &OwnedFd) -> Result<bool, Error> {
     for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
         if attribute(dir, name)?.is_some_and(|value| value == b"y") {

@@ -4,10 +4,13 @@
 //! compression, digest. [`apply`] is the mirror. Both block: call them through `tasks::blocking`. What a layer belongs
 //! to, and which blobs should be kept, is not known here.
 //!
+//! [`carve`] makes a layer of an overlay one that can lie anywhere.
+//!
 //! Invariant: the bytes of a blob depend on the tree and the options alone, never on the number of threads.
 
 mod apply;
 pub mod archive;
+mod carve;
 mod compress;
 mod decompress;
 mod diff;
@@ -22,6 +25,7 @@ use fstree::Root;
 use oci::{Descriptor, Digest};
 use tasks::Cx;
 
+pub use carve::{carve, is_carved};
 pub use error::Error;
 pub use options::{Compression, Options, convert_media_type, is_nondistributable};
 

@@ -9,7 +9,6 @@
 
 mod error;
 mod native;
-mod opaque;
 mod overlay;
 mod usage;
 mod whiteouts;
@@ -18,7 +17,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use fstree::Root;
 use mount::Mount;
 
 pub use error::Error;
@@ -75,13 +73,6 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
 
     /// Puts a snapshot in order that was filled by hand, without a mount.
     fn adopt(&self, key: Key) -> Result<(), Error>;
-
-    /// Whether the snapshot hides more of what is below than it removes from `below`, the tree it was made on, once it
-    /// lies on top of anything else.
-    fn hides_more(&self, key: Key) -> Result<bool, Error>;
-
-    /// Makes `copy`, a snapshot like `key` that hides no more than that. It shares files with `key`.
-    fn hide_less(&self, key: Key, below: Option<&Root>, copy: Key) -> Result<(), Error>;
 
     /// Whether the snapshot differs in nothing from what is below.
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error>;

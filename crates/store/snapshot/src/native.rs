@@ -72,18 +72,6 @@ impl Snapshotter for Native {
         Ok(())
     }
 
-    fn hides_more(&self, _key: Key) -> Result<bool, Error> {
-        Ok(false)
-    }
-
-    fn hide_less(&self, key: Key, _below: Option<&Root>, copy: Key) -> Result<(), Error> {
-        let below = Chain {
-            keys: vec![key],
-            cut: false,
-        };
-        self.prepare(copy, Some(&below))
-    }
-
     fn is_unchanged(&self, _key: Key, _below: &Chain) -> Result<bool, Error> {
         Ok(false)
     }

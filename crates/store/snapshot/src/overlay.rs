@@ -6,10 +6,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use fstree::Root;
 use mount::{Mount, Upper};
 
-use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, opaque, usage, whiteouts};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, usage, whiteouts};
 
 /// The overlayfs snapshotter.
 #[derive(Debug)]
@@ -185,18 +184,6 @@ impl Snapshotter for Overlay {
     fn adopt(&self, key: Key) -> Result<(), Error> {
         let in_namespace = self.options.iter().any(|option| option == "userxattr");
         whiteouts::mark(&self.directory(key), in_namespace)
-    }
-
-    fn hides_more(&self, key: Key) -> Result<bool, Error> {
-        let fs = self.directory(key);
-        opaque::any(&fs).map_err(Error::io("look at", &fs))
-    }
-
-    fn hide_less(&self, key: Key, below: Option<&Root>, copy: Key) -> Result<(), Error> {
-        self.prepare(copy, None)?;
-        let (from, to) = (self.directory(key), self.directory(copy));
-        opaque::name_removed(&from, below, &to).map_err(Error::io("prepare", &to))?;
-        self.adopt(copy)
     }
 
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error> {
