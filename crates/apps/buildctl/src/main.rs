@@ -12,6 +12,7 @@ mod histories;
 mod logs;
 mod options;
 mod table;
+mod template;
 mod usage;
 
 use std::process::ExitCode;

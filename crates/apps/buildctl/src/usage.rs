@@ -2,22 +2,32 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use client::{PruneRequest, UsageRecord};
-use serde_json::{Value, json};
-
 use crate::args::{DuArgs, Global, PruneArgs};
 use crate::connection::connect;
 use crate::table::align;
+use crate::template::{Field, Template, Value};
+use anyhow::Result;
+use client::{PruneRequest, UsageRecord};
 
 /// Shows what the daemon keeps.
 pub(crate) async fn du(global: &Global, args: &DuArgs) -> Result<()> {
-    let as_json = wants_json(args.format.as_deref())?;
+    let format = Format::parse(args.format.as_deref())?;
     let connection = connect(global).await?;
     let records = connection.client.disk_usage(args.filter.clone()).await?;
-    if as_json {
-        println!("{}", Value::from_iter(records.iter().map(object)));
-        return Ok(());
+    match &format {
+        Format::Standard => {}
+        Format::Template(template) => {
+            let list = Value::List(records.iter().map(value).collect());
+            println!("{}", template.execute(&list)?);
+            return Ok(());
+        }
+        Format::Rows(template) => {
+            let headings = value(&UsageRecord::default()).headings();
+            let rows = std::iter::once(headings).chain(records.iter().map(value));
+            let lines = rows.map(|row| cells(template, &row));
+            print!("{}", align(&lines.collect::<Result<Vec<_>>>()?));
+            return Ok(());
+        }
     }
     if args.verbose {
         print!("{}", records.iter().map(verbose).collect::<String>());
@@ -35,7 +45,7 @@ pub(crate) async fn du(global: &Global, args: &DuArgs) -> Result<()> {
 
 /// Has the daemon remove what nobody uses.
 pub(crate) async fn prune(global: &Global, args: &PruneArgs) -> Result<()> {
-    let as_json = wants_json(args.format.as_deref())?;
+    let format = Format::parse(args.format.as_deref())?;
     let connection = connect(global).await?;
     let request = PruneRequest {
         filter: args.filter.clone(),
@@ -47,31 +57,58 @@ pub(crate) async fn prune(global: &Global, args: &PruneArgs) -> Result<()> {
     };
     let mut total = 0;
     let mut first = true;
+    let mut failed = None;
     let show = |record: UsageRecord| {
         total += record.size;
-        if as_json {
-            println!("{}", object(&record));
-        } else if args.verbose {
-            print!("{}", verbose(&record));
-        } else if std::mem::take(&mut first) {
-            print!("{}", align(&[header(), row(&record)]));
-        } else {
-            print!("{}", align(&[row(&record)]));
+        match &format {
+            Format::Standard if args.verbose => print!("{}", verbose(&record)),
+            Format::Standard if std::mem::take(&mut first) => {
+                print!("{}", align(&[header(), row(&record)]));
+            }
+            Format::Standard => print!("{}", align(&[row(&record)])),
+            Format::Template(template) | Format::Rows(template) => {
+                match template.execute(&value(&record)) {
+                    Ok(text) => println!("{text}"),
+                    Err(err) => failed = failed.take().or(Some(err)),
+                }
+            }
         }
     };
     connection.client.prune(request, show).await?;
-    if !as_json {
+    if let Some(err) = failed {
+        return Err(err);
+    }
+    if matches!(format, Format::Standard) {
         print!("{}", align(&[["Total:".to_owned(), bytes(total)]]));
     }
     Ok(())
 }
 
-fn wants_json(format: Option<&str>) -> Result<bool> {
-    match format {
-        None | Some("") => Ok(false),
-        Some("json" | "{{json .}}") => Ok(true),
-        Some(other) => bail!("unimplemented: format {other:?}, use json"),
+/// How records are shown.
+enum Format {
+    /// As a table, or at length.
+    Standard,
+    /// By a template for all of them.
+    Template(Template),
+    /// By a template for each, in columns under the names of the fields.
+    Rows(Template),
+}
+
+impl Format {
+    fn parse(text: Option<&str>) -> Result<Self> {
+        Ok(match text.map(str::trim) {
+            None | Some("" | "table") => Self::Standard,
+            Some(text) => match text.strip_prefix("table ") {
+                Some(row) => Self::Rows(Template::parse(&row.replace("\\t", "\t"))?),
+                None => Self::Template(Template::parse(text)?),
+            },
+        })
     }
+}
+
+fn cells(template: &Template, row: &Value) -> Result<Vec<String>> {
+    let text = template.execute(row)?;
+    Ok(text.split('\t').map(str::to_owned).collect())
 }
 
 #[allow(
@@ -202,24 +239,62 @@ fn summary(records: &[UsageRecord]) -> String {
 
 /// As `2006-01-02 15:04:05.123 +0000 UTC`.
 fn time(stamp: &impl ToString) -> String {
-    let text = stamp.to_string();
+    let text = json_time(stamp);
     text.trim_end_matches('Z').replacen('T', " ", 1) + " +0000 UTC"
 }
 
-fn object(record: &UsageRecord) -> Value {
-    json!({
-        "id": record.id,
-        "mutable": record.mutable,
-        "inUse": record.in_use,
-        "size": record.size,
-        "createdAt": record.created_at.as_ref().map(ToString::to_string),
-        "lastUsedAt": record.last_used_at.as_ref().map(ToString::to_string),
-        "usageCount": record.usage_count,
-        "parents": (!record.parents.is_empty()).then_some(&record.parents),
-        "description": record.description,
-        "recordType": record.record_type,
-        "shared": record.shared,
-    })
+/// As `2006-01-02T15:04:05.123Z`, without zeros at the end of the fraction.
+fn json_time(stamp: &impl ToString) -> String {
+    let text = stamp.to_string();
+    let whole = text.trim_end_matches('Z');
+    let short = match whole.split_once('.') {
+        Some(_) => whole.trim_end_matches('0').trim_end_matches('.'),
+        None => whole,
+    };
+    format!("{short}Z")
+}
+
+/// A record for templates.
+fn value(record: &UsageRecord) -> Value {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let parents: Vec<_> = record.parents.iter().map(|parent| text(parent)).collect();
+    Value::Record(vec![
+        Field::new("ID", "id", text(&record.id)),
+        Field::new("Mutable", "mutable", Value::Bool(record.mutable)),
+        Field::new("InUse", "inUse", Value::Bool(record.in_use)),
+        Field::new("Size", "size", Value::Int(record.size)),
+        Field::new(
+            "CreatedAt",
+            "createdAt",
+            record.created_at.as_ref().map_or_else(
+                // Compat: what is absent on the wire is 1970.
+                || moment(&"1970-01-01T00:00:00Z"),
+                moment,
+            ),
+        ),
+        Field::new(
+            "LastUsedAt",
+            "lastUsedAt",
+            record.last_used_at.as_ref().map_or(Value::Nil, moment),
+        ),
+        Field::new("UsageCount", "usageCount", Value::Int(record.usage_count)),
+        Field::new(
+            "Parents",
+            "parents",
+            if parents.is_empty() {
+                Value::Nil
+            } else {
+                Value::List(parents)
+            },
+        ),
+        Field::new("Description", "description", text(&record.description)),
+        Field::new("RecordType", "recordType", text(&record.record_type)),
+        Field::new("Shared", "shared", Value::Bool(record.shared)),
+    ])
+}
+
+fn moment(stamp: &impl ToString) -> Value {
+    Value::Time(json_time(stamp), time(stamp))
 }
 
 #[cfg(test)]
@@ -241,6 +316,53 @@ mod tests {
         assert_eq!(bytes(999), "999B");
         assert_eq!(bytes(1000), "1.00kB");
         assert_eq!(bytes(34_560_000), "34.56MB");
+    }
+
+    #[test]
+    fn records_are_shown_by_templates() {
+        let record = UsageRecord {
+            id: "abc".into(),
+            size: 7,
+            parents: vec!["p".into()],
+            record_type: "regular".into(),
+            ..UsageRecord::default()
+        };
+        let of = |format: &str| match Format::parse(Some(format)).expect("valid") {
+            Format::Template(template) => template.execute(&value(&record)).expect("made"),
+            Format::Rows(template) => {
+                let rows = [value(&record).headings(), value(&record)];
+                let cells = rows.iter().map(|row| cells(&template, row).expect("made"));
+                align(&cells.collect::<Vec<_>>())
+            }
+            Format::Standard => "standard".to_owned(),
+        };
+        assert_eq!(
+            of("json"),
+            "{\"id\":\"abc\",\"mutable\":false,\"inUse\":false,\"size\":7,\"createdAt\":\"1970-01-01T00:00:00Z\",\
+             \"lastUsedAt\":null,\"usageCount\":0,\"parents\":[\"p\"],\"description\":\"\",\
+             \"recordType\":\"regular\",\"shared\":false}"
+        );
+        assert_eq!(
+            of("{{.ID}} {{.CreatedAt}}"),
+            "abc 1970-01-01 00:00:00 +0000 UTC"
+        );
+        assert_eq!(
+            of("table {{.ID}}\\t{{.RecordType}}"),
+            "ID\tRECORD TYPE\nabc\tregular\n"
+        );
+        assert_eq!(of("table"), "standard");
+    }
+
+    #[test]
+    fn times_end_where_they_are_exact() {
+        assert_eq!(
+            json_time(&"2026-11-21T02:03:04.120000000Z"),
+            "2026-11-21T02:03:04.12Z"
+        );
+        assert_eq!(
+            time(&"2026-11-21T02:03:04.000Z"),
+            "2026-11-21 02:03:04 +0000 UTC"
+        );
     }
 
     #[test]
