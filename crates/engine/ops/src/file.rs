@@ -6,6 +6,7 @@
 mod actions;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cache::{MutableRef, RecordOptions};
 use diagnostics::{Detail, Failure};
@@ -166,6 +167,7 @@ impl FileOp {
             tree,
             base: parent.clone(),
             description: description.to_owned(),
+            mounted: AtomicBool::new(false),
         })
     }
 }
@@ -176,6 +178,8 @@ pub(crate) struct Open {
     /// What it stands on.
     base: Value,
     description: String,
+    /// Somebody looked at the whole tree.
+    mounted: AtomicBool,
 }
 
 /// The tree of an action.
