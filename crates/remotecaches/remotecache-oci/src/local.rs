@@ -82,6 +82,7 @@ impl Folder {
     }
 }
 
+#[async_trait]
 impl Origin for Folder {
     fn provider(&self, sessions: &Group) -> Arc<dyn Provider> {
         Arc::new(self.store(sessions))
@@ -89,6 +90,11 @@ impl Origin for Folder {
 
     fn ends_with_client(&self) -> bool {
         true
+    }
+
+    async fn has(&self, cx: &Cx, sessions: &Group, blob: &Digest) -> bool {
+        let size = self.store(sessions).size(cx, blob).await;
+        matches!(size, Ok(Some(_)))
     }
 }
 

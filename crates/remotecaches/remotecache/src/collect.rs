@@ -107,6 +107,18 @@ pub async fn collect(work: &Work, wanted: &Collect) -> Result<Graph, Error> {
         foreign: HashMap::new(),
     };
     gather.results(&mut known).await?;
+    let missing = gather.graph.layers.missing(work).await?;
+    if !missing.is_empty() {
+        let layers = &gather.graph.layers;
+        let lost = |layer| {
+            layers
+                .downwards(layer)
+                .any(|at| missing.contains(layers.digest(at)))
+        };
+        for known in known.iter_mut().flatten() {
+            known.layer = known.layer.filter(|layer| !lost(*layer));
+        }
+    }
     let graph = gather.graph;
     let results = wanted.results.clone();
     let cx = work.cx.clone();

@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use cache::{ImageLayer, LayerBlob};
 use content::Provider;
 use oci::{Descriptor, Digest, Timestamp};
 use session::Group;
+use tasks::{Cx, Scope};
+use tokio::sync::mpsc;
+
+use crate::{Error, Work};
 
 /// The annotation with the digest of the uncompressed tar.
 pub(crate) const DIFF_ID: &str = "containerd.io/uncompressed";
@@ -21,6 +26,7 @@ pub(crate) const DESCRIPTION: &str = "buildkit/description";
 pub struct LayerId(pub(crate) usize);
 
 /// Where blobs of a cache can be had, for whichever sessions ask.
+#[async_trait]
 pub trait Origin: Send + Sync {
     /// Brings blobs on behalf of these sessions.
     fn provider(&self, sessions: &Group) -> Arc<dyn Provider>;
@@ -28,6 +34,12 @@ pub trait Origin: Send + Sync {
     /// Whether it is gone when the client is.
     fn ends_with_client(&self) -> bool {
         false
+    }
+
+    /// Whether a blob can still be had, where that is cheap to find out.
+    async fn has(&self, cx: &Cx, sessions: &Group, blob: &Digest) -> bool {
+        let _ = (cx, sessions, blob);
+        true
     }
 }
 
@@ -59,11 +71,12 @@ pub struct Blob {
 
 impl Blob {
     /// From the descriptor of an imported cache; `None` when that does not say what is needed.
-    pub fn imported(descriptor: Descriptor, origin: &Arc<dyn Origin>) -> Option<Self> {
-        let annotation = |key| descriptor.annotations.get(key);
+    pub fn imported(mut descriptor: Descriptor, origin: &Arc<dyn Origin>) -> Option<Self> {
+        // They are for caches only: an image made of the layer must not have them.
+        let mut annotation = |key| descriptor.annotations.remove(key);
         let diff_id = annotation(DIFF_ID)?.parse().ok()?;
         let created = annotation(CREATED).and_then(|text| text.parse::<Timestamp>().ok());
-        let described = annotation(DESCRIPTION).cloned();
+        let described = annotation(DESCRIPTION);
         let description = described.unwrap_or_else(|| format!("imported {}", descriptor.digest));
         Some(Self {
             diff_id,
@@ -189,6 +202,36 @@ impl Layers {
             order[start..].reverse();
         }
         order
+    }
+
+    /// Blobs that some cache was to bring and cannot.
+    pub(crate) async fn missing(&self, work: &Work) -> Result<HashSet<Digest>, Error> {
+        let mut scope: Scope<Error> = Scope::new(&work.cx, "look for blobs");
+        let (told, mut hear) = mpsc::unbounded_channel();
+        for (digest, blob) in &self.blobs {
+            let Whence::Origin(origin) = &blob.whence else {
+                continue;
+            };
+            if work.store.contains(digest) {
+                continue;
+            }
+            let (cx, sessions, told) = (scope.cx().clone(), work.sessions.clone(), told.clone());
+            let (origin, digest) = (origin.clone(), digest.clone());
+            scope.spawn("look for blob", async move {
+                if !origin.has(&cx, &sessions, &digest).await {
+                    // The receiver lives until all tasks have ended.
+                    let _ = told.send(digest);
+                }
+                Ok(())
+            });
+        }
+        drop(told);
+        scope.join().await?;
+        let mut missing = HashSet::new();
+        while let Some(digest) = hear.recv().await {
+            missing.insert(digest);
+        }
+        Ok(missing)
     }
 
     /// A result as the cache takes it.

@@ -7,7 +7,7 @@ use oci::{Descriptor, Digest, Index, Manifest, Timestamp, media_type};
 
 use crate::document::{self, Document};
 use crate::graph::Graph;
-use crate::layers::{Blob, CREATED, DESCRIPTION, DIFF_ID};
+use crate::layers::{Blob, CREATED, DIFF_ID};
 use crate::{Error, write};
 
 /// The key of the response that has the manifest's descriptor.
@@ -79,7 +79,6 @@ impl Form {
         let mut listed = Descriptor::new(&media_type, given.digest.clone(), given.size);
         listed.urls.clone_from(&given.urls);
         listed.annotations.clone_from(&given.annotations);
-        listed.annotations.remove(DESCRIPTION);
         let annotations = &mut listed.annotations;
         annotations.insert(DIFF_ID.to_owned(), blob.diff_id.to_string());
         if let Some(created) = blob.created {

@@ -35,7 +35,12 @@ pub(crate) async fn unexpected(method: &Method, url: &Url, mut response: Respons
 
 /// No answer.
 pub(crate) fn broken(method: &Method, url: &Url, err: &reqwest::Error) -> Error {
-    let (kind, reason) = reason(err);
+    let (kind, mut reason) = reason(err);
+    if reason.contains("failed to lookup address") {
+        // Compat: users look for these words.
+        let host = url.host_str().unwrap_or_default();
+        reason = format!("dial tcp: lookup {host}: no such host");
+    }
     Error::Transport {
         method: capitalized(method),
         url: redacted(url),
