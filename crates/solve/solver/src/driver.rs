@@ -44,6 +44,8 @@ pub(crate) enum Message<O: Operation> {
     /// An imported cache can be asked.
     Opened,
     Describe(oneshot::Sender<String>),
+    /// Is answered once everything sent before it was done.
+    Settled(oneshot::Sender<()>),
 }
 
 pub(crate) type Reply<V> = oneshot::Sender<Result<Built<V>, Failure>>;
@@ -222,6 +224,7 @@ impl<O: Operation> Owner<O> {
             Message::Opened => {}
             // Whoever asked may have gone.
             Message::Describe(reply) => drop(reply.send(self.describe())),
+            Message::Settled(reply) => drop(reply.send(())),
         }
     }
 

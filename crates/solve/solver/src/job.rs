@@ -129,6 +129,14 @@ impl<O: Operation> Solver<O> {
         }))
     }
 
+    /// Waits until what jobs that were dropped held is let go of.
+    pub async fn settled(&self) {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.0.sender.send(Message::Settled(reply));
+        // Without an answer the solver is going away, and everything with it.
+        let _ = answer.await;
+    }
+
     /// What the scheduler is doing, for people: every vertex that has not ended and what it waits for.
     pub async fn describe(&self) -> String {
         let (reply, answer) = oneshot::channel();

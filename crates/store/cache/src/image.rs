@@ -17,7 +17,8 @@ use crate::record::{Blob, Body, CHAINS, Record, to_nanos};
 use crate::{Cache, Error, ImageLayer, Inner, RecordType, Ref, RefId};
 
 impl Cache {
-    /// The tree of an image with these layers, the lowest first. Nothing is fetched. `None` for no layers.
+    /// The tree of an image with these layers, the lowest first. Nothing is fetched. `None` for no layers. Images share
+    /// what they have in common, as long as the blobs are the same.
     pub fn image(&self, layers: Vec<ImageLayer>) -> Result<Option<Ref>, Error> {
         let mut nodes = self.inner.nodes.lock();
         let mut batch = Batch::new();
@@ -25,10 +26,10 @@ impl Cache {
         let mut top: Option<Arc<Node>> = None;
         let mut chain_id: Option<Digest> = None;
         for layer in layers {
-            let next = match &chain_id {
-                None => layer.diff_id.clone(),
-                Some(below) => Digest::of(format!("{below} {}", layer.diff_id)),
-            };
+            // The same files in other blobs are another image: who builds on it gets the blobs it has.
+            let below = chain_id.as_ref().map_or("", Digest::as_str);
+            let (diff_id, blob) = (&layer.diff_id, &layer.descriptor.digest);
+            let next = Digest::of(format!("{below} {diff_id} {blob}"));
             let found = match self.inner.db.value(CHAINS, next.as_str().as_bytes())? {
                 Some(id) => std::str::from_utf8(&id).ok().and_then(RefId::parse),
                 None => None,

@@ -34,6 +34,7 @@ mod refs;
 mod remove;
 mod types;
 mod usage;
+mod verify;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,7 @@ pub use mutable::MutableRef;
 pub use open::{Options, SnapshotterKind};
 pub use refs::Ref;
 pub use types::{ImageLayer, LayerBlob, RecordOptions, RecordType, RefId, Usage};
+pub use verify::{Depth, Problem, Report};
 
 use fresh::Fresh;
 use node::{Node, Nodes};

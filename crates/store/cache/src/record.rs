@@ -121,7 +121,7 @@ pub(crate) enum MadeOf {
 pub(crate) struct Blob {
     pub(crate) descriptor: Descriptor,
     pub(crate) diff_id: Digest,
-    /// Digest of the diff ids up to here; only for layers of images, which are shared by it.
+    /// Digest of diff ids and blobs up to here; only for layers of images, which are shared by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chain_id: Option<Digest>,
 }

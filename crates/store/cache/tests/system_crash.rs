@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cache::{Cache, Options, RecordOptions, Ref, RefId};
+use cache::{Cache, Depth, Options, RecordOptions, Ref, RefId};
 use tasks::Cx;
 
 const DIRECTORY: &str = "CACHE_CRASH_DIRECTORY";
@@ -111,11 +111,9 @@ async fn what_was_acknowledged_is_there_after_kill_9() {
                 .expect("a digest");
             assert_eq!(cache.content().read(&blob).expect("read"), id.as_str());
         }
-        cache.settle_removals().await;
-        let list = cache.list(&cx).await.expect("listed").into_iter();
-        let records = list.filter(|usage| usage.id.as_str().len() == 25).count();
-        let trees = dir.path().join("snapshots-overlayfs-v1");
-        assert_eq!(std::fs::read_dir(trees).expect("read").count(), records);
+        let report = cache.verify(&cx, Depth::Content).await.expect("walked");
+        assert_eq!(report.problems, [], "round {round}");
+        assert_eq!(report.trees, report.records);
         let unfinished = dir.path().join("content-v1/ingest");
         assert_eq!(std::fs::read_dir(unfinished).expect("read").count(), 0);
     }

@@ -295,3 +295,62 @@ async fn a_blob_is_converted_once_and_goes_with_its_record() {
     }
     assert!(cache.content().list().expect("listed").is_empty());
 }
+
+#[tokio::test]
+async fn the_same_files_in_other_blobs_are_another_image() {
+    let fixture = Fixture::new(SnapshotterKind::Auto);
+    let cache = fixture.open();
+    let tree = stack(&fixture, &cache).await;
+    let gzip = fixture.blobs(&tree, &layer::Options::default()).await;
+    let zstd = layer::Options {
+        compression: Compression::Zstd,
+        force: true,
+        ..layer::Options::default()
+    };
+    let zstd = fixture.blobs(&tree, &zstd).await;
+    let provider = Arc::new(Elsewhere {
+        store: cache.content().clone(),
+        fetched: AtomicUsize::new(0),
+    });
+    let pulled = |blobs: &[LayerBlob]| {
+        let image = cache.image(image(blobs, &provider)).expect("an image");
+        image.expect("layers")
+    };
+    let (one, two) = (pulled(&gzip), pulled(&zstd));
+    assert_ne!(one.id(), two.id());
+    assert_eq!(pulled(&gzip).id(), one.id());
+    for (tree, wanted) in [(&one, &gzip), (&two, &zstd)] {
+        let blobs = fixture.blobs(tree, &layer::Options::default()).await;
+        let digests = |blobs: &[LayerBlob]| -> Vec<_> {
+            blobs
+                .iter()
+                .map(|blob| blob.descriptor.digest.clone())
+                .collect()
+        };
+        assert_eq!(digests(&blobs), digests(wanted));
+    }
+}
+
+#[tokio::test]
+async fn layers_can_be_asked_for_one_by_one() {
+    let fixture = Fixture::new(SnapshotterKind::Auto);
+    let cache = fixture.open();
+    let tree = stack(&fixture, &cache).await;
+    let options = layer::Options::default();
+    assert!(tree.is_layer());
+    assert!(tree.known_layer(&options).expect("asked").is_none());
+    let mut one_by_one = Vec::new();
+    let mut at = Some(tree.clone());
+    while let Some(here) = at {
+        let made = here
+            .own_layer(&fixture.cx, &options, &Progress::none())
+            .await;
+        one_by_one.insert(0, made.expect("made").descriptor.digest);
+        assert!(here.known_layer(&options).expect("asked").is_some());
+        at = here.parent();
+    }
+    let all = fixture.blobs(&tree, &options).await;
+    let all: Vec<_> = all.into_iter().map(|blob| blob.descriptor.digest).collect();
+    assert_eq!(one_by_one, all);
+    assert_eq!(tree.layer_refs().len(), all.len());
+}

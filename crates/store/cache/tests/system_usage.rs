@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use cache::{Cache, Options, Pruned, RecordOptions, RecordType, Ref, RefId, Rule, Usage};
+use cache::{
+    Cache, Depth, Options, Problem, Pruned, RecordOptions, RecordType, Ref, RefId, Rule, Usage,
+};
 use filters::Filter;
 use progress::Progress;
 use tasks::Cx;
@@ -164,6 +166,9 @@ async fn the_sum_of_ten_thousand_records_is_what_the_filesystem_says() {
     assert!(pruned.records > 3000, "{pruned:?}");
     let list = fixture.list(&cache).await;
     near("pruned", total(&list), du(fixture.dir.path()));
+    let report = cache.verify(&fixture.cx, Depth::Content).await;
+    let report = report.expect("walked");
+    assert_eq!(report.problems, [Problem::OrphanTree(900_000)]);
     let began = Instant::now();
     let rest = fixture.prune(&cache, Rule::default()).await;
     eprintln!("{} records pruned: {:?}", rest.records, began.elapsed());
