@@ -69,11 +69,19 @@ struct Spot {
     raw: bool,
 }
 
+/// Why a directory is copied.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    ByName,
+    /// Something in it was asked for.
+    OnTheWay,
+}
+
 /// What a directory gets at the end.
 struct Finish {
     spot: Spot,
-    atime: Time,
-    mtime: Time,
+    /// Access and modification.
+    times: Option<(Time, Time)>,
     mode: Option<u32>,
 }
 
@@ -143,7 +151,7 @@ impl<'a, 's> Copier<'a, 's> {
             self.make_dir(&above, &name, at, meta)?
         };
         if created {
-            self.dress_dir(&opened, meta, &to, at)?;
+            self.dress_dir(&opened, meta, &to, at, Asked::ByName)?;
         } else {
             // Compat: a directory that was there already only gets the times of the source.
             let Attributes { atime, mtime, .. } = self.attributes(meta);
@@ -152,8 +160,7 @@ impl<'a, 's> Copier<'a, 's> {
                     at: at.to_owned(),
                     raw: to.raw,
                 },
-                atime,
-                mtime,
+                times: Some((atime, mtime)),
                 mode: None,
             });
         }
@@ -248,7 +255,7 @@ impl<'a, 's> Copier<'a, 's> {
         if verdict.copied {
             let parent = self.target_dir()?;
             let (made, _) = self.make_dir(&parent, &name, &at, &meta)?;
-            self.dress_dir(&from, &meta, &made, &at)?;
+            self.dress_dir(&from, &meta, &made, &at, Asked::ByName)?;
             to = Some(made);
         }
         if !verdict.entered {
@@ -309,7 +316,7 @@ impl<'a, 's> Copier<'a, 's> {
             let (name, at) = (level.name.clone(), level.at.clone());
             let (to, created) = self.make_dir(&parent, &name, &at, &meta)?;
             if created {
-                self.dress_dir(&from, &meta, &to, &at)?;
+                self.dress_dir(&from, &meta, &to, &at, Asked::OnTheWay)?;
             } else {
                 // Compat: one that was there gets the mode of the source as it is, and nothing else.
                 let mode = Mode::from_raw_mode(meta.permissions());

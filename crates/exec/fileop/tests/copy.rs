@@ -183,6 +183,28 @@ fn wildcards_match_like_a_shell_s() {
 }
 
 #[test]
+fn directories_on_the_way_have_the_time_of_the_copy() {
+    let (from, source) = tree(&["d/a/b/c=1"]);
+    let (to, target) = tree(&[]);
+    let old = std::fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    for name in ["d/a", "d/a/b", "d/a/b/c"] {
+        let file = std::fs::File::open(from.path().join(name)).expect("open");
+        file.set_times(old).expect("times");
+    }
+    let copied = |pattern: &str| {
+        let only = Copy {
+            include_patterns: vec![pattern.to_owned()],
+            ..action("/d", "/x")
+        };
+        run(&source, &target, &only).expect("copied");
+        ["x/a", "x/a/b", "x/a/b/c"].map(|name| mtime(&to, name).0 == 0)
+    };
+    assert_eq!(copied("a/b/c"), [false, false, true]);
+    std::fs::remove_dir_all(to.path().join("x")).expect("remove");
+    assert_eq!(copied("a/b"), [false, true, true]);
+}
+
+#[test]
 fn includes_bring_only_the_directories_they_need() {
     let source = ["d/a/b/c=1", "d/a/b/n=2", "d/e/f=3", "d/g=4"];
     let only = Copy {

@@ -9,7 +9,7 @@ use fstree::{Meta, Root, path};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::{Copier, Finish, Spot, To};
+use super::{Asked, Copier, Finish, Spot, To};
 use crate::Error;
 use crate::error::on;
 use crate::sharing::From;
@@ -70,6 +70,7 @@ impl Copier<'_, '_> {
         meta: &Meta,
         to: &To,
         at: &Path,
+        asked: Asked,
     ) -> Result<(), Error> {
         let attributes = self.attributes(meta);
         let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
@@ -82,8 +83,8 @@ impl Copier<'_, '_> {
                 at: at.to_owned(),
                 raw: to.raw,
             },
-            atime: attributes.atime,
-            mtime: attributes.mtime,
+            // Compat: what comes into a directory on the way touches the times it got (tonistiigi/fsutil, copy/copy.go).
+            times: (asked == Asked::ByName).then_some((attributes.atime, attributes.mtime)),
             mode: (attributes.mode != writable).then_some(attributes.mode),
         });
         Ok(())
@@ -128,12 +129,9 @@ impl Copier<'_, '_> {
             rustix::fs::chmodat(&parent.dir, parent.name(), mode, AtFlags::empty())
                 .map_err(on("chmod", at))?;
         }
-        set_times(
-            parent.dir.as_fd(),
-            parent.name(),
-            finish.atime,
-            finish.mtime,
-        )
-        .map_err(on("utimes", at))
+        let Some((atime, mtime)) = finish.times else {
+            return Ok(());
+        };
+        set_times(parent.dir.as_fd(), parent.name(), atime, mtime).map_err(on("utimes", at))
     }
 }
