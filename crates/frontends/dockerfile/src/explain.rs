@@ -110,34 +110,33 @@ impl Paths {
     async fn hint(&self, cx: &Cx, taken: &Taken) -> Option<String> {
         match (&taken.from, &self.context) {
             (From::Tree(state), _) => self.in_tree(cx, state, &taken.path).await,
-            (From::Directory(directory), _) => {
-                Some(self.in_directory(cx, directory, &taken.path).await)
-            }
-            (From::Context, Some(directory)) => {
-                Some(self.in_directory(cx, directory, &taken.path).await)
-            }
+            (From::Directory(directory), _) => self.in_directory(cx, directory, &taken.path).await,
+            (From::Context, Some(directory)) => self.in_directory(cx, directory, &taken.path).await,
             (From::Context, None) => None,
         }
     }
 
-    async fn in_directory(&self, cx: &Cx, directory: &Directory, path: &str) -> String {
+    async fn in_directory(&self, cx: &Cx, directory: &Directory, path: &str) -> Option<String> {
         let rules = Rules::read(&directory.ignore);
         let name = &directory.ignore_name;
         let listing = self.list(cx, directory, path).await;
         let exists = listing.as_ref().is_none_or(|listing| listing.has(path));
         if exists {
             if let Some(rule) = rules.excluding(path) {
-                return format!("line {} of {name} excludes it: {}", rule.line, rule.text);
+                let (line, text) = (rule.line, &rule.text);
+                return Some(format!("line {line} of {name} excludes it: {text}"));
             }
             let inside = listing.as_ref().and_then(|listing| listing.first_in(path));
             if let Some(rule) = inside.and_then(|inside| rules.excluding(inside)) {
-                return format!(
-                    "line {} of {name} excludes what is in it: {}",
-                    rule.line, rule.text
-                );
+                let (line, text) = (rule.line, &rule.text);
+                return Some(format!(
+                    "line {line} of {name} excludes what is in it: {text}"
+                ));
             }
+            // It is there, and no rule takes it away: something else went wrong.
+            return None;
         }
-        listing.unwrap_or_default().nearest(path)
+        listing.map(|listing| listing.nearest(path))
     }
 
     /// Names in the directory: all on the way to `path`, and what is in it.
