@@ -47,6 +47,8 @@ pub struct Build {
     pub cache_imports: Vec<CacheOption>,
     /// What steps may do beyond the ordinary.
     pub entitlements: Vec<String>,
+    /// Rules for the sources of the build.
+    pub source_policy: Option<proto::sourcepolicy::Policy>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Agents by id.
@@ -125,6 +127,7 @@ impl Build {
                 ..CacheOptions::default()
             }),
             entitlements: self.entitlements.clone(),
+            source_policy: self.source_policy.clone(),
             exporters: self
                 .outputs
                 .iter()

@@ -3,7 +3,9 @@
 //! A task never outlives its [`Scope`]; a [`Cx`] tells everything below it when to stop and why. Nothing here knows
 //! what the work is about.
 
+pub mod child;
 mod cx;
+mod memory;
 mod once;
 mod scope;
 
@@ -12,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use cx::{Cancelled, Cx};
+pub use memory::release_memory;
 pub use once::OnceMap;
 pub use scope::{Scope, Task};
 

@@ -33,6 +33,11 @@ impl<K: Hash + Eq + Clone, V: Clone> OnceMap<K, V> {
         cell.get_or_try_init(work).await.cloned()
     }
 
+    /// The remembered value, without waiting for one that is on its way.
+    pub fn known(&self, key: &K) -> Option<V> {
+        self.cells.lock().get(key)?.get().cloned()
+    }
+
     /// Drops what is remembered under `key`.
     pub fn forget(&self, key: &K) {
         self.cells.lock().remove(key);

@@ -36,6 +36,12 @@ pub struct SolveRequest {
     pub session: String,
     /// What steps may do beyond the ordinary.
     pub entitlements: Vec<String>,
+    /// Rules for the sources of the build.
+    pub source_policy: Option<proto::sourcepolicy::Policy>,
+    /// The session that is asked about each source; empty: none.
+    pub source_policy_session: String,
     /// Leaves no trace in the history.
     pub internal: bool,
+    /// Behaviour of an older release that the client wants (10, 20, 30); absent: the current one.
+    pub compatibility: Option<u32>,
 }

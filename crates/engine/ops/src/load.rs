@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use diagnostics::Failure;
-use fault::Class;
 use oci::Platform;
 use proto::pb;
 use solver::Vertex;
 
+use crate::build::{BuildOp, Nested};
 use crate::combine::{DiffOp, MergeOp, PassthroughOp};
 use crate::exec::ExecOp;
 use crate::exec_mounts::user;
@@ -30,6 +30,8 @@ pub struct LoadOptions {
     pub entitlements: Entitlements,
     /// What the build has resolved before.
     pub memo: Arc<::source::Memo>,
+    /// Builds definitions that steps make.
+    pub nested: Arc<dyn Nested>,
 }
 
 /// A definition, read.
@@ -136,11 +138,7 @@ fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure
     Ok(())
 }
 
-fn operation(
-    options: &LoadOptions,
-    op: pb::Op,
-    metadata: &pb::OpMetadata,
-) -> Result<Op, Failure> {
+fn operation(options: &LoadOptions, op: pb::Op, metadata: &pb::OpMetadata) -> Result<Op, Failure> {
     let worker = &options.worker;
     let platform = op
         .platform
@@ -151,7 +149,7 @@ fn operation(
         Some(pb::op::Op::Source(source)) => {
             let instance = instance(worker, &options.memo, source, platform)?;
             Op::Source(SourceOp::new(worker.clone(), instance))
-        },
+        }
         Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
             worker: worker.clone(),
             op: exec,
@@ -164,14 +162,12 @@ fn operation(
         }
         Some(pb::op::Op::Merge(merge)) => Op::Merge(MergeOp::new(worker.clone(), merge, inputs)?),
         Some(pb::op::Op::Diff(diff)) => Op::Diff(DiffOp::new(worker.clone(), diff, inputs)?),
-        Some(pb::op::Op::Build(_)) => return Err(unimplemented("build op")),
+        Some(pb::op::Op::Build(build)) => {
+            Op::Build(BuildOp::new(build, inputs, options.nested.clone()))
+        }
         Some(pb::op::Op::Passthrough(op)) => Op::Passthrough(PassthroughOp::new(op, inputs)?),
         None => return Err(user("no support for <nil>")),
     })
-}
-
-fn unimplemented(what: &str) -> Failure {
-    Failure::new(Class::Unsupported, format!("unimplemented: {what}"))
 }
 
 /// Finds out what a source op names; asks nobody.

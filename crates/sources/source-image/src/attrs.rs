@@ -9,7 +9,8 @@ use crate::Error;
 /// An identifier, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attrs {
-    pub(crate) reference: Reference,
+    pub(crate) name: Name,
+    pub(crate) mode: Mode,
     pub(crate) record_type: RecordType,
     /// Only so many of the lowest layers.
     pub(crate) limit: Option<usize>,
@@ -17,23 +18,70 @@ pub(crate) struct Attrs {
     pub(crate) checksum: Option<Digest>,
 }
 
+/// Where an image is, and what it is called there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Name {
+    Registry(Reference),
+    Layout(Layout),
+}
+
+/// An image in a store of the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// As the user wrote it.
+    pub(crate) text: String,
+    /// What is wanted; there are no names in such stores.
+    pub(crate) digest: Option<Digest>,
+    /// The session that has the store; empty: whichever does.
+    pub(crate) session: String,
+    /// What the session calls it.
+    pub(crate) store: String,
+}
+
+/// Whether the registry is asked what a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mode {
+    /// It is; when it cannot be reached, what it said last time counts.
+    #[default]
+    Default,
+    /// It is, in any case.
+    Pull,
+    /// Not if the name was resolved before.
+    Local,
+}
+
 impl Attrs {
     pub(crate) fn parse(id: &Identifier) -> Result<Self, Error> {
-        if Locator::parse(&id.name)?.object.is_empty() {
+        let locator = Locator::parse(&id.name)?;
+        if locator.object.is_empty() {
             return Err(Error::Object);
         }
+        let layout = id.scheme == "oci-layout";
+        let text = |name: &str| id.attrs.get(name).cloned().unwrap_or_default();
+        let name = if layout {
+            Name::Layout(Layout {
+                text: id.name.clone(),
+                digest: object_digest(&locator.object),
+                session: text("oci.session"),
+                store: text("oci.store"),
+            })
+        } else {
+            Name::Registry(Reference::parse(&id.name)?)
+        };
         let mut attrs = Self {
-            reference: Reference::parse(&id.name)?,
+            name,
+            mode: Mode::Default,
             record_type: RecordType::Regular,
             limit: None,
             checksum: None,
         };
         for (name, value) in &id.attrs {
             match name.as_str() {
-                "image.resolvemode" => check_mode(value)?,
-                "image.recordtype" => attrs.record_type = record_type(value)?,
-                "image.layerlimit" => attrs.limit = Some(limit(value)?),
-                "image.checksum" => attrs.checksum = Some(checksum(value)?),
+                "image.resolvemode" if !layout => attrs.mode = mode(value)?,
+                "image.recordtype" if !layout => attrs.record_type = record_type(value)?,
+                "image.layerlimit" if !layout => attrs.limit = Some(limit(value)?),
+                "oci.layerlimit" if layout => attrs.limit = Some(limit(value)?),
+                "image.checksum" if !layout => attrs.checksum = Some(checksum(value)?),
                 // Compat: attributes nobody knows are ignored.
                 _ => {}
             }
@@ -42,17 +90,23 @@ impl Attrs {
     }
 }
 
-/// All modes ask the registry as long as there is no other store of images.
-pub(crate) fn check_mode(mode: &str) -> Result<(), Error> {
+/// The digest in `tag@digest`.
+pub(crate) fn object_digest(object: &str) -> Option<Digest> {
+    object.split_once('@')?.1.parse().ok()
+}
+
+fn mode(mode: &str) -> Result<Mode, Error> {
     match mode {
-        "" | "default" | "pull" | "local" => Ok(()),
+        "" | "default" => Ok(Mode::Default),
+        "pull" => Ok(Mode::Pull),
+        "local" => Ok(Mode::Local),
         other => Err(Error::Mode {
             mode: other.to_owned(),
         }),
     }
 }
 
-fn record_type(text: &str) -> Result<RecordType, Error> {
+pub(crate) fn record_type(text: &str) -> Result<RecordType, Error> {
     match text {
         "" | "regular" => Ok(RecordType::Regular),
         "internal" => Ok(RecordType::Internal),
@@ -116,6 +170,7 @@ mod tests {
             ],
         )
         .expect("an identifier");
+        assert_eq!(attrs.mode, Mode::Pull);
         assert_eq!(attrs.record_type, RecordType::Frontend);
         assert_eq!(attrs.limit, Some(2));
         assert_eq!(attrs.checksum, Some(digest));
@@ -134,6 +189,33 @@ mod tests {
         assert_eq!(refused("image.layerlimit", "0"), "invalid layer limit 0");
         assert_eq!(refused("image.layerlimit", "x"), "invalid layer limit x");
         assert!(refused("image.checksum", "x").starts_with("invalid image checksum x"));
+    }
+
+    #[test]
+    fn a_layout_has_attributes_of_its_own() {
+        let digest = Digest::of("x");
+        let attrs = [
+            ("oci.session", "s"),
+            ("oci.store", "st"),
+            ("oci.layerlimit", "2"),
+            ("image.layerlimit", "3"),
+        ];
+        let id = Identifier {
+            scheme: "oci-layout".to_owned(),
+            name: format!("some/thing@{digest}"),
+            attrs: attrs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            platform: oci::Platform::host(),
+        };
+        let attrs = Attrs::parse(&id).expect("an identifier");
+        assert_eq!(attrs.limit, Some(2));
+        let Name::Layout(layout) = attrs.name else {
+            panic!("no layout");
+        };
+        assert_eq!(layout.digest, Some(digest));
+        assert_eq!((&*layout.session, &*layout.store), ("s", "st"));
     }
 
     #[test]

@@ -112,6 +112,36 @@ pub enum Error {
     /// A config that is none cannot be cut to a number of layers.
     #[error("failed to parse image config")]
     ConfigLimit(#[source] serde_json::Error),
+    /// In a client's store there are only digests.
+    #[error("reference {name:?} must have digest")]
+    NoDigest {
+        /// What was given.
+        name: String,
+    },
+    /// The client's store has no such blob.
+    #[error("unable to get info about digest: content {digest}: not found")]
+    Missing {
+        /// Which.
+        digest: Digest,
+    },
+    /// The client's store did not answer.
+    #[error("unable to get info about digest")]
+    Root(#[source] session::Error),
+    /// What the client's store has is something else.
+    #[error("reference {name:?} contains neither an index nor a manifest")]
+    NoImage {
+        /// What was asked for.
+        name: String,
+    },
+    /// A blob could not be made a file.
+    #[error("failed to write a blob")]
+    File(#[source] std::io::Error),
+    /// A blob could not be had.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// The client failed.
+    #[error(transparent)]
+    Session(#[from] session::Error),
     /// The registry failed.
     #[error(transparent)]
     Registry(#[from] registry::Error),
@@ -125,10 +155,16 @@ impl Classify for Error {
         match self {
             Self::Platform => Class::NotFound,
             Self::Registry(err) => err.class(),
+            Self::Content(err) => err.class(),
+            Self::Session(err) | Self::Root(err) => err.class(),
+            Self::Missing { .. } => Class::NotFound,
+            Self::File(_) => Class::Internal,
             Self::Cache(err) => err.class(),
             Self::Locator(_)
             | Self::Reference(_)
             | Self::Object
+            | Self::NoDigest { .. }
+            | Self::NoImage { .. }
             | Self::Mode { .. }
             | Self::RecordType { .. }
             | Self::Limit { .. }

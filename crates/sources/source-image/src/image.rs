@@ -2,16 +2,15 @@
 
 use bytes::Bytes;
 use cache::ImageLayer;
-use content::{Provider, Store};
+use content::Store;
 use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use oci::{Descriptor, Digest, Matcher, Platform, Reference};
-use registry::{Client, Credentials, Origin};
+use oci::{Descriptor, Digest, Matcher, Platform};
 use serde::{Deserialize, Deserializer};
-use std::sync::Arc;
 use std::time::SystemTime;
 use tasks::Cx;
 
 use crate::Error;
+use crate::place::Place;
 
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
@@ -70,12 +69,10 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Reads documents of one repository.
+/// Reads documents of one place.
 pub(crate) struct Reader<'a> {
     pub(crate) cx: &'a Cx,
-    pub(crate) client: &'a Client,
-    pub(crate) who: &'a Arc<dyn Credentials>,
-    pub(crate) reference: &'a Reference,
+    pub(crate) place: &'a Place,
     pub(crate) store: &'a Store,
 }
 
@@ -133,10 +130,7 @@ impl Reader<'_> {
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Bytes, Error> {
-        let read = self
-            .client
-            .read(self.cx, self.who, self.reference, blob, self.store);
-        Ok(read.await?)
+        self.place.read(self.cx, blob, self.store).await
     }
 
     async fn parse<T: for<'de> Deserialize<'de>>(&self, blob: &Descriptor) -> Result<T, Error> {
@@ -200,8 +194,7 @@ impl Image {
     /// The layers as the cache takes them, cut to the limit.
     pub(crate) fn layers(
         &self,
-        reference: &Reference,
-        provider: &Arc<dyn Provider>,
+        place: &Place,
         limit: Option<usize>,
     ) -> Result<Vec<ImageLayer>, Error> {
         let config: Config = serde_json::from_slice(&self.config).map_err(Error::Config)?;
@@ -219,11 +212,12 @@ impl Image {
                 layers: diff_ids.len(),
             });
         }
-        let description = format!("pulled from {reference}");
+        let description = format!("pulled from {place}");
+        let provider = place.provider();
         let layers = self.layers.iter().zip(diff_ids).take(count);
         let layer = |(descriptor, diff_id): (&Descriptor, Digest)| {
             let mut descriptor = descriptor.clone();
-            Origin::note(&mut descriptor, reference);
+            place.note(&mut descriptor);
             ImageLayer {
                 descriptor,
                 diff_id,

@@ -2,16 +2,16 @@
 
 use async_trait::async_trait;
 use cache::RecordType;
-use oci::{Platform, Reference};
+use oci::Platform;
 use progress::Progress;
-use registry::Sessions;
 use session::Group;
-use source::{Instance, Key};
+use source::{Asked, Facts, Instance, Key};
 use tasks::Cx;
 use tokio::sync::OnceCell;
 
 use crate::attrs::Attrs;
 use crate::image::Image;
+use crate::place::Place;
 use crate::{Error, Images, key};
 
 /// An image that a build starts from.
@@ -39,8 +39,9 @@ impl ImageInstance {
         }
     }
 
-    fn reference(&self) -> &Reference {
-        &self.attrs.reference
+    /// Where the image is, for the sessions of now: those that resolved the name may be gone.
+    fn place(&self, sessions: &Group) -> Place {
+        Place::new(&self.attrs.name, &self.images.0.client, sessions)
     }
 
     async fn resolved(
@@ -59,10 +60,11 @@ impl ImageInstance {
         sessions: &Group,
         progress: &Progress,
     ) -> Result<Resolved, Error> {
-        let reference = self.reference();
-        let _status = progress.status(&format!("resolve {reference}"), "");
-        let who = Sessions::credentials(sessions);
-        let found = self.images.image(cx, &who, reference, &self.platform);
+        let place = self.place(sessions);
+        let _status = progress.status(&format!("resolve {place}"), "");
+        let found = self
+            .images
+            .image(cx, &place, self.attrs.mode, &self.platform, progress);
         let image = found.await?;
         if let Some(expected) = &self.attrs.checksum
             && *expected != image.root.digest
@@ -70,13 +72,12 @@ impl ImageInstance {
             return Err(Error::Checksum {
                 actual: image.root.digest,
                 expected: expected.clone(),
-                name: reference.to_string(),
+                name: place.to_string(),
             });
         }
         // Refused here rather than when somebody looks inside.
-        let provider = self.images.0.client.provider(who, reference);
         let limit = self.attrs.limit;
-        image.layers(reference, &provider, limit)?;
+        image.layers(&place, limit)?;
         Ok(Resolved {
             root_key: key::of_root(&image.root.digest, &self.platform, limit),
             layers_key: key::of_config(&image.config, limit)?,
@@ -114,12 +115,9 @@ impl Instance for ImageInstance {
     ) -> Result<Option<cache::Ref>, source::Error> {
         let tree = async {
             let resolved = self.resolved(cx, sessions, progress).await?;
-            // The sessions of now: those that resolved the name may be gone.
-            let who = Sessions::credentials(sessions);
-            let provider = self.images.0.client.provider(who, self.reference());
             let layers = resolved
                 .image
-                .layers(self.reference(), &provider, self.attrs.limit)?;
+                .layers(&self.place(sessions), self.attrs.limit)?;
             let cache = self.images.0.cache.clone();
             let wanted = self.attrs.record_type;
             tasks::blocking(move || {
@@ -135,5 +133,34 @@ impl Instance for ImageInstance {
             .await
         };
         tree.await.map_err(|err| source::Error::new(&err))
+    }
+
+    async fn facts(
+        &self,
+        cx: &Cx,
+        sessions: &Group,
+        progress: &Progress,
+        asked: &Asked,
+    ) -> Result<Facts, source::Error> {
+        let place = self.place(sessions);
+        if asked.no_config {
+            let root = self
+                .images
+                .root(cx, &place, self.attrs.mode, progress)
+                .await;
+            let root = root.map_err(|err| source::Error::new(&err))?;
+            return Ok(Facts::Image {
+                digest: root.digest,
+                config: bytes::Bytes::new(),
+            });
+        }
+        let found = self
+            .images
+            .image(cx, &place, self.attrs.mode, &self.platform, progress);
+        let image = found.await.map_err(|err| source::Error::new(&err))?;
+        Ok(Facts::Image {
+            digest: image.root.digest,
+            config: image.config,
+        })
     }
 }

@@ -1,37 +1,44 @@
-//! Images as sources: `docker-image://`.
+//! Images as sources: `docker-image://` of registries, `oci-layout://` of stores that clients offer, and single blobs of
+//! either (`+blob`).
 //!
 //! An image is known by its manifest and config; its layers become a lazy tree, fetched and unpacked when a step looks
 //! inside. How a registry is spoken to is `registry`'s job, unpacking `cache`'s.
 
 mod attrs;
+mod blob;
 mod error;
 mod image;
 mod instance;
 mod key;
+mod names;
+mod place;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use cache::Cache;
+use fault::{Class, Classify};
 use oci::{Descriptor, Digest, Platform, Reference};
-use progress::Progress;
-use registry::{Client, Credentials, Sessions};
-use session::Group;
-use source::{Identifier, ImageResolver, Instance, ResolveImage, ResolvedImage, Source};
+use progress::{Event, Progress};
+use registry::{Client, Credentials};
+use source::{Identifier, Instance, Memo, Source};
 use tasks::{Cx, OnceMap};
 
+pub use blob::Blobs;
 pub use error::Error;
 
-use attrs::Attrs;
+use attrs::{Attrs, Mode};
 use image::Image;
+use names::Names;
+use place::Place;
 
-/// Images of registries, as sources of builds and as answers to frontends. Clones share everything.
+/// Images as sources of builds. Clones share everything.
 #[derive(Clone)]
 pub struct Images(Arc<Inner>);
 
 struct Inner {
     client: Client,
     cache: Cache,
+    names: Names,
     /// Names being resolved: asked for once, however many stages start from the same image.
     resolving: OnceMap<(Vec<String>, Reference), Descriptor>,
 }
@@ -41,24 +48,62 @@ impl Images {
     pub fn new(client: Client, cache: Cache) -> Self {
         Self(Arc::new(Inner {
             client,
+            names: Names::new(cache.clone()),
             cache,
             resolving: OnceMap::default(),
         }))
     }
 
-    /// What `reference` stands for, without a request when its digest was seen in that repository before.
+    /// What a name stands for.
     async fn root(
         &self,
         cx: &Cx,
-        who: &Arc<dyn Credentials>,
-        reference: &Reference,
+        place: &Place,
+        mode: Mode,
+        progress: &Progress,
     ) -> Result<Descriptor, Error> {
+        let (who, reference) = match place {
+            Place::Registry { who, reference, .. } => (who, reference),
+            Place::Layout { layout, store } => {
+                return place::root(cx, layout, store, self.0.cache.content()).await;
+            }
+        };
+        // Without a request when its digest was seen in that repository before.
         if let Some(digest) = reference.digest()
             && self.0.client.has_seen(reference, digest)
             && let Some(known) = self.stored(digest).await
         {
             return Ok(known);
         }
+        if mode == Mode::Local
+            && let Some(known) = self.0.names.find(reference)
+        {
+            return Ok(known);
+        }
+        match self.ask(cx, who, reference).await {
+            Ok(found) => {
+                self.0.names.set(reference, &found);
+                Ok(found)
+            }
+            // Better than upstream, which fails: a registry that is down stops nobody who has the image.
+            Err(err)
+                if mode == Mode::Default
+                    && matches!(err.class(), Class::Unavailable | Class::TimedOut) =>
+            {
+                let known = self.0.names.find(reference).ok_or(err)?;
+                warn(progress, reference, &known.digest);
+                Ok(known)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn ask(
+        &self,
+        cx: &Cx,
+        who: &Arc<dyn Credentials>,
+        reference: &Reference,
+    ) -> Result<Descriptor, Error> {
         let key = (who.holders().to_vec(), reference.clone());
         let work = || self.0.client.resolve(cx, who, reference);
         let found = self.0.resolving.get_or_try(&key, work).await;
@@ -80,55 +125,38 @@ impl Images {
     async fn image(
         &self,
         cx: &Cx,
-        who: &Arc<dyn Credentials>,
-        reference: &Reference,
+        place: &Place,
+        mode: Mode,
         platform: &Platform,
+        progress: &Progress,
     ) -> Result<Image, Error> {
-        let root = self.root(cx, who, reference).await?;
+        let root = self.root(cx, place, mode, progress).await?;
         let reader = image::Reader {
             cx,
-            client: &self.0.client,
-            who,
-            reference,
+            place,
             store: self.0.cache.content(),
         };
         reader.image(root, platform).await
     }
 }
 
+fn warn(progress: &Progress, reference: &Reference, digest: &Digest) {
+    progress.sink().emit(Event::Warning(progress::Warning {
+        vertex: progress.vertex().to_owned(),
+        level: 1,
+        short: format!("{reference} could not be resolved, using {digest} as it was last time"),
+        ..progress::Warning::default()
+    }));
+}
+
 impl Source for Images {
     fn schemes(&self) -> &'static [&'static str] {
-        &["docker-image"]
+        &["docker-image", "oci-layout"]
     }
 
-    fn instance(&self, id: Identifier) -> Result<Arc<dyn Instance>, source::Error> {
+    fn instance(&self, id: Identifier, _: &Arc<Memo>) -> Result<Arc<dyn Instance>, source::Error> {
         let attrs = Attrs::parse(&id).map_err(|err| source::Error::new(&err))?;
         let instance = instance::ImageInstance::new(self.clone(), attrs, id.platform);
         Ok(Arc::new(instance))
-    }
-}
-
-#[async_trait]
-impl ImageResolver for Images {
-    async fn resolve(
-        &self,
-        cx: &Cx,
-        sessions: &Group,
-        _progress: &Progress,
-        name: &str,
-        wanted: &ResolveImage,
-    ) -> Result<ResolvedImage, source::Error> {
-        attrs::check_mode(&wanted.mode).map_err(|err| source::Error::new(&err))?;
-        let reference = Reference::parse(name).map_err(|err| source::Error::new(&err))?;
-        let reference = reference.with_default_tag();
-        let platform = wanted.platform.clone().unwrap_or_else(Platform::host);
-        let who = Sessions::credentials(sessions);
-        let found = self.image(cx, &who, &reference, &platform).await;
-        let image = found.map_err(|err| source::Error::new(&err))?;
-        Ok(ResolvedImage {
-            reference: reference.to_string(),
-            digest: image.root.digest,
-            config: image.config.to_vec(),
-        })
     }
 }

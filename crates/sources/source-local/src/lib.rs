@@ -16,7 +16,7 @@ use filesync::pull::{self, Wanted};
 use fstree::Root;
 use progress::Progress;
 use session::{Group, Session};
-use source::{Error, Identifier, Instance, Key, Source};
+use source::{Error, Identifier, Instance, Key, Memo, Source};
 use tasks::Cx;
 
 use attrs::Attrs;
@@ -38,7 +38,7 @@ impl Source for Local {
         &["local"]
     }
 
-    fn instance(&self, id: Identifier) -> Result<Arc<dyn Instance>, Error> {
+    fn instance(&self, id: Identifier, _: &Arc<Memo>) -> Result<Arc<dyn Instance>, Error> {
         let attrs = Attrs::parse(&id.attrs)?;
         Ok(Arc::new(LocalInstance {
             cache: self.cache.clone(),

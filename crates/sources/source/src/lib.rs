@@ -1,5 +1,10 @@
 //! The contract of sources: things a build starts from.
 
+mod facts;
+pub mod file;
+mod index;
+mod memo;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,6 +13,10 @@ use oci::Platform;
 use progress::Progress;
 use session::Group;
 use tasks::Cx;
+
+pub use facts::{Asked, Facts, GitFacts, Hash, HttpFacts, Suffixed};
+pub use index::Index;
+pub use memo::Memo;
 
 /// A source as LLB names it: `scheme://rest` and its attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,14 +58,29 @@ pub trait Instance: Send + Sync {
         sessions: &Group,
         progress: &Progress,
     ) -> Result<Option<cache::Ref>, Error>;
+    /// What the source says about itself, without its tree where that is possible.
+    async fn facts(
+        &self,
+        _cx: &Cx,
+        _sessions: &Group,
+        _progress: &Progress,
+        _asked: &Asked,
+    ) -> Result<Facts, Error> {
+        Ok(Facts::Nothing)
+    }
 }
 
 /// A kind of source.
 pub trait Source: Send + Sync {
     /// Schemes it answers to.
     fn schemes(&self) -> &'static [&'static str];
-    /// Checks the identifier; does no I/O.
-    fn instance(&self, id: Identifier) -> Result<Arc<dyn Instance>, Error>;
+    /// Checks the identifier; does no I/O. What one build resolved once, it sees the same way again: `memo` is the
+    /// build's.
+    fn instance(&self, id: Identifier, memo: &Arc<Memo>) -> Result<Arc<dyn Instance>, Error>;
+    /// The identifier (`scheme://rest`) in the form that source policies see.
+    fn canonical(&self, id: &Identifier) -> String {
+        format!("{}://{}", id.scheme, id.name)
+    }
 }
 
 /// Why a source failed: the complete text for users, the class, and the cause for logs.
@@ -78,6 +102,21 @@ impl Error {
         }
     }
 
+    /// What kept a tree or a file from being made.
+    pub fn io(what: &str, err: &std::io::Error) -> Self {
+        Self {
+            message: format!("{what}: {err}"),
+            class: fault::Class::Internal,
+        }
+    }
+
+    /// The same with words in front: `context: text`.
+    #[must_use]
+    pub fn context(mut self, context: impl std::fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
     /// A wrong option or a missing thing of the user's.
     pub fn user(message: impl Into<String>) -> Self {
         Self {
@@ -91,38 +130,4 @@ impl fault::Classify for Error {
     fn class(&self) -> fault::Class {
         self.class
     }
-}
-
-/// How an image name is resolved.
-#[derive(Debug, Clone, Default)]
-pub struct ResolveImage {
-    /// Wanted platform; `None`: the daemon's.
-    pub platform: Option<Platform>,
-    /// `default`, `pull` or `local`.
-    pub mode: String,
-}
-
-/// An image name, resolved.
-#[derive(Debug, Clone)]
-pub struct ResolvedImage {
-    /// The normalised name.
-    pub reference: String,
-    /// Digest of what the name points at: the index if it is one.
-    pub digest: oci::Digest,
-    /// Image config JSON of the wanted platform.
-    pub config: Vec<u8>,
-}
-
-/// Answers what an image is without fetching its layers.
-#[async_trait]
-pub trait ImageResolver: Send + Sync {
-    /// Resolves `name` (without a scheme).
-    async fn resolve(
-        &self,
-        cx: &Cx,
-        sessions: &Group,
-        progress: &Progress,
-        name: &str,
-        wanted: &ResolveImage,
-    ) -> Result<ResolvedImage, Error>;
 }
