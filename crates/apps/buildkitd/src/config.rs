@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub worker: Workers,
     pub dns: Option<Dns>,
     pub system: System,
+    pub history: crate::history::History,
+    pub frontend: crate::frontends::Frontends,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -117,7 +119,29 @@ pub(crate) struct OciWorker {
     #[serde(rename = "networkMode")]
     pub network_mode: Option<String>,
     pub gc: Option<bool>,
-    #[serde(rename = "reservedSpace", alias = "gckeepstorage")]
+    #[serde(rename = "gckeepstorage")]
+    pub gc_keep_storage: Option<Space>,
+    #[serde(rename = "gcpolicy")]
+    pub gc_policy: Vec<GcPolicy>,
+    #[serde(rename = "reservedSpace")]
+    pub reserved_space: Option<Space>,
+    #[serde(rename = "maxUsedSpace")]
+    pub max_used_space: Option<Space>,
+    #[serde(rename = "minFreeSpace")]
+    pub min_free_space: Option<Space>,
+}
+
+/// A rule of garbage collection.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct GcPolicy {
+    pub all: bool,
+    pub filters: Vec<String>,
+    #[serde(rename = "keepDuration")]
+    pub keep_duration: Option<crate::history::Age>,
+    #[serde(rename = "keepBytes")]
+    pub keep_bytes: Option<Space>,
+    #[serde(rename = "reservedSpace")]
     pub reserved_space: Option<Space>,
     #[serde(rename = "maxUsedSpace")]
     pub max_used_space: Option<Space>,

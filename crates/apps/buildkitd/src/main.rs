@@ -4,6 +4,9 @@
 
 mod args;
 mod config;
+mod frontends;
+mod gc;
+mod history;
 mod listen;
 mod serve;
 mod settings;

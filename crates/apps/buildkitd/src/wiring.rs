@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use builder::{Builder, Machinery};
 use cache::{Cache, SnapshotterKind};
-use control::{Package, Services, WorkerRecord};
+use control::{Package, Services, Upkeep, WorkerRecord};
 use executor::{DefaultNetwork, Dns, Executor};
 use oci::Platform;
 use ops::{LogLimits, Results, Worker, WorkerOptions};
+use parking_lot::Mutex;
 use session::Manager;
-use solver::Solver;
+use solver::{ResultStore as _, Solver};
 
+use crate::gc::Decided;
 use crate::settings::Settings;
 use crate::state::State;
 use crate::{DOCKERFILE_VERSION, PACKAGE, VERSION, revision};
@@ -37,51 +40,105 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         cache: cache.clone(),
         sources: vec![
             Arc::new(images.clone()),
+            Arc::new(source_image::Blobs::new(images)),
             Arc::new(source_local::Local::new(cache.clone())),
+            Arc::new(source_git::Git::new(cache.clone())),
+            Arc::new(source_http::Http::new(cache.clone(), &user_agent())),
         ],
         executor: executor(settings, state)?,
         sessions: sessions.clone(),
         cache_dirs: ops::CacheDirs::default(),
+        explain: Arc::new(ops::Explain::new(cache.db().clone())),
     });
+    let keys = Arc::new(cachekeys::Persistent::new(cache.db().clone()));
+    let results = Arc::new(Results::new(cache.clone(), &state.worker_id));
+    let rules = settings.worker.gc.rules(&state.root)?;
+    let upkeep = upkeep(&cache, &rules, keys.clone(), results.clone());
     let solver = Solver::new(solver::Options {
-        keys: Arc::new(cachekeys::Persistent::new(cache.db().clone())),
-        results: Arc::new(Results::new(cache.clone(), &state.worker_id)),
+        keys,
+        results,
         parallelism: NonZeroUsize::new(settings.worker.parallelism),
         record: None,
     });
+    let record = WorkerRecord {
+        id: state.worker_id.clone(),
+        labels: labels(settings, &cache),
+        platforms: platforms.clone(),
+        gc: rules.into_iter().map(|decided| decided.shown).collect(),
+    };
     let builder = Builder::new(Machinery {
         worker,
         solver,
-        frontends: vec![Arc::new(dockerfile::Dockerfile)],
+        frontends: crate::frontends::wire(&settings.config.frontend, &record)?,
         exporters: vec![
             Arc::new(export_image::ImageExporter::new(
                 cache.content().clone(),
-                registry,
+                registry.clone(),
             )),
             Arc::new(export_files::FilesExporter),
         ],
-        images: Arc::new(images),
-        platforms: platforms.clone(),
+        caches: vec![
+            Arc::new(remotecache_oci::Registry::new(registry)),
+            Arc::new(remotecache_oci::Local),
+            Arc::new(remotecache_oci::Inline),
+        ],
+        platforms,
         entitlements: settings.entitlements.clone(),
+        history: history::History::open(history::Options {
+            root: state.root.join("history-v1"),
+            db: cache.db().clone(),
+            content: cache.content().clone(),
+            limits: settings.config.history.limits()?,
+        })?,
     });
     let services = Services {
         builder: Arc::new(builder),
         sessions,
         cache: cache.clone(),
+        upkeep,
         package: Package {
             package: PACKAGE.to_owned(),
             version: VERSION.to_owned(),
             revision: revision().to_owned(),
             dockerfile_version: DOCKERFILE_VERSION.to_owned(),
         },
-        worker: WorkerRecord {
-            id: state.worker_id.clone(),
-            labels: labels(settings, &cache),
-            platforms,
-            gc: Vec::new(),
-        },
+        worker: record,
     };
     Ok((services, cache))
+}
+
+/// Keys whose results garbage collection removed are looked for at most so often.
+const FORGET_KEYS_EVERY: Duration = Duration::from_secs(300);
+
+/// Starts to keep the rules.
+fn upkeep(
+    cache: &Cache,
+    rules: &[Decided],
+    keys: Arc<cachekeys::Persistent>,
+    results: Arc<Results>,
+) -> Upkeep {
+    let forget_keys = Arc::new(move || {
+        cachekeys::sweep(keys.as_ref(), &|result| results.exists(result.as_str()));
+    });
+    let keeper = (!rules.is_empty()).then(|| {
+        let rules = rules.iter().map(|decided| decided.rule.clone()).collect();
+        let (forget, last) = (forget_keys.clone(), Mutex::new(None::<Instant>));
+        cache.keep(rules, move || {
+            let mut last = last.lock();
+            if last.is_none_or(|last| last.elapsed() >= FORGET_KEYS_EVERY) {
+                *last = Some(Instant::now());
+                let forget = forget.clone();
+                // Nobody waits for it.
+                drop(tasks::blocking(move || forget()));
+            }
+        })
+    });
+    let upkeep = Upkeep {
+        keeper: keeper.map(Arc::new),
+        forget_keys,
+    };
+    upkeep.poke();
+    upkeep
 }
 
 fn snapshotter(name: &str) -> Result<SnapshotterKind> {
@@ -189,6 +246,11 @@ fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
     labels
 }
 
+/// What servers see as who asks.
+fn user_agent() -> String {
+    format!("buildkit/{VERSION}")
+}
+
 fn registries(settings: &Settings) -> registry::Config {
     let hosts = settings.config.registry.iter().map(|(host, it)| {
         let config = registry::HostConfig {
@@ -210,7 +272,7 @@ fn registries(settings: &Settings) -> registry::Config {
     });
     let mut config = registry::Config {
         hosts: hosts.collect(),
-        user_agent: format!("buildkit/{VERSION}"),
+        user_agent: user_agent(),
         ..registry::Config::default()
     };
     if let Some(concurrency) = settings.worker.registry_concurrency {

@@ -1,39 +1,62 @@
 //! `moby.buildkit.v1.frontend.LLBBridge`: builds that their clients drive.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use builder::Gateway;
-use diagnostics::{Detail, Failure};
+use builder::{Builder, Gateway};
+use diagnostics::Failure;
 use fault::Class;
-use frontend::{ResolveOptions, SolveRequest, Warning};
+use frontend::{Container, SolveRequest, Warning};
 use futures::Stream;
-use oci::Platform;
 use proto::gateway as wire;
 use proto::gateway::llb_bridge_server::LlbBridge;
 use proto::{caps, pb};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Services, outcome};
+use crate::{WorkerRecord, exec, outcome};
 
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
-fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("unimplemented: {what}"))
+/// Whose calls these are.
+#[derive(Clone)]
+pub(crate) enum Callers {
+    /// Clients of any build; their calls say which.
+    Any(Arc<Builder>),
+    /// One frontend.
+    One(Arc<Gateway>),
 }
 
-impl Services {
+/// The service.
+#[derive(Clone)]
+pub struct Bridges {
+    pub(crate) callers: Callers,
+    pub(crate) worker: Arc<WorkerRecord>,
+}
+
+impl Bridges {
     async fn gateway(&self, metadata: &MetadataMap, method: &str) -> Result<Arc<Gateway>, Status> {
+        let builder = match &self.callers {
+            Callers::One(gateway) => return Ok(gateway.clone()),
+            Callers::Any(builder) => builder,
+        };
         let id = metadata
             .get(BUILD_ID)
             .and_then(|value| value.to_str().ok())
             .ok_or_else(|| Status::unknown("no buildid found in context"))?;
-        self.builder
+        builder
             .gateway(id, method)
             .await
             .map_err(|err| err.to_status())
     }
+}
+
+/// A container somebody wants to read.
+fn container(gateway: &Gateway, id: &str, index: i32) -> Result<Arc<dyn Container>, Status> {
+    gateway
+        .container(id)
+        .ok_or_else(|| Status::unknown(format!("container details for {id}@{index} not found")))
 }
 
 fn cap(id: &str, deprecated: bool) -> caps::ApiCap {
@@ -45,19 +68,8 @@ fn cap(id: &str, deprecated: bool) -> caps::ApiCap {
     }
 }
 
-fn platform(platform: pb::Platform) -> Platform {
-    Platform {
-        architecture: platform.architecture,
-        os: platform.os,
-        os_version: platform.os_version,
-        os_features: platform.os_features,
-        variant: platform.variant,
-    }
-    .normalized()
-}
-
 #[async_trait::async_trait]
-impl LlbBridge for Services {
+impl LlbBridge for Bridges {
     async fn resolve_image_config(
         &self,
         request: Request<wire::ResolveImageConfigRequest>,
@@ -66,24 +78,44 @@ impl LlbBridge for Services {
             .gateway(request.metadata(), "ResolveImageConfig")
             .await?;
         let request = request.into_inner();
-        if request.resolver_type != 0 {
-            return Err(unimplemented("resolving images of OCI layouts"));
-        }
-        let options = ResolveOptions {
-            platform: request.platform.map(platform),
-            mode: request.resolve_mode,
+        let (scheme, attrs) = match request.resolver_type {
+            0 => ("docker-image", BTreeMap::new()),
+            1 => ("oci-layout", {
+                let ids = [
+                    ("oci.session", request.session_id),
+                    ("oci.store", request.store_id),
+                ];
+                let given = ids.into_iter().filter(|(_, id)| !id.is_empty());
+                given.map(|(key, id)| (key.to_owned(), id)).collect()
+            }),
+            other => return Err(Status::unknown(format!("unknown resolver type: {other}"))),
+        };
+        let meta = wire::ResolveSourceMetaRequest {
+            source: Some(pb::SourceOp {
+                identifier: format!("{scheme}://{}", request.r#ref),
+                attrs,
+            }),
+            platform: request.platform,
+            resolve_mode: request.resolve_mode,
             log_name: request.log_name,
-            ..ResolveOptions::default()
+            source_policies: request.source_policies,
+            ..wire::ResolveSourceMetaRequest::default()
         };
         let resolved = gateway
             .bridge
-            .resolve_image(&gateway.cx, &request.r#ref, options)
+            .source_meta(&gateway.cx, meta)
             .await
             .map_err(|err| err.to_status())?;
+        let identifier = resolved.source.unwrap_or_default().identifier;
+        let Some(image) = resolved.image else {
+            let text = format!("ref {} resolved to non-image {identifier}", request.r#ref);
+            return Err(Status::unknown(text));
+        };
+        let name = identifier.split_once("://").map_or("", |(_, name)| name);
         Ok(Response::new(wire::ResolveImageConfigResponse {
-            digest: resolved.digest.to_string(),
-            config: resolved.config,
-            r#ref: resolved.reference,
+            digest: image.digest,
+            config: image.config,
+            r#ref: name.to_owned(),
         }))
     }
 
@@ -95,33 +127,11 @@ impl LlbBridge for Services {
             .gateway(request.metadata(), "ResolveSourceMeta")
             .await?;
         let request = request.into_inner();
-        let Some(source) = request.source else {
+        if request.source.is_none() {
             return Err(Status::invalid_argument("source is required"));
-        };
-        let Some(name) = source.identifier.strip_prefix("docker-image://") else {
-            let scheme = source.identifier.split("://").next().unwrap_or_default();
-            return Err(unimplemented(&format!("metadata of source {scheme}")));
-        };
-        let options = ResolveOptions {
-            platform: request.platform.map(platform),
-            mode: request.resolve_mode,
-            log_name: request.log_name,
-            ..ResolveOptions::default()
-        };
-        let resolved = gateway
-            .bridge
-            .resolve_image(&gateway.cx, name, options)
-            .await
-            .map_err(|err| err.to_status())?;
-        Ok(Response::new(wire::ResolveSourceMetaResponse {
-            image: Some(wire::ResolveSourceImageResponse {
-                digest: resolved.digest.to_string(),
-                config: resolved.config,
-                attestation_chain: None,
-            }),
-            source: Some(source),
-            ..wire::ResolveSourceMetaResponse::default()
-        }))
+        }
+        let answer = gateway.bridge.source_meta(&gateway.cx, request).await;
+        Ok(Response::new(answer.map_err(|err| err.to_status())?))
     }
 
     async fn solve(
@@ -136,6 +146,8 @@ impl LlbBridge for Services {
             options: request.frontend_opt,
             inputs: request.frontend_inputs,
             evaluate: request.evaluate,
+            cache_imports: request.cache_imports,
+            source_policies: request.source_policies,
             ..SolveRequest::default()
         };
         // Compat: every failure of this call carries the detail, `{}` when nothing was executed.
@@ -143,18 +155,7 @@ impl LlbBridge for Services {
             .bridge
             .solve(&gateway.cx, solve)
             .await
-            .map_err(|err| {
-                let known = err
-                    .details()
-                    .iter()
-                    .any(|detail| matches!(detail, Detail::Solve(_)));
-                if known {
-                    err
-                } else {
-                    err.with(Detail::Solve(Box::default()))
-                }
-                .to_status()
-            })?;
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
         gateway.remember(&outcome);
         if request.allow_result_return {
             return Ok(Response::new(wire::SolveResponse {
@@ -188,7 +189,7 @@ impl LlbBridge for Services {
         let data = reference
             .read_file(&gateway.cx, &request.file_path, range)
             .await
-            .map_err(|err| err.to_status())?;
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
         Ok(Response::new(wire::ReadFileResponse { data }))
     }
 
@@ -204,7 +205,7 @@ impl LlbBridge for Services {
         let entries = reference
             .read_dir(&gateway.cx, &request.dir_path, &request.include_pattern)
             .await
-            .map_err(|err| err.to_status())?;
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
         Ok(Response::new(wire::ReadDirResponse { entries }))
     }
 
@@ -220,7 +221,7 @@ impl LlbBridge for Services {
         let stat = reference
             .stat_file(&gateway.cx, &request.path)
             .await
-            .map_err(|err| err.to_status())?;
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
         Ok(Response::new(wire::StatFileResponse { stat: Some(stat) }))
     }
 
@@ -235,7 +236,7 @@ impl LlbBridge for Services {
         reference
             .evaluate(&gateway.cx)
             .await
-            .map_err(|err| err.to_status())?;
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
         Ok(Response::new(wire::EvaluateResponse::default()))
     }
 
@@ -277,46 +278,88 @@ impl LlbBridge for Services {
 
     async fn new_container(
         &self,
-        _: Request<wire::NewContainerRequest>,
+        request: Request<wire::NewContainerRequest>,
     ) -> Result<Response<wire::NewContainerResponse>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self.gateway(request.metadata(), "NewContainer").await?;
+        gateway
+            .new_container(request.into_inner())
+            .await
+            .map_err(|err| gateway.bridge.exposed(err).to_status())?;
+        Ok(Response::new(wire::NewContainerResponse::default()))
     }
 
     async fn release_container(
         &self,
-        _: Request<wire::ReleaseContainerRequest>,
+        request: Request<wire::ReleaseContainerRequest>,
     ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self.gateway(request.metadata(), "ReleaseContainer").await?;
+        gateway
+            .release_container(&request.into_inner().container_id)
+            .await
+            .map_err(|err| err.to_status())?;
+        Ok(Response::new(wire::ReleaseContainerResponse::default()))
     }
 
     type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<wire::ExecMessage, Status>> + Send>>;
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<wire::ExecMessage>>,
+        request: Request<Streaming<wire::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self.gateway(request.metadata(), "ExecProcess").await?;
+        let messages = exec::serve(gateway, request.into_inner());
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn read_file_container(
         &self,
-        _: Request<wire::ReadFileRequest>,
+        request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self
+            .gateway(request.metadata(), "ReadFileContainer")
+            .await?;
+        let request = request.into_inner();
+        let container = container(&gateway, &request.r#ref, request.mount_index)?;
+        let range = request.range.map(|range| (range.offset, range.length));
+        let data = container
+            .read_file(request.mount_index, &request.file_path, range)
+            .await
+            .map_err(|err| err.to_status())?;
+        Ok(Response::new(wire::ReadFileResponse { data }))
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<wire::ReadDirRequest>,
+        request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self.gateway(request.metadata(), "ReadDirContainer").await?;
+        let request = request.into_inner();
+        let container = container(&gateway, &request.r#ref, request.mount_index)?;
+        let entries = container
+            .read_dir(
+                request.mount_index,
+                &request.dir_path,
+                &request.include_pattern,
+            )
+            .await
+            .map_err(|err| err.to_status())?;
+        Ok(Response::new(wire::ReadDirResponse { entries }))
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<wire::StatFileRequest>,
+        request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        Err(unimplemented("gateway containers"))
+        let gateway = self
+            .gateway(request.metadata(), "StatFileContainer")
+            .await?;
+        let request = request.into_inner();
+        let container = container(&gateway, &request.r#ref, request.mount_index)?;
+        let stat = container
+            .stat_file(request.mount_index, &request.path)
+            .await
+            .map_err(|err| err.to_status())?;
+        Ok(Response::new(wire::StatFileResponse { stat: Some(stat) }))
     }
 
     async fn warn(

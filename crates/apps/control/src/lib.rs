@@ -3,9 +3,13 @@
 mod bridge;
 mod content;
 mod control;
-mod events;
+mod exec;
+mod explain;
+mod history;
 mod info;
 mod outcome;
+mod serve;
+mod signals;
 mod usage;
 
 use std::pin::Pin;
@@ -16,9 +20,15 @@ use builder::Builder;
 use futures::Stream;
 use proto::content::content_server::ContentServer;
 use proto::control::control_server::ControlServer;
+use proto::explain::explain_server::ExplainServer;
 use proto::gateway::llb_bridge_server::LlbBridgeServer;
 
-pub use info::{Package, WorkerRecord};
+pub use bridge::Bridges;
+pub use info::{GcRule, Package, WorkerRecord};
+pub use serve::Door;
+pub use usage::Upkeep;
+
+use bridge::Callers;
 
 /// The largest message either side may send.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -32,6 +42,8 @@ pub struct Services {
     pub sessions: session::Manager,
     /// Stored trees.
     pub cache: cache::Cache,
+    /// What keeps them in order.
+    pub upkeep: Upkeep,
     /// What this daemon is.
     pub package: Package,
     /// What its worker is.
@@ -48,11 +60,20 @@ impl Services {
     }
 
     /// The gateway of builds that their clients drive.
-    pub fn bridge(&self) -> LlbBridgeServer<Services> {
-        LlbBridgeServer::new(self.clone())
+    pub fn bridge(&self) -> LlbBridgeServer<Bridges> {
+        let bridges = Bridges {
+            callers: Callers::Any(self.builder.clone()),
+            worker: Arc::new(self.worker.clone()),
+        };
+        LlbBridgeServer::new(bridges)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
             .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
+    }
+
+    /// Why steps ran.
+    pub fn explain(&self) -> ExplainServer<Services> {
+        ExplainServer::new(self.clone()).max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// The blobs.

@@ -5,17 +5,25 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use diagnostics::{Detail, Failure};
 use fault::Class;
-use frontend::{Bridge, Outcome, Request, ResolveOptions, ResolvedImage, SolveRequest, Warning};
+use frontend::{
+    Bridge, Container, ContainerRequest, Explain, Outcome, Request, ResolveOptions, ResolvedImage,
+    SolveRequest, Warning,
+};
 use oci::Platform;
 use ops::{Entitlements, LoadOptions, Op};
 use progress::{Event, Sink as _, SourceExcerpt};
 use prost::Message as _;
+use proto::sourcepolicy::Policy;
 use tasks::Cx;
 
+use crate::Machinery;
+use crate::container::Containers;
+use crate::exposed::Exposed;
 use crate::hub::Hub;
 use crate::imports::Imports;
+use crate::nested::NestedBuilds;
 use crate::reference::LazyReference;
-use crate::{Machinery, vertex};
+use crate::sources::Sources;
 
 /// One build's side of the bridge. Clones share everything.
 #[derive(Clone)]
@@ -26,11 +34,20 @@ pub(crate) struct BuildBridge {
     pub(crate) session: String,
     pub(crate) entitlements: Entitlements,
     pub(crate) imports: Arc<Imports>,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) containers: Arc<Containers>,
+    pub(crate) exposed: Arc<Exposed>,
 }
 
 impl BuildBridge {
     /// A handle on the result of a definition; nothing runs yet.
-    pub(crate) async fn load(&self, definition: proto::pb::Definition) -> Result<Outcome, Failure> {
+    pub(crate) async fn load(
+        &self,
+        cx: &Cx,
+        definition: proto::pb::Definition,
+        policies: &[Policy],
+        explain: Option<Arc<dyn Explain>>,
+    ) -> Result<Outcome, Failure> {
         if definition.def.is_empty() {
             return Ok(Outcome {
                 single: Some(None),
@@ -40,15 +57,25 @@ impl BuildBridge {
         let options = LoadOptions {
             worker: self.machinery.worker.clone(),
             entitlements: self.entitlements.clone(),
+            memo: self.sources.memo.clone(),
+            nested: Arc::new(NestedBuilds {
+                machinery: self.machinery.clone(),
+                sources: self.sources.clone(),
+                entitlements: self.entitlements.clone(),
+            }),
         };
-        let loaded =
-            ops::load(&definition, &options).map_err(|err| err.context("failed to load LLB"))?;
+        let parsed = self.parse(cx, &definition, policies).await;
+        let loaded = parsed
+            .and_then(|parsed| ops::load_parsed(parsed, &options))
+            .map_err(|err| err.context("failed to load LLB"))?;
         let worker = &self.machinery.worker;
         for id in &loaded.stale_cache_dirs {
             worker.cache_dirs.forget(&worker.cache, id).await;
         }
+        self.imports.keep(loaded.unexported);
         self.job.load(&loaded.edge);
-        let reference = LazyReference::new(Arc::new(definition), loaded.edge, self.job.clone());
+        let definition = Arc::new(definition);
+        let reference = LazyReference::new(definition, loaded.edge, self.job.clone(), explain);
         Ok(Outcome {
             single: Some(Some(Arc::new(reference))),
             ..Outcome::default()
@@ -60,8 +87,9 @@ impl BuildBridge {
         &self,
         cx: &Cx,
         name: &str,
-        request: Request,
+        mut request: Request,
     ) -> Result<Outcome, Failure> {
+        let name = built_in(name, &mut request);
         let frontend = self
             .machinery
             .frontends
@@ -95,17 +123,17 @@ impl BuildBridge {
 impl Bridge for BuildBridge {
     async fn solve(&self, cx: &Cx, request: SolveRequest) -> Result<Outcome, Failure> {
         for import in &request.cache_imports {
-            let sink = self.job.sink();
-            self.imports
-                .skip(&sink, &import.r#type, &import.attrs)
-                .await;
+            self.import(&import.r#type, &import.attrs);
         }
         let outcome = match (request.definition, request.frontend.as_str()) {
             (Some(_), name) if !name.is_empty() => {
                 let text = "cannot solve with both Definition and Frontend specified";
                 return Err(Failure::new(Class::User, text));
             }
-            (Some(definition), _) => self.load(definition).await?,
+            (Some(definition), _) => {
+                let policies = &request.source_policies;
+                self.load(cx, definition, policies, request.explain).await?
+            }
             (None, "") => Outcome::default(),
             (None, name) => {
                 let inner = Request {
@@ -130,42 +158,70 @@ impl Bridge for BuildBridge {
         name: &str,
         options: ResolveOptions,
     ) -> Result<ResolvedImage, Failure> {
-        if options.store.is_some() {
-            let text = "unimplemented: images of OCI layouts";
-            return Err(Failure::new(Class::Unsupported, text));
-        }
         let platform = options
             .platform
             .unwrap_or_else(|| self.machinery.worker.options.platform.clone());
-        let id = format!("docker-image://{name}{platform}");
-        let title = if options.log_name.is_empty() {
-            format!("resolve image config for docker-image://{name}")
-        } else {
-            options.log_name
+        let mut source = proto::pb::SourceOp {
+            identifier: format!("docker-image://{name}"),
+            ..proto::pb::SourceOp::default()
         };
-        let wanted = source::ResolveImage {
-            platform: Some(platform),
-            mode: options.mode,
+        if let Some(store) = options.store {
+            source.identifier = format!("oci-layout://{name}");
+            let attrs = [("oci.session", store.session), ("oci.store", store.store)];
+            let given = attrs.into_iter().filter(|(_, value)| !value.is_empty());
+            source
+                .attrs
+                .extend(given.map(|(key, value)| (key.to_owned(), value)));
+        }
+        let request = proto::gateway::ResolveSourceMetaRequest {
+            source: Some(source),
+            platform: Some(wire(&platform)),
+            log_name: options.log_name,
+            resolve_mode: options.mode,
+            ..proto::gateway::ResolveSourceMetaRequest::default()
         };
-        let sessions = self
-            .machinery
-            .worker
-            .sessions
-            .group(vec![self.session.clone()]);
-        let sink = self.job.sink();
-        let images = self.machinery.images.clone();
-        let resolved = vertex::run(&sink, &id, &title, |progress| async move {
-            images
-                .resolve(cx, &sessions, &progress, name, &wanted)
-                .await
-                .map_err(|err| Failure::from_error(&err))
-        })
-        .await?;
+        let answer = self.source_meta(cx, request).await.map_err(|err| {
+            err.context(format_args!("failed to resolve source metadata for {name}"))
+        })?;
+        let identifier = answer.source.unwrap_or_default().identifier;
+        let Some(image) = answer.image else {
+            return Err(Failure::new(
+                Class::User,
+                format!("ref {name} resolved to non-image {identifier}"),
+            ));
+        };
+        let reference = identifier
+            .strip_prefix("docker-image://")
+            .or_else(|| identifier.strip_prefix("oci-layout://"));
         Ok(ResolvedImage {
-            reference: resolved.reference,
-            digest: resolved.digest,
-            config: resolved.config.into(),
+            reference: reference.unwrap_or(name).to_owned(),
+            digest: image
+                .digest
+                .parse()
+                .map_err(|err: oci::DigestError| Failure::new(Class::Internal, err.to_string()))?,
+            config: image.config,
         })
+    }
+
+    async fn source_meta(
+        &self,
+        cx: &Cx,
+        request: proto::gateway::ResolveSourceMetaRequest,
+    ) -> Result<proto::gateway::ResolveSourceMetaResponse, Failure> {
+        BuildBridge::source_meta(self, cx, request).await
+    }
+
+    async fn new_container(
+        &self,
+        cx: &Cx,
+        request: ContainerRequest,
+    ) -> Result<Arc<dyn Container>, Failure> {
+        self.new_driven(cx, request).await
+    }
+
+    fn exposed(&self, failure: Failure) -> Failure {
+        let worker = &self.machinery.worker.options.id;
+        self.exposed.expose(failure, worker)
     }
 
     async fn warn(&self, warning: Warning) -> Result<(), Failure> {
@@ -200,6 +256,32 @@ impl Bridge for BuildBridge {
     fn platforms(&self) -> Vec<Platform> {
         self.machinery.platforms.clone()
     }
+}
+
+fn wire(platform: &Platform) -> proto::pb::Platform {
+    proto::pb::Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+    }
+}
+
+/// Compat: a gateway with the name of the built-in frontend for an image is that frontend, unless the client says what
+/// that name stands for.
+fn built_in<'a>(name: &'a str, request: &mut Request) -> &'a str {
+    const DOCKERFILE: &str = "dockerfile.v0";
+    let source = request.options.get("source").map(String::as_str);
+    let named = |key: &String| {
+        let name = key.strip_prefix("context:dockerfile.v0");
+        name.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    if name != "gateway.v0" || source != Some(DOCKERFILE) || request.options.keys().any(named) {
+        return name;
+    }
+    request.options.remove("source");
+    DOCKERFILE
 }
 
 fn range(range: &proto::pb::Range) -> (i32, i32, i32, i32) {

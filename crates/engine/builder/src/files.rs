@@ -46,7 +46,14 @@ pub(crate) async fn read_file(
     path: &str,
     range: Option<(i64, i64)>,
 ) -> Result<Bytes, Failure> {
-    let root = root(cx, value).await?;
+    read_file_in(root(cx, value).await?, path, range).await
+}
+
+async fn read_file_in(
+    root: Option<Root>,
+    path: &str,
+    range: Option<(i64, i64)>,
+) -> Result<Bytes, Failure> {
     let (shown, path) = (path.to_owned(), absolute(path));
     tasks::blocking(move || {
         let result = root
@@ -81,7 +88,10 @@ pub(crate) async fn read_dir(
     path: &str,
     include: &str,
 ) -> Result<Vec<Stat>, Failure> {
-    let root = root(cx, value).await?;
+    read_dir_in(root(cx, value).await?, path, include).await
+}
+
+async fn read_dir_in(root: Option<Root>, path: &str, include: &str) -> Result<Vec<Stat>, Failure> {
     let (shown, path) = (path.to_owned(), absolute(path));
     let patterns = if include.is_empty() {
         None
@@ -91,9 +101,11 @@ pub(crate) async fn read_dir(
         Some(patterns)
     };
     tasks::blocking(move || {
-        let result = root
-            .ok_or_else(|| io::Error::from_raw_os_error(2))
-            .and_then(|root| list(&root, &path, patterns.as_ref()));
+        let result = match root {
+            Some(root) => list(&root, &path, patterns.as_ref()),
+            None if path.bytes().all(|byte| byte == b'/') => Ok(Vec::new()),
+            None => Err(io::Error::from_raw_os_error(2)),
+        };
         result.map_err(|err| failed("open", &shown, &err).reclassified(Class::User))
     })
     .await
@@ -128,6 +140,60 @@ pub(crate) async fn stat_file(cx: &Cx, value: &Value, path: &str) -> Result<Stat
                 let meta = root.symlink_meta(&shown)?;
                 stat(&root, Path::new(&shown), &meta)
             });
+        result.map_err(|err| failed("lstat", &shown, &err).reclassified(Class::User))
+    })
+    .await
+}
+
+/// The tree of a mount that may be written to meanwhile.
+async fn place(tree: mount::Mount) -> Result<Option<Root>, Failure> {
+    let failed = |err: io::Error| Failure::new(err.class(), format!("failed to open tree: {err}"));
+    tasks::blocking(move || {
+        let tree = tree.detached().map_err(failed)?;
+        // The mount behind the tree stays alive through the descriptor.
+        Root::from_borrowed(tree.fd()).map(Some).map_err(failed)
+    })
+    .await
+}
+
+/// As [`read_file`], from a mount.
+pub(crate) async fn read_file_at(
+    tree: mount::Mount,
+    path: &str,
+    range: Option<(i64, i64)>,
+) -> Result<Bytes, Failure> {
+    read_file_in(place(tree).await?, path, range).await
+}
+
+/// As [`read_dir`], from a mount.
+pub(crate) async fn read_dir_at(
+    tree: mount::Mount,
+    path: &str,
+    include: &str,
+) -> Result<Vec<Stat>, Failure> {
+    read_dir_in(place(tree).await?, path, include).await
+}
+
+/// As [`stat_file`], from a mount. Links are followed as far as they lead to something.
+pub(crate) async fn stat_file_at(tree: mount::Mount, path: &str) -> Result<Stat, Failure> {
+    let root = place(tree).await?;
+    let shown = absolute(path);
+    tasks::blocking(move || {
+        let look = |root: Root| {
+            let path = Path::new(&shown);
+            let target = root.resolve(path).ok();
+            let target = target.filter(|target| root.symlink_meta(target).is_ok());
+            let target = target.unwrap_or_else(|| path.to_owned());
+            let meta = root.symlink_meta(&target)?;
+            let mut stat = stat(&root, &target, &meta)?;
+            if let Some(name) = path.file_name() {
+                stat.path = name.to_string_lossy().into_owned();
+            }
+            Ok(stat)
+        };
+        let result = root
+            .ok_or_else(|| io::Error::from_raw_os_error(2))
+            .and_then(look);
         result.map_err(|err| failed("lstat", &shown, &err).reclassified(Class::User))
     })
     .await

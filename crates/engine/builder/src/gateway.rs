@@ -1,14 +1,15 @@
 //! A build that its client drives: references by id, and the result the client returns.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use diagnostics::Failure;
 use fault::Class;
-use frontend::{Bridge, Outcome, Reference};
+use frontend::{Bridge, Container, ContainerRequest, Outcome, Reference};
 use parking_lot::Mutex;
-use proto::pb;
+use proto::{gateway as wire, pb};
 use tasks::Cx;
 use tokio::sync::oneshot;
 
@@ -21,6 +22,7 @@ pub struct Gateway {
     /// Definitions handed to the frontend.
     pub inputs: BTreeMap<String, pb::Definition>,
     references: Mutex<HashMap<String, Arc<dyn Reference>>>,
+    containers: Mutex<HashMap<String, Arc<dyn Container>>>,
     answer: Mutex<Option<oneshot::Sender<Result<Outcome, Failure>>>>,
 }
 
@@ -37,7 +39,7 @@ pub struct Returned {
 
 impl Gateway {
     /// A gateway, and where its answer will come.
-    pub(crate) fn new(
+    pub fn new(
         cx: Cx,
         bridge: Arc<dyn Bridge>,
         inputs: BTreeMap<String, pb::Definition>,
@@ -48,6 +50,7 @@ impl Gateway {
             bridge,
             inputs,
             references: Mutex::default(),
+            containers: Mutex::default(),
             answer: Mutex::new(Some(answer)),
         };
         (gateway, receiver)
@@ -70,6 +73,68 @@ impl Gateway {
             let text = format!("no such ref: {id}, all [{}]", known.join(" "));
             Failure::new(Class::User, text)
         })
+    }
+
+    /// Makes a container under the id the client chose.
+    pub async fn new_container(&self, request: wire::NewContainerRequest) -> Result<(), Failure> {
+        let id = request.container_id.clone();
+        let network = request.network();
+        let known = |mount: &pb::Mount| {
+            let references = self.references.lock();
+            let reference = references.get(&mount.result_id)?;
+            Some((mount.result_id.clone(), reference.clone()))
+        };
+        let references = request.mounts.iter().filter_map(known).collect();
+        let wanted = ContainerRequest {
+            id: id.clone(),
+            mounts: request.mounts,
+            references,
+            os: request.platform.map(|it| it.os).unwrap_or_default(),
+            network,
+            extra_hosts: request.extra_hosts,
+            hostname: request.hostname,
+            files: Vec::new(),
+        };
+        if self.containers.lock().contains_key(&id) {
+            return Err(exists(&id));
+        }
+        let container = self.bridge.new_container(&self.cx, wanted).await?;
+        let earlier = match self.containers.lock().entry(id.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(container);
+                return Ok(());
+            }
+            Entry::Occupied(_) => container,
+        };
+        // Nothing ran in it.
+        let _ = earlier.release().await;
+        Err(exists(&id))
+    }
+
+    /// The container with this id.
+    pub fn container(&self, id: &str) -> Option<Arc<dyn Container>> {
+        self.containers.lock().get(id).cloned()
+    }
+
+    /// Gives up a container. Fails as the first process that failed in it did.
+    pub async fn release_container(&self, id: &str) -> Result<(), Failure> {
+        let container = self.containers.lock().remove(id);
+        match container {
+            Some(container) => container.release().await,
+            None => {
+                let text = format!("container details for {id} not found");
+                Err(Failure::new(Class::User, text))
+            }
+        }
+    }
+
+    /// Gives up all containers.
+    pub async fn release_containers(&self) {
+        let containers = std::mem::take(&mut *self.containers.lock());
+        for container in containers.into_values() {
+            // Whoever wanted to know about failures has asked.
+            let _ = container.release().await;
+        }
     }
 
     /// Takes the client's answer.
@@ -95,9 +160,10 @@ impl Gateway {
             }
             let references = self.references.lock();
             let found = references.get(id).cloned();
+            let missing = || format!("return reference {id} not found");
             found
                 .map(Some)
-                .ok_or_else(|| Failure::new(Class::User, "return reference ID not found"))
+                .ok_or_else(|| Failure::new(Class::User, missing()))
         };
         let mut platforms = BTreeMap::new();
         for (platform, id) in &returned.platforms {
@@ -110,4 +176,11 @@ impl Gateway {
             ..Outcome::default()
         })
     }
+}
+
+fn exists(id: &str) -> Failure {
+    Failure::new(
+        Class::AlreadyExists,
+        format!("Container {id} already exists"),
+    )
 }

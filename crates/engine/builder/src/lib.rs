@@ -3,15 +3,24 @@
 //! The builder knows contracts only: which frontends, exporters and sources there are is decided by whoever makes it.
 
 mod bridge;
+mod cache_exports;
+mod container;
+mod exports;
+mod exposed;
 mod files;
 mod gateway;
 mod hub;
 mod imports;
 mod jobs;
+mod nested;
+mod policy;
 mod reference;
 mod request;
 mod result;
+mod running;
 mod solve;
+mod sources;
+mod verifier;
 mod verify;
 mod vertex;
 
@@ -23,11 +32,13 @@ use export::Exporter;
 use frontend::Frontend;
 use oci::Platform;
 use ops::{Op, Worker};
+use parking_lot::Mutex;
 use solver::Solver;
 
 pub use gateway::{Gateway, Returned};
 pub use hub::{Hub, Reader};
 pub use request::{ExporterRequest, SolveRequest};
+pub use running::Progress;
 pub use solve::Response;
 
 use jobs::Jobs;
@@ -42,12 +53,14 @@ pub struct Machinery {
     pub frontends: Vec<Arc<dyn Frontend>>,
     /// Outputs.
     pub exporters: Vec<Arc<dyn Exporter>>,
-    /// Resolves image names.
-    pub images: Arc<dyn source::ImageResolver>,
+    /// Kinds of remote caches.
+    pub caches: Vec<Arc<dyn remotecache::Kind>>,
     /// What the worker runs, native first.
     pub platforms: Vec<Platform>,
     /// What the daemon allows builds to ask for.
     pub entitlements: BTreeSet<String>,
+    /// Builds on record.
+    pub history: history::History,
 }
 
 impl Machinery {
@@ -57,10 +70,12 @@ impl Machinery {
     }
 }
 
-/// Runs builds.
+/// Runs builds. Clones share everything.
+#[derive(Clone)]
 pub struct Builder {
     machinery: Arc<Machinery>,
     jobs: Arc<Jobs>,
+    running: Arc<Mutex<Vec<tasks::Task<()>>>>,
 }
 
 impl Builder {
@@ -69,6 +84,7 @@ impl Builder {
         Self {
             machinery: Arc::new(machinery),
             jobs: Arc::default(),
+            running: Arc::default(),
         }
     }
 
@@ -81,11 +97,6 @@ impl Builder {
     /// Blocks.
     pub fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         self.jobs.while_idle(work)
-    }
-
-    /// Follows the progress of a build from its beginning; waits a little for one that is about to come.
-    pub async fn status(&self, id: &str) -> Result<Reader, Failure> {
-        Ok(self.jobs.hub(id).await?.reader())
     }
 
     /// The gateway of a build that its client drives; waits a little for one that is about to come.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use diagnostics::{Detail, Failure};
+use frontend::Explain;
 use ops::{Op, Value};
 use proto::{fsutil, pb};
+use solver::Built;
 use tasks::Cx;
 use tokio::sync::OnceCell;
 
-use crate::files;
+use crate::{exposed, files};
 
 /// A result that has not been asked for yet.
 pub(crate) struct LazyReference {
@@ -19,7 +21,8 @@ pub(crate) struct LazyReference {
     definition: Arc<pb::Definition>,
     edge: ops::Edge,
     job: Arc<solver::Job<Op>>,
-    value: OnceCell<Value>,
+    explain: Option<Arc<dyn Explain>>,
+    built: OnceCell<Built<Value>>,
 }
 
 impl LazyReference {
@@ -27,33 +30,45 @@ impl LazyReference {
         definition: Arc<pb::Definition>,
         edge: ops::Edge,
         job: Arc<solver::Job<Op>>,
+        explain: Option<Arc<dyn Explain>>,
     ) -> Self {
         Self {
             id: identity::new_id(),
             definition,
             edge,
             job,
-            value: OnceCell::new(),
+            explain,
+            built: OnceCell::new(),
         }
     }
 
     /// Computes the result, once.
     pub(crate) async fn value(&self, cx: &Cx) -> Result<Value, Failure> {
-        let value = self
-            .value
-            .get_or_try_init(|| async {
-                let built = self.job.build(cx, &self.edge).await;
-                built
-                    .map(|built| built.value)
-                    .map_err(|err| locate(err, &self.definition))
-            })
-            .await?;
-        Ok(value.clone())
+        Ok(self.built(cx).await?.value.clone())
+    }
+
+    /// The same with what it is known by.
+    pub(crate) async fn built(&self, cx: &Cx) -> Result<&Built<Value>, Failure> {
+        let built = self.built.get_or_try_init(|| async {
+            match self.job.build(cx, &self.edge).await {
+                Ok(built) => Ok(built),
+                Err(err) => Err(self.explained(cx, locate(err, &self.definition)).await),
+            }
+        });
+        built.await
+    }
+
+    async fn explained(&self, cx: &Cx, failure: Failure) -> Failure {
+        match &self.explain {
+            Some(explain) if !failure.is_cancelled() => explain.explain(cx, failure).await,
+            _ => failure,
+        }
     }
 }
 
 /// Adds the place in the source file of the step that failed.
 fn locate(failure: Failure, definition: &pb::Definition) -> Failure {
+    let failure = exposed::placed(failure, definition);
     let Some(source) = &definition.source else {
         return failure;
     };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use diagnostics::Failure;
-use export::{Exported, Instance, Work};
+use export::Instance;
 use fault::Class;
 use frontend::{Outcome, Request};
 use oci::Digest;
@@ -13,10 +13,13 @@ use progress::{Event, Sink};
 use tasks::Cx;
 
 use crate::bridge::BuildBridge;
+use crate::cache_exports::{self, CacheExport};
+use crate::exports::Outputs;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::jobs::Job;
-use crate::{Builder, SolveRequest, result, verify, vertex};
+use crate::sources::Sources;
+use crate::{Builder, SolveRequest, result, running, verify, vertex};
 
 /// What a build answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,23 +29,32 @@ pub struct Response {
 }
 
 impl Builder {
-    /// Runs a build. Its progress ends before this returns, however it ends.
-    pub async fn solve(&self, cx: &Cx, request: SolveRequest) -> Result<Response, Failure> {
+    /// Runs a build, which must not be dropped: see [`Builder::solve`].
+    pub(crate) async fn run(&self, cx: &Cx, request: SolveRequest) -> Result<Response, Failure> {
         if request.definition.is_some() && !request.frontend.is_empty() {
             let text = "cannot solve with both Definition and Frontend specified";
             return Err(Failure::new(Class::User, text));
         }
         let entitlements = self.entitlements(&request.entitlements)?;
         let exporters = self.exporters(&request)?;
+        let caches = cache_exports::configure(&self.machinery.caches, &request.cache_exports)?;
         let cx = cx.child();
-        let hub = Arc::new(Hub::default());
+        let asking = running::ask(self, &request.frontend_attrs);
+        let hub = Arc::new(Hub::new(asking.is_some()));
         let sessions: Vec<String> = [request.session.clone()]
             .into_iter()
             .filter(|session| !session.is_empty())
             .collect();
         let sink: Arc<dyn Sink> = hub.clone();
         let job = Arc::new(self.machinery.solver.job(&request.id, sink, sessions));
+        let sources = Sources::new(
+            request.source_policy.clone(),
+            request.source_policy_session.clone(),
+        )?;
         let bridge = BuildBridge {
+            sources: Arc::new(sources),
+            containers: Arc::default(),
+            exposed: Arc::default(),
             machinery: self.machinery.clone(),
             job: job.clone(),
             hub: hub.clone(),
@@ -51,11 +63,7 @@ impl Builder {
             imports: Arc::default(),
         };
         for import in &request.cache_imports {
-            let sink = bridge.job.sink();
-            bridge
-                .imports
-                .skip(&sink, &import.kind, &import.attrs)
-                .await;
+            bridge.import(&import.kind, &import.attrs);
         }
         let driven = request.definition.is_none() && request.frontend.is_empty();
         let (gateway, answer) = if driven {
@@ -65,7 +73,13 @@ impl Builder {
         } else {
             (None, None)
         };
-        let registration = self.jobs.add(&request.id, Job { hub, gateway })?;
+        let registered = Job {
+            hub: hub.clone(),
+            gateway,
+        };
+        let registration = self.jobs.add(&request.id, registered)?;
+        let recording = running::begin(self, &request, &hub);
+        let mut kept = history::Outcome::default();
         let work = async {
             let outcome = match answer {
                 Some(answer) => cx
@@ -75,15 +89,21 @@ impl Builder {
                     .unwrap_or_else(|_| Err(Failure::cancelled("context canceled")))?,
                 None => self.outcome(&cx, &bridge, &request).await?,
             };
-            self.finish(&cx, &bridge, &request, &exporters, outcome)
+            running::note(&mut kept, &outcome);
+            let to = (exporters.as_slice(), caches.as_slice());
+            self.finish(&cx, &bridge, &request, to, outcome, &mut kept)
                 .await
         };
         let ended = work.await;
         // Whatever still runs for this build has nobody left who wants it.
         cx.cancel("context canceled");
+        bridge.containers.release().await;
         job.finish();
         registration.finish();
-        ended
+        // Who prunes now finds nothing of this build in use.
+        drop((bridge, job));
+        self.machinery.solver.settled().await;
+        running::end(recording, &hub, kept, ended).await
     }
 
     fn entitlements(&self, wanted: &[String]) -> Result<Entitlements, Failure> {
@@ -111,15 +131,6 @@ impl Builder {
     }
 
     fn exporters(&self, request: &SolveRequest) -> Result<Vec<Arc<dyn Instance>>, Failure> {
-        if let Some(cache) = request.cache_exports.first() {
-            return Err(match cache.kind.as_str() {
-                "registry" | "local" | "inline" | "gha" | "s3" | "azblob" => Failure::new(
-                    Class::Unsupported,
-                    format!("unimplemented: cache export to {}", cache.kind),
-                ),
-                other => Failure::new(Class::User, format!("unknown cache exporter: {other:?}")),
-            });
-        }
         request
             .exporters
             .iter()
@@ -147,7 +158,7 @@ impl Builder {
         request: &SolveRequest,
     ) -> Result<Outcome, Failure> {
         if let Some(definition) = &request.definition {
-            return bridge.load(definition.clone()).await;
+            return bridge.load(cx, definition.clone(), &[], None).await;
         }
         let inner = Request {
             options: request.frontend_attrs.clone(),
@@ -163,10 +174,12 @@ impl Builder {
         cx: &Cx,
         bridge: &BuildBridge,
         request: &SolveRequest,
-        exporters: &[Arc<dyn Instance>],
+        (exporters, caches): (&[Arc<dyn Instance>], &[CacheExport]),
         outcome: Outcome,
+        kept: &mut history::Outcome,
     ) -> Result<Response, Failure> {
-        let input = result::evaluate(cx, &outcome).await?;
+        let mut input = result::evaluate(cx, &outcome).await?;
+        input.compatibility = request.compatibility;
         let sink = bridge.job.sink();
         let epoch = result::epoch(&request.frontend_attrs, &outcome)?;
         let warnings = verify::platforms(&request.frontend_attrs, &input)?;
@@ -178,25 +191,15 @@ impl Builder {
             })
             .await?;
         }
-        let mut exports = Vec::new();
-        for (index, exporter) in exporters.iter().enumerate() {
-            let id = format!("{}-export-{index}", request.session);
-            let sessions = bridge
-                .machinery
-                .worker
-                .sessions
-                .group(vec![request.session.clone()]);
-            let work = move |progress| Work {
-                cx: cx.clone(),
-                progress,
-                sessions: sessions.clone(),
-                index,
-                epoch,
-            };
-            let warnings: &[String] = if index == 0 { &warnings } else { &[] };
-            exports.push(export_one(&sink, id, exporter, &input, warnings, work));
-        }
-        let exported = futures::future::try_join_all(exports).await?;
+        let outputs = Outputs {
+            bridge,
+            exporters,
+            caches,
+            input: &input,
+            epoch,
+            warnings: &warnings,
+        };
+        let (exported, told) = outputs.run(cx, &outcome).await?;
         let mut response = Response::default();
         for (key, value) in &outcome.metadata {
             if key.starts_with("frontend.") {
@@ -204,14 +207,16 @@ impl Builder {
                 response.exporter.insert(key.clone(), value);
             }
         }
+        response.exporter.extend(told);
         for exported in exported {
             response.exporter.extend(exported.response);
+            kept.made.push(exported.descriptor);
         }
         Ok(response)
     }
 }
 
-fn warn(sink: &Arc<dyn Sink>, vertex: &Digest, warnings: &[String]) {
+pub(crate) fn warn(sink: &Arc<dyn Sink>, vertex: &Digest, warnings: &[String]) {
     for short in warnings {
         sink.emit(Event::Warning(progress::Warning {
             vertex: vertex.to_string(),
@@ -220,36 +225,4 @@ fn warn(sink: &Arc<dyn Sink>, vertex: &Digest, warnings: &[String]) {
             ..progress::Warning::default()
         }));
     }
-}
-
-/// Runs one exporter, and its deferred part as a second start of the same vertex.
-async fn export_one(
-    sink: &Arc<dyn Sink>,
-    id: String,
-    exporter: &Arc<dyn Instance>,
-    input: &export::Input,
-    warnings: &[String],
-    work: impl Fn(progress::Progress) -> Work,
-) -> Result<Exported, Failure> {
-    let name = exporter.name();
-    let work = &work;
-    let digest = Digest::of(&id);
-    let mut exported = vertex::run(sink, &id, &name, |progress| async move {
-        warn(sink, &digest, warnings);
-        let work = work(progress);
-        exporter
-            .export(&work, input)
-            .await
-            .map_err(|err| Failure::from_error(&err))
-    })
-    .await?;
-    if let Some(finalize) = exported.finalize.take() {
-        vertex::run(sink, &id, &name, |progress| async move {
-            finalize(work(progress))
-                .await
-                .map_err(|err| Failure::from_error(&err))
-        })
-        .await?;
-    }
-    Ok(exported)
 }

@@ -14,7 +14,12 @@ use crate::json::Object;
 use crate::{Value, Worker, plain_inputs};
 
 /// The cache map of an op of which only the text of its definition counts.
-fn cache_map<M: Message + Name>(kind: &str, field: &str, op: &M, inputs: usize) -> CacheMap {
+pub(crate) fn cache_map<M: Message + Name>(
+    kind: &str,
+    field: &str,
+    op: &M,
+    inputs: usize,
+) -> CacheMap {
     let mut json = Object::new();
     json.string("Type", kind);
     json.raw(field, &gojson::to_string(op));
@@ -47,6 +52,10 @@ impl MergeOp {
             return Err(user("merge op names an input that is not there"));
         }
         Ok(Self { worker, op, inputs })
+    }
+
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
     }
 
     pub(crate) fn cache_map(&self) -> CacheMap {
@@ -92,6 +101,10 @@ impl DiffOp {
             )));
         }
         Ok(Self { worker, op, inputs })
+    }
+
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
     }
 
     pub(crate) fn cache_map(&self) -> CacheMap {

@@ -11,9 +11,9 @@ use proto::pb;
 use solver::Work;
 
 use crate::exec_key::ExecKey;
-use crate::exec_mounts::Mounts;
+use crate::exec_mounts::{Mounts, inputs_of, secret_variables};
 use crate::logs::Logs;
-use crate::{Value, Worker};
+use crate::{Remains, Value, Worker};
 
 /// An exec op with what its metadata adds.
 pub struct ExecOp {
@@ -59,11 +59,18 @@ impl ExecOp {
     ) -> Result<Result<Vec<Value>, Failure>, Failure> {
         let mounts = match Mounts::prepare(&self.worker, work, self, inputs).await {
             Ok(mounts) => mounts,
-            Err(err) => return Ok(Err(err)),
+            Err(err) => {
+                let remains = Remains {
+                    inputs: inputs_of(self, inputs),
+                    mounts: inputs_of(self, inputs),
+                    subject: None,
+                };
+                return Ok(Err(remains.of_failed(err)));
+            }
         };
         let process = match self.process(work).await {
             Ok(process) => process,
-            Err(err) => return Ok(Err(err)),
+            Err(err) => return Ok(Err(mounts.remains().await.of_failed(err))),
         };
         let logs = Arc::new(Logs::new(
             work.progress.clone(),
@@ -84,16 +91,23 @@ impl ExecOp {
         if let Err(err) = ended {
             logs.flush_tail();
             let code = err.exit_code();
-            let failure = Failure::from_error(&err);
-            return Err(failure.with(Detail::Exit {
+            let failure = Failure::from_error(&err).with(Detail::Exit {
                 code: u32::try_from(code).unwrap_or(255),
-            }));
+            });
+            if failure.is_cancelled() {
+                return Err(failure);
+            }
+            return Err(mounts.remains().await.of_failed(failure));
         }
         Ok(mounts.commit(&work.cx).await)
     }
 
     async fn process(&self, work: &Work) -> Result<Process, Failure> {
         let meta = self.meta();
+        if pb::SecurityMode::try_from(self.op.security).is_err() {
+            let text = format!("invalid security mode {}", self.op.security);
+            return Err(Failure::new(Class::User, text));
+        }
         Ok(Process {
             args: meta.args.clone(),
             env: self.env(work).await?,
@@ -142,23 +156,7 @@ impl ExecOp {
         if !env.iter().any(|entry| entry.starts_with("PATH=")) {
             env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        for secret in &self.op.secretenv {
-            if secret.id.is_empty() {
-                let text = format!(
-                    "secret ID missing for {:?} environment variable",
-                    secret.name
-                );
-                return Err(Failure::new(Class::User, text));
-            }
-            let value = crate::exec_mounts::secret(&self.worker, work, &secret.id, secret.optional)
-                .await?
-                .unwrap_or_default();
-            env.push(format!(
-                "{}={}",
-                secret.name,
-                String::from_utf8_lossy(&value)
-            ));
-        }
+        env.extend(secret_variables(&self.worker, work, &self.op.secretenv).await?);
         Ok(env)
     }
 }

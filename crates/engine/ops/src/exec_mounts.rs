@@ -14,18 +14,22 @@ use solver::Work;
 use tasks::Cx;
 
 use crate::exec::ExecOp;
-use crate::{Value, Worker};
+use crate::{Remains, Value, Worker};
 
 mod private;
 
-pub(crate) use private::secret;
+use private::secret;
 
 /// The mounts of one run.
 pub(crate) struct Mounts {
     pub(crate) root: mount::Mount,
     pub(crate) root_readonly: bool,
     pub(crate) step: Vec<StepMount>,
-    outputs: Vec<(i64, Output)>,
+    /// The tree of each mount, in the order of the op.
+    pub(crate) places: Vec<Option<mount::Mount>>,
+    outputs: Vec<(i64, usize, Output)>,
+    /// The input of each mount.
+    inputs: Vec<Option<Value>>,
     /// Trees, files and sockets that must live as long as the process.
     kept: Vec<Kept>,
 }
@@ -40,7 +44,8 @@ enum Output {
 #[allow(dead_code, reason = "held for their Drop")]
 enum Kept {
     Tree(Value),
-    Discarded(MutableRef),
+    /// Of this mount.
+    Discarded(usize, MutableRef),
     CacheDir(Arc<CacheDir>),
     Private(private::Private),
 }
@@ -69,8 +74,11 @@ impl Mounts {
             outputs: Vec::new(),
             kept: Vec::new(),
             cache_dirs: HashMap::new(),
+            index: 0,
+            places: vec![None; op.op.mounts.len()],
         };
-        for mount in &op.op.mounts {
+        for (index, mount) in op.op.mounts.iter().enumerate() {
+            build.index = index;
             build.add(mount).await?;
         }
         let Some((root, root_readonly)) = build.root else {
@@ -82,17 +90,48 @@ impl Mounts {
             root,
             root_readonly,
             step,
+            places: build.places,
             outputs: build.outputs,
+            inputs: inputs_of(op, inputs),
             kept: build.kept,
         })
+    }
+
+    /// What is left when the process failed: everything as it was at that moment.
+    pub(crate) async fn remains(self) -> Remains {
+        let mut mounts = self.inputs.clone();
+        let discarded = self.kept.into_iter().filter_map(|kept| match kept {
+            Kept::Discarded(index, tree) => Some((index, tree, "failed mount".to_owned())),
+            _ => None,
+        });
+        let written = self.outputs.into_iter().filter_map(|(_, index, output)| {
+            let Output::Written(tree, description) = output else {
+                return None;
+            };
+            Some((index, tree, description))
+        });
+        for (index, tree, description) in written.chain(discarded) {
+            // The step is over, and so may be what it could be cancelled by.
+            match tree.commit(&Cx::root(), &description).await {
+                Ok(tree) => mounts[index] = Some(Value(Some(tree))),
+                Err(err) => {
+                    tracing::warn!(error = %fault::chain(&err), "state of a failed step is lost");
+                }
+            }
+        }
+        Remains {
+            inputs: self.inputs,
+            mounts,
+            subject: None,
+        }
     }
 
     /// Turns what was written into results, in the order of the outputs.
     pub(crate) async fn commit(self, cx: &Cx) -> Result<Vec<Value>, Failure> {
         let mut outputs = self.outputs;
-        outputs.sort_by_key(|(index, _)| *index);
+        outputs.sort_by_key(|(index, ..)| *index);
         let mut values = Vec::with_capacity(outputs.len());
-        for (_, output) in outputs {
+        for (_, _, output) in outputs {
             values.push(match output {
                 Output::Same(value) => value,
                 Output::Written(tree, description) => {
@@ -116,9 +155,12 @@ struct Building<'a> {
     inputs: &'a [Value],
     root: Option<(mount::Mount, bool)>,
     step: Vec<StepMount>,
-    outputs: Vec<(i64, Output)>,
+    outputs: Vec<(i64, usize, Output)>,
     kept: Vec<Kept>,
     cache_dirs: HashMap<String, Arc<CacheDir>>,
+    /// Which mount is being prepared.
+    index: usize,
+    places: Vec<Option<mount::Mount>>,
 }
 
 impl Building<'_> {
@@ -136,6 +178,7 @@ impl Building<'_> {
             let MountSource::Snapshot(root) = prepared.source else {
                 return Err(user("the root mount is not a tree"));
             };
+            self.places[self.index] = Some(root.clone());
             self.root = Some((root, mount.readonly));
             return Ok(());
         }
@@ -149,6 +192,9 @@ impl Building<'_> {
         let Some(prepared) = prepared else {
             return Ok(());
         };
+        if let MountSource::Snapshot(tree) = &prepared.source {
+            self.places[self.index] = Some(tree.clone());
+        }
         let selector = mount.selector.trim_start_matches('/');
         self.step.push(StepMount {
             dest,
@@ -194,7 +240,7 @@ impl Building<'_> {
                 MountSource::Snapshot(tree.mount().map_err(|err| Failure::from_error(&err))?);
             if wants_output {
                 self.outputs
-                    .push((mount.output, Output::Same(input.clone())));
+                    .push((mount.output, self.index, Output::Same(input.clone())));
             }
             self.kept.push(Kept::Tree(input));
             return Ok(Prepared {
@@ -209,12 +255,13 @@ impl Building<'_> {
         let source = MountSource::Snapshot(tree.mount().map_err(|err| Failure::from_error(&err))?);
         if wants_output && !mount.readonly {
             self.outputs
-                .push((mount.output, Output::Written(tree, description)));
+                .push((mount.output, self.index, Output::Written(tree, description)));
         } else {
             if wants_output {
-                self.outputs.push((mount.output, Output::Same(input)));
+                self.outputs
+                    .push((mount.output, self.index, Output::Same(input)));
             }
-            self.kept.push(Kept::Discarded(tree));
+            self.kept.push(Kept::Discarded(self.index, tree));
         }
         Ok(Prepared {
             source,
@@ -275,7 +322,8 @@ impl Building<'_> {
         let dir = &self.cache_dirs[&key];
         if mount.output >= 0 {
             // Compat: the content of a cache mount is never an output; its base is.
-            self.outputs.push((mount.output, Output::Same(input)));
+            self.outputs
+                .push((mount.output, self.index, Output::Same(input)));
         }
         let source =
             MountSource::Snapshot(dir.tree.mount().map_err(|err| Failure::from_error(&err))?);
@@ -284,6 +332,15 @@ impl Building<'_> {
             readonly: mount.readonly,
         })
     }
+}
+
+/// The input of each mount.
+pub(crate) fn inputs_of(op: &ExecOp, inputs: &[Value]) -> Vec<Option<Value>> {
+    let input = |mount: &pb::Mount| {
+        let index = usize::try_from(mount.input).ok()?;
+        inputs.get(index).cloned()
+    };
+    op.op.mounts.iter().map(input).collect()
 }
 
 fn tmpfs(mount: &pb::Mount) -> Prepared {
@@ -436,6 +493,31 @@ impl Building<'_> {
             readonly: false,
         }))
     }
+}
+
+/// Environment variables with secrets in them.
+pub(crate) async fn secret_variables(
+    worker: &Arc<Worker>,
+    work: &Work,
+    secrets: &[pb::SecretEnv],
+) -> Result<Vec<String>, Failure> {
+    let mut variables = Vec::with_capacity(secrets.len());
+    for wanted in secrets {
+        if wanted.id.is_empty() {
+            return Err(user(format!(
+                "secret ID missing for {:?} environment variable",
+                wanted.name
+            )));
+        }
+        let value = secret(worker, work, &wanted.id, wanted.optional).await?;
+        let value = value.unwrap_or_default();
+        variables.push(format!(
+            "{}={}",
+            wanted.name,
+            String::from_utf8_lossy(&value)
+        ));
+    }
+    Ok(variables)
 }
 
 /// Bytes of a secret.

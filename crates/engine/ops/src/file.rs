@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use cache::{MutableRef, RecordOptions};
-use diagnostics::{Detail, Failure};
+use diagnostics::Failure;
 use proto::pb;
 use proto::pb::file_action::Action;
 use solver::Work;
 
 use crate::exec_mounts::user;
 use crate::file_key::FileKey;
-use crate::{Value, Worker};
+use crate::{Remains, Value, Worker};
 
 /// A file op.
 pub struct FileOp {
@@ -86,10 +86,12 @@ impl FileOp {
     pub(crate) async fn run(&self, work: &Work, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
         let mut states: Vec<State> = Vec::with_capacity(self.op.actions.len());
         for (index, action) in self.op.actions.iter().enumerate() {
-            let state = self
-                .step(work, inputs, &mut states, action)
-                .await
-                .map_err(|err| failed_action(err, index))?;
+            let state = match self.step(work, inputs, &mut states, action).await {
+                Ok(state) => state,
+                Err((err, left)) => {
+                    return Err(self.failed(index, inputs, &states, err, left).await);
+                }
+            };
             let state = if self.users(index) == 1 && action.output < 0 {
                 state
             } else {
@@ -115,9 +117,58 @@ impl FileOp {
         inputs: &[Value],
         states: &mut [State],
         action: &pb::FileAction,
-    ) -> Result<State, Failure> {
+    ) -> Result<State, (Failure, Option<Box<Open>>)> {
+        let open = self.prepared(work, inputs, states, action).await;
+        let (mut open, second) = open.map_err(|err| (err, None))?;
+        match actions::apply(self, work, inputs, &open, &second, action).await {
+            Ok(()) => {
+                open.description = describe(action);
+                Ok(State::Open(Box::new(open)))
+            }
+            Err(err) => Err((err, Some(Box::new(open)))),
+        }
+    }
+
+    /// The failure of an action, with the state it left its tree in.
+    async fn failed(
+        &self,
+        index: usize,
+        inputs: &[Value],
+        states: &[State],
+        failure: Failure,
+        left: Option<Box<Open>>,
+    ) -> Failure {
+        if failure.is_cancelled() {
+            return failure;
+        }
+        let mut results: Vec<Option<Value>> = states.iter().map(State::value).collect();
+        results.resize(self.op.actions.len(), None);
+        if let Some(open) = left {
+            // The step is over, and so may be what it could be cancelled by.
+            match open
+                .tree
+                .commit(&tasks::Cx::root(), &open.description)
+                .await
+            {
+                Ok(tree) => results[index] = Some(Value(Some(tree))),
+                Err(err) => {
+                    tracing::warn!(error = %fault::chain(&err), "state of a failed step is lost");
+                }
+            }
+        }
+        Remains::of_action(index, inputs, results).of_failed(failure)
+    }
+
+    /// The tree an action changes, and the one it reads.
+    async fn prepared(
+        &self,
+        work: &Work,
+        inputs: &[Value],
+        states: &mut [State],
+        action: &pb::FileAction,
+    ) -> Result<(Open, Value), Failure> {
         let description = describe(action);
-        let mut open = match self.from(action.input) {
+        let open = match self.from(action.input) {
             From::Action(index) => match std::mem::replace(&mut states[index], State::Taken) {
                 State::Open(open) => *open,
                 State::Done(value) => {
@@ -147,9 +198,7 @@ impl FileOp {
                 value
             }
         };
-        actions::apply(self, work, inputs, &open, &second, action).await?;
-        open.description = description;
-        Ok(State::Open(Box::new(open)))
+        Ok((open, second))
     }
 
     async fn open(&self, work: &Work, parent: &Value, description: &str) -> Result<Open, Failure> {
@@ -213,18 +262,6 @@ impl State {
             Self::Open(..) | Self::Taken => None,
         }
     }
-}
-
-fn failed_action(failure: Failure, index: usize) -> Failure {
-    let solve = proto::errdefs::Solve {
-        subject: Some(proto::errdefs::solve::Subject::File(
-            proto::errdefs::FileAction {
-                index: i64::try_from(index).unwrap_or(i64::MAX),
-            },
-        )),
-        ..proto::errdefs::Solve::default()
-    };
-    failure.with(Detail::Solve(Box::new(solve)))
 }
 
 fn describe(action: &pb::FileAction) -> String {

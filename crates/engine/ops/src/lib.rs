@@ -3,10 +3,13 @@
 //! An [`Op`] is what the solver runs. It knows nothing of builds, frontends or exporters; it works on a [`Worker`],
 //! which holds the stores and the runtime.
 
+mod build;
 mod combine;
+pub mod container;
 mod exec;
 mod exec_key;
 mod exec_mounts;
+mod explain;
 mod file;
 mod file_key;
 #[cfg(test)]
@@ -15,6 +18,7 @@ mod json;
 mod load;
 mod logs;
 mod meta;
+mod remains;
 mod results;
 mod source;
 mod worker;
@@ -24,9 +28,12 @@ use diagnostics::Failure;
 use oci::Digest;
 use solver::{CacheMap, InputMap, Operation, Work};
 
+pub use build::Nested;
 pub use exec_mounts::CacheDirs;
-pub use load::{Edge, LoadOptions, Loaded, load};
+pub use explain::{Asking, Explain, Explained};
+pub use load::{Edge, LoadOptions, Loaded, canonical, instance, load, load_parsed};
 pub use logs::LogLimits;
+pub use remains::Remains;
 pub use results::Results;
 pub use worker::{Entitlements, Worker, WorkerOptions};
 
@@ -48,6 +55,8 @@ pub enum Op {
     Diff(combine::DiffOp),
     /// Hands on trees.
     Passthrough(combine::PassthroughOp),
+    /// Builds a definition another step made.
+    Build(build::BuildOp),
 }
 
 #[async_trait]
@@ -62,6 +71,7 @@ impl Operation for Op {
             Self::Merge(op) => Ok(op.cache_map()),
             Self::Diff(op) => Ok(op.cache_map()),
             Self::Passthrough(op) => Ok(op.cache_map()),
+            Self::Build(op) => Ok(op.cache_map()),
         }
     }
 
@@ -85,18 +95,61 @@ impl Operation for Op {
         input: usize,
         value: &Value,
     ) -> Result<Option<Digest>, Failure> {
-        let queries = match self {
-            Self::Exec(op) => op.key().content_queries(input)?,
-            Self::File(op) => op.key().content_queries(input),
-            Self::Source(_) | Self::Merge(_) | Self::Diff(_) | Self::Passthrough(_) => Vec::new(),
+        let (queries, selector) = match self {
+            Self::Exec(op) => {
+                let key = op.key();
+                (key.content_queries(input)?, key.selector(input)?)
+            }
+            Self::File(op) => {
+                let key = op.key();
+                (key.content_queries(input), key.selector(input))
+            }
+            Self::Source(_)
+            | Self::Merge(_)
+            | Self::Diff(_)
+            | Self::Passthrough(_)
+            | Self::Build(_) => (Vec::new(), None),
         };
         if queries.is_empty() {
             return Ok(None);
         }
-        meta::content_digest(work, value, &queries).await.map(Some)
+        let digest = meta::content_digest(work, value, &queries)
+            .await
+            .map_err(|err| Remains::of_input(input, value).of_failed(err))?;
+        if let Some(worker) = self.worker() {
+            explain::note_files(worker, &digest, selector.as_ref(), value, queries).await;
+        }
+        Ok(Some(digest))
+    }
+
+    fn limited(&self) -> bool {
+        !matches!(self, Self::Build(_))
     }
 
     async fn run(&self, work: &Work, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
+        let told = explain::begin(self, work, inputs).await;
+        let ended = self.perform(work, inputs).await;
+        if let Some(told) = told {
+            told.end(self, work, ended.is_ok()).await;
+        }
+        ended
+    }
+}
+
+impl Op {
+    /// What the op works on, if it needs anything.
+    fn worker(&self) -> Option<&Worker> {
+        match self {
+            Self::Source(op) => Some(op.worker()),
+            Self::Exec(op) => Some(&op.worker),
+            Self::File(op) => Some(&op.worker),
+            Self::Merge(op) => Some(op.worker()),
+            Self::Diff(op) => Some(op.worker()),
+            Self::Passthrough(_) | Self::Build(_) => None,
+        }
+    }
+
+    async fn perform(&self, work: &Work, inputs: &[Value]) -> Result<Vec<Value>, Failure> {
         match self {
             Self::Source(op) => op.run(work).await,
             Self::Exec(op) => op.run(work, inputs).await,
@@ -104,6 +157,7 @@ impl Operation for Op {
             Self::Merge(op) => op.run(inputs),
             Self::Diff(op) => op.run(work, inputs).await,
             Self::Passthrough(op) => Ok(op.run(inputs)),
+            Self::Build(op) => op.run(work, inputs).await,
         }
     }
 }

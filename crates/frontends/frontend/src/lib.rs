@@ -1,5 +1,7 @@
 //! The contract between frontends, which turn a language into LLB, and the build they work for.
 
+mod container;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,6 +10,10 @@ use bytes::Bytes;
 use diagnostics::Failure;
 use oci::{Digest, Platform};
 use tasks::Cx;
+
+pub use container::{
+    Container, ContainerRequest, Ended, PrivateFile, Serve, Start, WinSize, Wires, Wish,
+};
 
 /// What a frontend is asked.
 #[derive(Debug, Clone, Default)]
@@ -99,6 +105,8 @@ pub struct SolveRequest {
     pub evaluate: bool,
     /// Remote caches that may be used for this.
     pub cache_imports: Vec<proto::gateway::CacheOptionsEntry>,
+    /// Rules for the sources of this definition, behind those of the build.
+    pub source_policies: Vec<proto::sourcepolicy::Policy>,
     /// Is asked when something in the definition fails, whenever that is.
     pub explain: Option<Arc<dyn Explain>>,
 }
@@ -176,6 +184,20 @@ pub trait Bridge: Send + Sync {
     ) -> Result<ResolvedImage, Failure>;
     /// Reports a finding.
     async fn warn(&self, warning: Warning) -> Result<(), Failure>;
+    /// Makes a container of results; nothing runs in it yet. It is gone with the build at the latest.
+    async fn new_container(
+        &self,
+        _cx: &Cx,
+        _request: ContainerRequest,
+    ) -> Result<Arc<dyn Container>, Failure> {
+        let text = "containers of frontends are not supported";
+        Err(Failure::new(fault::Class::Unsupported, text))
+    }
+    /// The failure with what can be looked into: the trees its step left get names that [`Bridge::new_container`]
+    /// knows, and live as long as the build.
+    fn exposed(&self, failure: Failure) -> Failure {
+        failure
+    }
     /// Platforms of the worker, native first.
     fn platforms(&self) -> Vec<Platform>;
     /// Whether ops may use this LLB capability.
@@ -186,15 +208,39 @@ pub trait Bridge: Send + Sync {
     fn offers(&self, _frontend: &str) -> bool {
         false
     }
+    /// What a source of any kind says about itself, as policies allow it: the answer has the source they made of it.
+    async fn source_meta(
+        &self,
+        _cx: &Cx,
+        request: proto::gateway::ResolveSourceMetaRequest,
+    ) -> Result<proto::gateway::ResolveSourceMetaResponse, Failure> {
+        let source = request.source.unwrap_or_default();
+        let text = format!("no metadata for source {}", source.identifier);
+        Err(Failure::new(fault::Class::Unsupported, text))
+    }
     /// Asks a git or http source for its facts, without fetching it.
     async fn resolve_source(
         &self,
-        _cx: &Cx,
+        cx: &Cx,
         source: proto::pb::SourceOp,
-        _log_name: &str,
+        log_name: &str,
     ) -> Result<SourceFacts, Failure> {
-        let text = format!("no metadata for source {}", source.identifier);
-        Err(Failure::new(fault::Class::Unsupported, text))
+        let request = proto::gateway::ResolveSourceMetaRequest {
+            source: Some(source),
+            log_name: log_name.to_owned(),
+            git: Some(proto::gateway::ResolveSourceGitRequest {
+                return_object: true,
+            }),
+            ..proto::gateway::ResolveSourceMetaRequest::default()
+        };
+        let answer = self.source_meta(cx, request).await?;
+        Ok(SourceFacts {
+            git_commit: answer.git.map(|git| git.commit_object),
+            last_modified: answer
+                .http
+                .and_then(|http| http.last_modified)
+                .map(|time| time.seconds),
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The failure itself.
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ struct Inner {
     text: String,
     /// The outermost first.
     details: Vec<Detail>,
+    /// What must live as long as the failure is of interest, for whoever knows what it is.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Failure {
@@ -31,6 +34,7 @@ impl Failure {
             code: None,
             text: text.into(),
             details: Vec::new(),
+            kept: None,
         }))
     }
 
@@ -56,6 +60,7 @@ impl Failure {
             code: Some(code),
             text,
             details,
+            kept: None,
         }))
     }
 
@@ -80,6 +85,18 @@ impl Failure {
     pub fn with(mut self, detail: Detail) -> Self {
         Arc::make_mut(&mut self.0).details.insert(0, detail);
         self
+    }
+
+    /// The same failure, keeping something alive that tells more about it.
+    #[must_use]
+    pub fn keeping(mut self, kept: Arc<dyn Any + Send + Sync>) -> Self {
+        Arc::make_mut(&mut self.0).kept = Some(kept);
+        self
+    }
+
+    /// What the failure keeps, if it is a `T`.
+    pub fn kept<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.kept.clone()?.downcast().ok()
     }
 
     /// The same failure in another class. What another side called it is forgotten.
