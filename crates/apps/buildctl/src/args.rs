@@ -210,6 +210,15 @@ pub(crate) enum DebugCommand {
         #[arg(long)]
         trace: bool,
     },
+    /// say why steps of a build on record ran
+    Explain {
+        /// build ref
+        #[arg(value_name = "REF")]
+        build: Option<String>,
+        /// digest of a step, or a part of its name; all steps that ran if absent
+        #[arg(default_value = "")]
+        step: String,
+    },
     /// control build records
     Ctl(CtlArgs),
     /// retrieve a blob from contentstore
@@ -260,6 +269,10 @@ pub(crate) struct BuildArgs {
     /// Disable cache for all the vertices
     #[arg(long)]
     pub no_cache: bool,
+
+    /// Say why steps were not taken from the cache
+    #[arg(long)]
+    pub explain: bool,
 
     /// Export build cache, e.g. --export-cache type=registry,ref=example.com/foo/bar
     #[arg(long)]

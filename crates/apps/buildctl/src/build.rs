@@ -24,6 +24,7 @@ const TICK: Duration = Duration::from_millis(150);
 pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
     let mut build = build(args)?;
+    let id = build.id.clone();
     let asks = answer::is_question(&mut build);
     if let Some(path) = &args.ref_file {
         write_whole(path, build.id.as_bytes())?;
@@ -50,6 +51,9 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     };
     let result: Result<Answer, client::Error> = ticking(work, || display.borrow_mut().tick()).await;
     display.borrow_mut().finish();
+    if args.explain {
+        crate::explain::after(&connection.client, &id).await;
+    }
     let answer = result.context("failed to solve")?;
     if let Some(path) = &args.metadata_file {
         write_metadata(path, &answer.response)?;
@@ -75,9 +79,6 @@ async fn ticking<T>(work: impl Future<Output = T>, tick: impl Fn()) -> T {
 }
 
 fn build(args: &BuildArgs) -> Result<Build> {
-    if args.source_policy_file.is_some() {
-        bail!("unimplemented: --source-policy-file");
-    }
     if args.proxy_network {
         bail!("unimplemented: --proxy-network");
     }
@@ -87,6 +88,11 @@ fn build(args: &BuildArgs) -> Result<Build> {
     build.locals = options::locals(&args.local)?;
     build.oci_layouts = options::locals(&args.oci_layout)?;
     build.entitlements = args.allow.clone();
+    build.source_policy = args
+        .source_policy_file
+        .as_deref()
+        .map(crate::policy::read)
+        .transpose()?;
     build.credentials = Some(credentials()?);
     build.fetch_tokens = std::env::var_os("BUILDKIT_NO_CLIENT_TOKEN").is_none();
     for option in &args.output {
@@ -112,6 +118,9 @@ fn build(args: &BuildArgs) -> Result<Build> {
         .iter()
         .map(|option| options::ssh(option))
         .collect::<Result<_>>()?;
+    if args.explain {
+        build.attrs.insert("explain".to_owned(), "1".to_owned());
+    }
     if args.frontend.is_empty() {
         build.definition = Some(definition(args.no_cache)?);
     } else if args.no_cache {

@@ -171,10 +171,10 @@ fn description(event: &BuildHistoryEvent) -> String {
         .iter()
         .map(|(platform, info)| (format!("[{platform}] "), info));
     for (prefix, info) in single.chain(platforms) {
-        if info.results.is_empty() {
-            if let Some(blob) = &info.result_deprecated {
-                put(&format!("{prefix}descriptor"), blob);
-            }
+        if info.results.is_empty()
+            && let Some(blob) = &info.result_deprecated
+        {
+            put(&format!("{prefix}descriptor"), blob);
         }
         for blob in info.results.values() {
             put(&format!("{prefix}descriptor"), blob);

@@ -56,8 +56,13 @@ impl Builder {
     }
 }
 
+/// Has steps say why they run, if the build wants to know.
+pub(crate) fn ask(builder: &Builder, attrs: &BTreeMap<String, String>) -> Option<ops::Asking> {
+    is_curious(attrs).then(|| builder.machinery.worker.explain.ask())
+}
+
 /// Whether somebody wants to know why steps run. Clients that cannot set options of frontends can set build arguments.
-pub(crate) fn is_curious(attrs: &BTreeMap<String, String>) -> bool {
+fn is_curious(attrs: &BTreeMap<String, String>) -> bool {
     ["explain", "build-arg:BUILDKIT_EXPLAIN"]
         .iter()
         .filter_map(|key| attrs.get(*key))

@@ -26,7 +26,7 @@ impl ExecKey<'_> {
         for input in 0..self.inputs {
             let places = self.places(input)?;
             inputs.push(InputMap {
-                selector: (!places.paths.is_empty()).then(|| Digest::of(places.paths.join("\0"))),
+                selector: places.selector(),
                 content: places.content,
                 prepare: true,
             });
@@ -36,6 +36,11 @@ impl ExecKey<'_> {
             inputs,
             done: true,
         })
+    }
+
+    /// What of input `input` is read.
+    pub(crate) fn selector(self, input: usize) -> Result<Option<Digest>, Failure> {
+        Ok(self.places(input)?.selector())
     }
 
     fn digest(self) -> Digest {
@@ -114,6 +119,12 @@ impl ExecKey<'_> {
 struct Places {
     paths: Vec<String>,
     content: bool,
+}
+
+impl Places {
+    fn selector(&self) -> Option<Digest> {
+        (!self.paths.is_empty()).then(|| Digest::of(self.paths.join("\0")))
+    }
 }
 
 fn wants_content(mount: &pb::Mount, path: &str) -> Result<bool, Failure> {

@@ -188,6 +188,11 @@ impl FileKey<'_> {
         files
     }
 
+    /// What of input `input` is read.
+    pub(crate) fn selector(self, input: usize) -> Option<Digest> {
+        self.places(input).as_deref().and_then(selector)
+    }
+
     /// The places in input `input` that count for its content key.
     pub(crate) fn content_queries(self, input: usize) -> Vec<Query> {
         let places = self.places(input).unwrap_or_default();

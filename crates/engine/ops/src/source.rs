@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use ::source::{Asked, Facts};
+use cachekeys::Part;
 use diagnostics::Failure;
 use oci::Digest;
+use progress::Progress;
 use solver::{CacheMap, Work};
 
+use crate::explain::part;
 use crate::{Value, Worker};
 
 /// A source, identified but not resolved.
@@ -17,6 +21,40 @@ pub struct SourceOp {
 impl SourceOp {
     pub(crate) fn new(worker: Arc<Worker>, instance: Arc<dyn ::source::Instance>) -> Self {
         Self { worker, instance }
+    }
+
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// What it brought in, for people: its name, and the version if the name does not say it.
+    pub(crate) async fn parts(&self, work: &Work, name: &str) -> Vec<Part> {
+        let name = match name.strip_prefix('[').and_then(|it| it.split_once("] ")) {
+            Some((_, name)) => name,
+            None => name,
+        };
+        let asked = Asked {
+            no_config: true,
+            ..Asked::default()
+        };
+        let sessions = self.worker.group(work);
+        let none = Progress::none();
+        let facts = self
+            .instance
+            .facts(&work.cx, &sessions, &none, &asked)
+            .await;
+        let version = match facts {
+            Ok(Facts::Image { digest, .. }) => digest.to_string(),
+            Ok(Facts::Git(facts)) => facts.checksum,
+            Ok(Facts::Http(facts)) => facts.digest.to_string(),
+            Ok(Facts::Nothing) | Err(_) => String::new(),
+        };
+        let text = if version.is_empty() || name.contains(&version) {
+            name.to_owned()
+        } else {
+            format!("{name}@{version}")
+        };
+        vec![part("kind", cachekeys::SOURCE), part("source", &text)]
     }
 
     pub(crate) async fn cache_map(&self, work: &Work, index: usize) -> Result<CacheMap, Failure> {

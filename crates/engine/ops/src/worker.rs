@@ -9,6 +9,7 @@ use session::{Group, Manager};
 use solver::Work;
 
 use crate::exec_mounts::CacheDirs;
+use crate::explain::Explain;
 use crate::logs::LogLimits;
 
 /// Settings of a worker.
@@ -49,6 +50,8 @@ pub struct Worker {
     pub sessions: Manager,
     /// Cache mounts in use.
     pub cache_dirs: CacheDirs,
+    /// What ran before.
+    pub explain: Arc<Explain>,
 }
 
 impl Worker {

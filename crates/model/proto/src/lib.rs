@@ -22,6 +22,8 @@ pub use generated::contenthash;
 pub use generated::errdefs;
 /// Entries and packets of a file transfer: `fsutil.types`.
 pub use generated::fsutil::types as fsutil;
+/// Why steps ran: `kiln.explain.v1`.
+pub use generated::kiln::explain::v1 as explain;
 /// A gRPC status as a message: `google.rpc`.
 pub use generated::google::rpc;
 /// Secrets: `moby.buildkit.secrets.v1`.

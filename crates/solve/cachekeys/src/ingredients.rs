@@ -107,6 +107,12 @@ impl Input {
         input
     }
 
+    /// Under which name the ledger has the files that were read.
+    fn list(&self) -> Option<Digest> {
+        let content = self.content.as_ref()?;
+        Some(list_name(content, self.selector.as_ref()))
+    }
+
     /// Whether both are known to be the same.
     pub fn equals(&self, other: &Self) -> bool {
         match (&self.content, &other.content) {
@@ -185,9 +191,9 @@ pub enum Reason {
     Content {
         /// Which input.
         input: usize,
-        /// As it was.
+        /// The name of the list of files as it was.
         old: Digest,
-        /// As it is.
+        /// And as it is.
         new: Digest,
     },
     /// Other places of an input are read.
@@ -297,14 +303,14 @@ fn of_input(
     new: &Input,
     before: Option<u64>,
 ) -> Reason {
-    if let (Some(old_content), Some(new_content)) = (&old.content, &new.content) {
+    if let (Some(before), Some(now)) = (old.list(), new.list()) {
         if old.selector != new.selector {
             return Reason::Selection { input };
         }
         return Reason::Content {
             input,
-            old: old_content.clone(),
-            new: new_content.clone(),
+            old: before,
+            new: now,
         };
     }
     let maker = |input: &Input| {
@@ -329,6 +335,15 @@ fn of_input(
 
 /// The kind of steps that bring something in from outside. Their second part says what.
 pub const SOURCE: &str = "source";
+
+/// The name of the list of files behind a content key. The content of a single file does not say what the file is
+/// called; what was asked for does.
+pub fn list_name(content: &Digest, selector: Option<&Digest>) -> Digest {
+    match selector {
+        Some(selector) => Digest::of(format!("{content} {selector}")),
+        None => content.clone(),
+    }
+}
 
 /// A file that was read, with what tells it from another version.
 #[derive(Debug, Clone, PartialEq, Eq)]

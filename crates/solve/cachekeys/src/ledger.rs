@@ -15,9 +15,9 @@ use crate::ingredients::{File, Ingredients, SUM, number};
 const STEPS: Table = Table::new("explain-steps");
 /// By something else: a hash of it, and numbers from the youngest.
 const INDEX: Table = Table::new("explain-index");
-/// Lists of files by content, each behind the number of its entry.
+/// Lists of files by name.
 const FILES: Table = Table::new("explain-files");
-/// Contents by number.
+/// Their names by number.
 const FILES_AGE: Table = Table::new("explain-files-age");
 
 /// How many entries are kept.
@@ -120,14 +120,14 @@ impl Ledger {
         readable(pairs).into_iter().filter_map(step).collect()
     }
 
-    /// Whether the files behind a content key are known.
-    pub fn has_files(&self, content: &Digest) -> bool {
-        let known = self.db.contains(FILES, content.as_str().as_bytes());
+    /// Whether there is a list of files of this name.
+    pub fn has_files(&self, list: &Digest) -> bool {
+        let known = self.db.contains(FILES, list.as_str().as_bytes());
         known.unwrap_or(true)
     }
 
-    /// Keeps the files behind a content key.
-    pub fn add_files(&self, content: &Digest, files: &[File]) {
+    /// Keeps a list of files.
+    pub fn add_files(&self, list: &Digest, files: &[File]) {
         if files.len() > MOST_FILES {
             return;
         }
@@ -135,8 +135,8 @@ impl Ledger {
         let bytes = pack(files);
         let mut batch = Batch::new();
         let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
-        batch.put(FILES, content.as_str(), bytes);
-        let key = [number.to_be_bytes().as_slice(), content.as_str().as_bytes()].concat();
+        batch.put(FILES, list.as_str(), bytes);
+        let key = [number.to_be_bytes().as_slice(), list.as_str().as_bytes()].concat();
         batch.put(FILES_AGE, key, size);
         self.commit(batch);
         if self.added.fetch_add(1, Ordering::Relaxed) % TRIM_EVERY == TRIM_EVERY - 1 {
@@ -144,9 +144,9 @@ impl Ledger {
         }
     }
 
-    /// The files behind a content key.
-    pub fn files(&self, content: &Digest) -> Option<Vec<File>> {
-        let bytes = self.db.value(FILES, content.as_str().as_bytes()).ok()??;
+    /// A list of files.
+    pub fn files(&self, list: &Digest) -> Option<Vec<File>> {
+        let bytes = self.db.value(FILES, list.as_str().as_bytes()).ok()??;
         unpack(&bytes)
     }
 

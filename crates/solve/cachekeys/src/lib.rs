@@ -22,7 +22,7 @@ mod store;
 
 pub use graph::{Found, Stores, find, query, records, release, save, sweep};
 pub use ingredients::{
-    Changes, Ended, File, Ingredients, Input, Part, Reason, SOURCE, SUM, reasons,
+    Changes, Ended, File, Ingredients, Input, Part, Reason, SOURCE, SUM, list_name, reasons,
 };
 pub use key::{Alternative, Key, content_digest, key_digest};
 pub use ledger::Ledger;

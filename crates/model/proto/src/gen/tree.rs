@@ -24,6 +24,13 @@ pub mod google {
         include!("google.rpc.rs");
     }
 }
+pub mod kiln {
+    pub mod explain {
+        pub mod v1 {
+            include!("kiln.explain.v1.rs");
+        }
+    }
+}
 pub mod moby {
     pub mod buildkit {
         pub mod secrets {
