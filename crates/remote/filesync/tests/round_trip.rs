@@ -15,7 +15,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::fsutil::packet::PacketType;
 use proto::fsutil::{Packet, Stat};
-use trees::{Make, describe, make, mine, set_time, transfer, transfer_with, whole};
+use trees::{Make, describe, each, make, mine, set_time, transfer, transfer_with, whole};
 
 fn entry() -> impl Strategy<Value = (String, Make, i64)> {
     let name = prop_oneof![
@@ -84,6 +84,10 @@ async fn check(first: &[(String, Make, i64)], second: &[(String, Make, i64)]) {
     }
     make(&from, second);
     let tree = Tree::new(Root::open(&from).expect("open"));
+    let records = records.map(|mut records| {
+        records.finish_transfer();
+        records
+    });
     let outcome = transfer_with(tree, &to, mine(), records).await;
     outcome.sent.expect("sent");
     let (_, records) = outcome.received.expect("received");
@@ -99,6 +103,7 @@ async fn check(first: &[(String, Make, i64)], second: &[(String, Make, i64)]) {
     let (_, new) = outcome.received.expect("received");
     let (mut records, mut new) = (records.expect("records"), new.expect("records"));
     if !new.is_empty() {
+        assert_eq!(each(&mut records, &to), each(&mut new, &fresh));
         assert_eq!(whole(&mut records, &to), whole(&mut new, &fresh));
     }
 }
@@ -138,6 +143,21 @@ async fn nothing_is_asked_for_when_nothing_changed() {
     set_time(&from.join("d/f"), 7);
     let (received, _) = transfer(&from, &to).await.received.expect("received");
     assert_eq!(received.files, 1, "one inode, fetched once");
+    assert_eq!(describe(&from), describe(&to));
+}
+
+#[tokio::test]
+async fn a_directory_keeps_its_time_when_its_last_entry_is_removed() {
+    let (_dirs, from, to) = dirs();
+    for name in ["d", "d/sub", "e"] {
+        fs::create_dir(from.join(name)).expect("mkdir");
+    }
+    fs::write(from.join("d/sub/f"), "x").expect("write");
+    set_time(&from.join("d/sub"), 7);
+    transfer(&from, &to).await.received.expect("received");
+    fs::remove_file(from.join("d/sub/f")).expect("removed");
+    set_time(&from.join("d/sub"), 7);
+    transfer(&from, &to).await.received.expect("received");
     assert_eq!(describe(&from), describe(&to));
 }
 

@@ -161,15 +161,16 @@ impl<O: Observer> Applier<O> {
 
     fn apply(&mut self, id: u32, stat: Stat) -> Result<(), Error> {
         let at = PathBuf::from(&stat.path);
-        self.above.retain(|(dir, _)| at.starts_with(dir));
         let mut existing = None;
         while let Some(old) = self.next_old(Some(&at))? {
             if old.entry.path == at {
                 existing = Some(old);
                 break;
             }
+            // From a directory that may be over with this entry.
             self.remove(&old)?;
         }
+        self.above.retain(|(dir, _)| at.starts_with(dir));
         let there = match &existing {
             Some(old) => Some(old.entry.meta),
             None if self.old.is_none() => self.place.look(&at)?,

@@ -140,6 +140,19 @@ pub fn whole(records: &mut Records, dir: &Path) -> String {
     answer.expect("a digest").to_string()
 }
 
+/// What records say of everything in `dir`.
+pub fn each(records: &mut Records, dir: &Path) -> Vec<(String, String)> {
+    let root = Root::open(dir).expect("a directory");
+    let walk = fstree::Walk::new(&root).expect("a walk");
+    walk.map(|entry| {
+        let path = entry.expect("an entry").path;
+        let query = Query::of(format!("/{}", path.display()));
+        let answer = records.query(&Cx::root(), &root, &query);
+        (path.display().to_string(), format!("{answer:?}"))
+    })
+    .collect()
+}
+
 /// An entry of a tree to be made.
 #[derive(Debug, Clone)]
 pub enum Make {
