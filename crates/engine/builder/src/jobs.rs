@@ -138,13 +138,20 @@ impl Drop for Registration {
         let (jobs, id) = (self.jobs.clone(), self.id.clone());
         forget_later(async move {
             tokio::time::sleep(KEEP).await;
-            let mut jobs = jobs.jobs.lock();
-            if jobs
-                .get(&id)
-                .is_some_and(|entry| Arc::ptr_eq(&entry.job.hub, &hub))
             {
-                jobs.remove(&id);
+                let mut jobs = jobs.jobs.lock();
+                if jobs
+                    .get(&id)
+                    .is_some_and(|entry| Arc::ptr_eq(&entry.job.hub, &hub))
+                {
+                    jobs.remove(&id);
+                }
+                if jobs.values().any(|entry| entry.running) {
+                    return;
+                }
             }
+            drop(hub);
+            tasks::blocking(tasks::release_memory).await;
         });
     }
 }
