@@ -92,3 +92,24 @@ async fn steps_and_starts() {
     cache.list(&cx).await.expect("listed");
     eprintln!("second list: {:?}", began.elapsed());
 }
+
+/// Makes a state for measuring how fast a daemon starts: `STORE=/dir cargo test … fill_a_store -- --ignored`.
+#[tokio::test]
+#[ignore = "makes something to measure with"]
+async fn fill_a_store() {
+    testkit::require!(root);
+    let Some(root) = std::env::var_os("STORE") else {
+        panic!("STORE names no directory");
+    };
+    let cx = Cx::root();
+    let cache = Cache::open(Options::new(root)).expect("a cache");
+    let mut parent: Option<Ref> = None;
+    for number in 0..50_000 {
+        let options = RecordOptions::default();
+        let tree = cache.new_mutable(&cx, parent.as_ref(), options).await;
+        let made = tree.expect("a tree").commit(&cx, "step").await;
+        let made = made.expect("committed");
+        parent = (number % 20 != 0).then_some(made);
+    }
+    cache.close().expect("closed");
+}

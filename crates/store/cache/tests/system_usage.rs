@@ -172,7 +172,8 @@ async fn the_sum_of_ten_thousand_records_is_what_the_filesystem_says() {
     let began = Instant::now();
     let rest = fixture.prune(&cache, Rule::default()).await;
     eprintln!("{} records pruned: {:?}", rest.records, began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(20));
+    // A second on a machine that does nothing else.
+    assert!(began.elapsed() < Duration::from_secs(120));
     assert!(fixture.records(&cache).await.is_empty());
     assert!(fixture.list(&cache).await.is_empty(), "nothing is left");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition,
-    TableError,
+    TableError, TableHandle,
 };
 
 use crate::Error;
@@ -131,6 +131,60 @@ impl Base {
             }
         }
         Ok(())
+    }
+
+    /// The names of the tables, but for the file's own.
+    pub(crate) fn tables(&self) -> Result<Vec<String>, Error> {
+        let read = self.database.begin_read().map_err(Error::storage("read"))?;
+        let tables = read.list_tables().map_err(Error::storage("read"))?;
+        let names = tables.map(|table| table.name().to_owned());
+        Ok(names.filter(|name| name != META.name()).collect())
+    }
+
+    /// Bytes of all keys and values.
+    pub(crate) fn content_bytes(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for table in self.tables()? {
+            self.range(&table, Bound::Unbounded, Bound::Unbounded, |key, value| {
+                bytes += (key.len() + value.len()) as u64;
+                true
+            })?;
+        }
+        Ok(bytes)
+    }
+
+    /// A new file at `path` with the same content, durable.
+    pub(crate) fn copy(&self, path: &Path, cache_bytes: usize) -> Result<Self, Error> {
+        let new = match Self::open(path, cache_bytes)? {
+            Opened::Ready(base, _) => base,
+            Opened::Damaged(source) => {
+                return Err(Error::Storage {
+                    action: "create",
+                    source: Box::new(source),
+                });
+            }
+        };
+        let fill = || -> Result<(), redb::Error> {
+            let read = self.database.begin_read()?;
+            let mut write = new.database.begin_write()?;
+            write.set_durability(Durability::Immediate)?;
+            write.set_quick_repair(true);
+            for handle in read.list_tables()? {
+                let from = read.open_table(bytes(handle.name()))?;
+                let mut to = write.open_table(bytes(handle.name()))?;
+                for pair in from.range::<&[u8]>(..)? {
+                    let (key, value) = pair?;
+                    to.insert(key.value(), value.value())?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        };
+        fill().map_err(|source| Error::Storage {
+            action: "copy",
+            source: Box::new(source),
+        })?;
+        Ok(new)
     }
 
     /// Writes changes, the oldest first, in one durable transaction.

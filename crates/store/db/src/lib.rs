@@ -11,7 +11,7 @@
 //!    the changes talk about may be half-written. The database file only holds what was synced before.
 //!
 //! Reading looks at the memory first and then at the file. The format version is part of the file name; a damaged file
-//! is set aside with a warning.
+//! is set aside with a warning. A file that became mostly empty is replaced by a smaller one.
 
 mod base;
 mod error;
@@ -154,7 +154,18 @@ impl Db {
         to: Bound<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Pair>, Error> {
-        self.handle.store.range(None, table, from, to, limit)
+        self.handle.store.range(None, table.name(), from, to, limit)
+    }
+
+    /// Calls `visit` for every pair of every table, in order, for people who want to see what is there.
+    pub fn dump(&self, mut visit: impl FnMut(&str, &[u8], &[u8])) -> Result<(), Error> {
+        let (store, all) = (&self.handle.store, Bound::Unbounded);
+        for table in store.tables()? {
+            for (key, value) in store.range(None, &table, all, all, usize::MAX)? {
+                visit(&table, &key, &value);
+            }
+        }
+        Ok(())
     }
 
     /// Applies a batch: all of it or nothing.

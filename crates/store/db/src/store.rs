@@ -1,17 +1,23 @@
 //! The parts put together: memory over file, log beside memory, and the flush from one to the other.
 
-use std::collections::VecDeque;
+mod compact;
+mod transaction;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::base::{self, Base, Meta, Opened};
 use crate::log::{self, Found, Log};
-use crate::memory::{Changes, Memory, is_void, prefix_end};
+use crate::memory::{Changes, Memory, is_void};
 use crate::{Batch, Error, Options, Pair, Start, Table};
+
+pub use transaction::Transaction;
 
 /// A database without its background work.
 ///
@@ -22,6 +28,8 @@ pub(crate) struct Store {
     options: Options,
     boot: String,
     pub(crate) start: Start,
+    /// Bytes written to the file since somebody looked whether it is worth compacting.
+    churn: AtomicU64,
     flushing: Mutex<()>,
     writing: Mutex<Writing>,
     state: RwLock<State>,
@@ -154,6 +162,8 @@ impl Store {
             options,
             boot,
             start,
+            // The first flush looks.
+            churn: AtomicU64::new(u64::from(u32::MAX)),
             flushing: Mutex::new(()),
             writing: Mutex::new(Writing {
                 log: None,
@@ -195,7 +205,7 @@ impl Store {
     pub(crate) fn range(
         &self,
         own: Option<&Memory>,
-        table: Table,
+        table: &str,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         limit: usize,
@@ -208,17 +218,17 @@ impl Store {
         let base = {
             let state = self.state.read();
             for frozen in &state.frozen {
-                frozen.changes.collect(table.name(), from, to, &mut changes);
+                frozen.changes.collect(table, from, to, &mut changes);
             }
-            state.active.collect(table.name(), from, to, &mut changes);
+            state.active.collect(table, from, to, &mut changes);
             state.base.clone()
         };
         if let Some(own) = own {
-            own.collect(table.name(), from, to, &mut changes);
+            own.collect(table, from, to, &mut changes);
         }
         let mut changes = changes.into_iter().peekable();
         if let Some(base) = base {
-            base.range(table.name(), from, to, |key, value| {
+            base.range(table, from, to, |key, value| {
                 while let Some((changed, new)) =
                     changes.next_if(|(changed, _)| changed.as_slice() < key)
                 {
@@ -318,7 +328,28 @@ impl Store {
                 tracing::warn!(path = %path.display(), error = %err, "old log left behind");
             }
         }
+        let written = frozen.iter().map(|frozen| frozen.changes.bytes() as u64);
+        if let Err(err) = self.compact_if_worth(written.sum()) {
+            tracing::warn!(error = %fault::chain(&err), "database not compacted");
+        }
         Ok(())
+    }
+
+    /// The names of all tables.
+    pub(crate) fn tables(&self) -> Result<BTreeSet<String>, Error> {
+        let (mut names, base) = {
+            let state = self.state.read();
+            let frozen = state.frozen.iter().map(|frozen| frozen.changes.as_ref());
+            let memories = frozen.chain([&state.active]);
+            let names = memories
+                .flat_map(Memory::tables)
+                .map(|(name, _)| name.to_owned());
+            (names.collect::<BTreeSet<_>>(), state.base.clone())
+        };
+        if let Some(base) = base {
+            names.extend(base.tables()?);
+        }
+        Ok(names)
     }
 
     /// Begins a new memory and a new log; what was written before is returned, the oldest first.
@@ -371,59 +402,6 @@ impl State {
                 .rev()
                 .find_map(|frozen| frozen.changes.look(table.name(), key))
         })
-    }
-}
-
-/// Reads and writes that nobody else's writes come between.
-#[derive(Debug)]
-pub struct Transaction<'a> {
-    store: &'a Store,
-    own: Memory,
-}
-
-impl Transaction<'_> {
-    /// The value under `key`.
-    pub fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match self.own.look(table.name(), key) {
-            Some(found) => Ok(found.cloned()),
-            None => self.store.value(table, key),
-        }
-    }
-
-    /// Whether there is a value under `key`.
-    pub fn contains(&self, table: Table, key: &[u8]) -> Result<bool, Error> {
-        match self.own.look(table.name(), key) {
-            Some(found) => Ok(found.is_some()),
-            None => self.store.contains(table, key),
-        }
-    }
-
-    /// All pairs whose key starts with `prefix`, in key order.
-    pub fn prefix(&self, table: Table, prefix: &[u8]) -> Result<Vec<Pair>, Error> {
-        let end = prefix_end(prefix);
-        let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        self.range(table, Bound::Included(prefix), to, usize::MAX)
-    }
-
-    /// The first `limit` pairs between the bounds, in key order.
-    pub fn range(
-        &self,
-        table: Table,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, Error> {
-        self.store.range(Some(&self.own), table, from, to, limit)
-    }
-
-    /// Sets a value.
-    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.own.set(table.name(), key.into(), Some(value.into()));
-    }
-
-    /// Removes a key.
-    pub fn remove(&mut self, table: Table, key: impl Into<Vec<u8>>) {
-        self.own.set(table.name(), key.into(), None);
     }
 }
 

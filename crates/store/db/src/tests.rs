@@ -314,3 +314,56 @@ proptest! {
         }
     }
 }
+
+fn file_size(dir: &Path) -> u64 {
+    let meta = std::fs::metadata(dir.join("test-v1.redb"));
+    meta.expect("there").len()
+}
+
+#[test]
+fn a_file_that_became_empty_becomes_small() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    let fill = |from: u32| {
+        for round in 0..20 {
+            let mut batch = Batch::new();
+            for number in 0..1000 {
+                let key = from + round * 1000 + number;
+                batch.put(T, key.to_be_bytes(), vec![7; 300]);
+            }
+            db.commit(batch).expect("committed");
+        }
+        db.sync().expect("synced");
+    };
+    fill(0);
+    let full = file_size(dir.path());
+    assert!(full > 6_000_000, "{full}");
+    fill(1 << 20);
+    put(&db, U, "kept", "yes");
+    let mut batch = Batch::new();
+    for (key, _) in db.prefix(T, b"").expect("read").iter().skip(100) {
+        batch.remove(T, key.clone());
+    }
+    db.commit(batch).expect("committed");
+    db.sync().expect("synced");
+    let small = file_size(dir.path());
+    assert!(small < 2_000_000, "{small}");
+    let check = |db: &Db| {
+        assert_eq!(db.prefix(T, b"").expect("read").len(), 100);
+        assert!(db.contains(U, b"kept").expect("read"));
+    };
+    check(&db);
+    // It goes on with the new file.
+    put(&db, U, "later", "too");
+    db.sync().expect("synced");
+    drop(db);
+    let db = open(dir.path(), "other boot");
+    assert_eq!(db.start(), &Start::Rebooted);
+    check(&db);
+    assert!(db.contains(U, b"later").expect("read"));
+    let mut tables = Vec::new();
+    db.dump(|table, _, _| tables.push(table.to_owned()))
+        .expect("read");
+    tables.dedup();
+    assert_eq!(tables, ["t", "u"]);
+}
