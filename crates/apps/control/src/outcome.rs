@@ -8,6 +8,7 @@ use fault::Class;
 use frontend::Outcome;
 use proto::gateway as wire;
 use proto::gateway::result::Result as Kind;
+use proto::pb;
 
 /// A result as a message. Without `arrays` the old form is used: ids as plain texts.
 #[allow(deprecated, reason = "old clients ask for it")]
@@ -25,7 +26,7 @@ pub(crate) fn message(outcome: &Outcome, arrays: bool) -> wire::Result {
             let refs: BTreeMap<String, wire::Ref> = outcome
                 .platforms
                 .iter()
-                .map(|(id, it)| (id.clone(), it.as_ref().map(reference).unwrap_or_default()))
+                .map(|(id, it)| (id.clone(), it.as_ref().map_or_else(scratch, reference)))
                 .collect();
             Some(if arrays {
                 Kind::Refs(wire::RefMap { refs })
@@ -49,9 +50,36 @@ pub(crate) fn message(outcome: &Outcome, arrays: bool) -> wire::Result {
 fn reference(reference: &std::sync::Arc<dyn frontend::Reference>) -> wire::Ref {
     wire::Ref {
         id: reference.id().to_owned(),
-        def: reference
-            .definition()
-            .map(|definition| (*definition).clone()),
+        def: reference.definition().map(|definition| {
+            let mut definition = (*definition).clone();
+            leave_out_empty_places(&mut definition);
+            definition
+        }),
+    }
+}
+
+/// The empty tree among others.
+///
+/// Compat: clients in Go take a map's value for nil when it is left out, and prost leaves out what says nothing.
+fn scratch() -> wire::Ref {
+    wire::Ref {
+        id: String::new(),
+        def: Some(pb::Definition::default()),
+    }
+}
+
+/// Takes out what would be nil for a client in Go, which then dies of it: places of ops that have none.
+fn leave_out_empty_places(definition: &mut pb::Definition) {
+    let Some(source) = &mut definition.source else {
+        return;
+    };
+    source
+        .locations
+        .retain(|_, places| !places.locations.is_empty());
+    for info in &mut source.infos {
+        if let Some(inner) = &mut info.definition {
+            leave_out_empty_places(inner);
+        }
     }
 }
 
@@ -139,5 +167,53 @@ mod tests {
             let back = from_message(message(&outcome, arrays));
             assert_eq!(back.platforms["linux/amd64"], "");
         }
+    }
+
+    fn placed(op: &str, places: usize) -> (String, pb::Locations) {
+        let locations = vec![pb::Location::default(); places];
+        (op.to_owned(), pb::Locations { locations })
+    }
+
+    #[test]
+    fn no_place_in_a_definition_says_nothing() {
+        let source = pb::Source {
+            locations: [placed("a", 0), placed("b", 1)].into(),
+            infos: Vec::new(),
+        };
+        let inner = pb::Definition {
+            source: Some(source.clone()),
+            ..pb::Definition::default()
+        };
+        let info = pb::SourceInfo {
+            definition: Some(inner),
+            ..pb::SourceInfo::default()
+        };
+        let mut outer = pb::Definition {
+            source: Some(pb::Source {
+                infos: vec![info],
+                ..source
+            }),
+            ..pb::Definition::default()
+        };
+        leave_out_empty_places(&mut outer);
+        let outer = outer.source.expect("kept");
+        let inner = outer.infos[0].definition.clone();
+        for source in [outer, inner.and_then(|it| it.source).expect("kept")] {
+            assert_eq!(source.locations.keys().collect::<Vec<_>>(), ["b"]);
+        }
+    }
+
+    #[test]
+    fn scratch_for_a_platform_is_written_out() {
+        let outcome = Outcome {
+            platforms: BTreeMap::from([("linux/amd64".to_owned(), None)]),
+            ..Outcome::default()
+        };
+        let Some(Kind::Refs(refs)) = message(&outcome, true).result else {
+            panic!("by platform");
+        };
+        let scratch = &refs.refs["linux/amd64"];
+        assert!(scratch.id.is_empty());
+        assert_ne!(*scratch, wire::Ref::default());
     }
 }

@@ -252,23 +252,17 @@ impl Writer<'_> {
         // Maps are made at once from sorted lists: digests come in no order, and finding the place of each takes time.
         let mut ops = self.ops;
         ops.sort_unstable_by(|a, b| a.digest.cmp(&b.digest));
-        let (metadata, locations) = ops
-            .into_iter()
-            .map(|op| {
-                let locations = pb::Locations {
-                    locations: op.locations,
-                };
-                let name = |digest: &Digest| digest.as_str().to_owned();
-                (
-                    (name(&op.digest), op.metadata),
-                    (name(&op.digest), locations),
-                )
-            })
-            .unzip::<_, _, Vec<_>, Vec<_>>();
-        definition.metadata = metadata.into_iter().collect();
         if let Some(source) = &mut definition.source {
-            source.locations = locations.into_iter().collect();
+            let places = ops.iter_mut().map(|op| {
+                let locations = std::mem::take(&mut op.locations);
+                (op.digest.as_str().to_owned(), pb::Locations { locations })
+            });
+            source.locations = places.collect();
         }
+        definition.metadata = ops
+            .into_iter()
+            .map(|op| (op.digest.as_str().to_owned(), op.metadata))
+            .collect();
         let terminal = pb::Op {
             inputs: vec![input],
             ..pb::Op::default()
