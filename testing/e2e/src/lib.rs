@@ -33,6 +33,12 @@ pub fn buildctl() -> PathBuf {
     std::env::var_os("E2E_BUILDCTL").map_or_else(|| ours("buildctl"), PathBuf::from)
 }
 
+/// Another daemon to exchange things with: `buildkitd` in the folder that `E2E_STOCK` names.
+pub fn stock() -> Option<PathBuf> {
+    let dir = std::env::var_os("E2E_STOCK")?;
+    Some(Path::new(&dir).join("buildkitd"))
+}
+
 /// Whether the daemon under test is ours.
 pub fn is_ours() -> bool {
     std::env::var_os("E2E_BUILDKITD").is_none()
@@ -44,6 +50,7 @@ pub struct Daemon {
     dir: TempDir,
     root: PathBuf,
     args: Vec<String>,
+    binary: PathBuf,
 }
 
 impl Daemon {
@@ -54,21 +61,27 @@ impl Daemon {
 
     /// Starts one with further arguments.
     pub fn with(args: &[&str]) -> Self {
-        Self::of(None, args)
+        Self::of(None, args, buildkitd())
+    }
+
+    /// Starts another daemon than the one under test.
+    pub fn other(binary: &Path) -> Self {
+        Self::of(None, &[], binary.to_owned())
     }
 
     /// Starts one whose state lies in `root`.
     pub fn at(root: &Path) -> Self {
-        Self::of(Some(root.to_owned()), &[])
+        Self::of(Some(root.to_owned()), &[], buildkitd())
     }
 
-    fn of(root: Option<PathBuf>, args: &[&str]) -> Self {
+    fn of(root: Option<PathBuf>, args: &[&str], binary: PathBuf) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut daemon = Self {
             process: None,
             root: root.unwrap_or_else(|| dir.path().join("root")),
             dir,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            binary,
         };
         daemon.run();
         daemon
@@ -81,7 +94,12 @@ impl Daemon {
             .append(true)
             .open(self.dir.path().join("log"))
             .expect("a log file");
-        let process = Command::new(buildkitd())
+        // What a daemon needs beside it lies beside it.
+        let beside = self.binary.parent().map(Path::to_owned).into_iter();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(beside.chain(std::env::split_paths(&path)));
+        let process = Command::new(&self.binary)
+            .env("PATH", path.expect("folders without colons"))
             .arg("--root")
             .arg(self.root())
             .arg("--addr")
@@ -92,7 +110,7 @@ impl Daemon {
             .stdout(log.try_clone().expect("the log file again"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|err| panic!("{}: {err}", buildkitd().display()));
+            .unwrap_or_else(|err| panic!("{}: {err}", self.binary.display()));
         self.process = Some(process);
         let start = Instant::now();
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
@@ -246,4 +264,34 @@ ENV PATH=/bin
 /// A fixture whose Dockerfile begins with [`BASE`].
 pub fn on_base(dockerfile: &str, files: &str) -> TempDir {
     context(&format!("//- Dockerfile\n{BASE}{dockerfile}\n{files}"))
+}
+
+/// Mounts at or below `root`.
+pub fn mounts_below(root: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a mount table");
+    let root = root.display().to_string();
+    table
+        .lines()
+        .filter(|line| line.contains(&root))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Processes that have something below `root` open or as their root.
+pub fn processes_below(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")
+        .expect("a process table")
+        .flatten()
+    {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        let link = std::fs::read_link(entry.path().join("root"));
+        if link.is_ok_and(|link| link.starts_with(root)) {
+            found.push(pid);
+        }
+    }
+    found
 }

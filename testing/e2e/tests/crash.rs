@@ -50,35 +50,6 @@ fn unaccounted(daemon: &Daemon) -> Vec<String> {
     strange
 }
 
-fn mounts_below(root: &Path) -> Vec<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").expect("a mount table");
-    let root = root.display().to_string();
-    table
-        .lines()
-        .filter(|line| line.contains(&root))
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Processes that have something below `root` open or as their root.
-fn processes_below(root: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")
-        .expect("a process table")
-        .flatten()
-    {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        let link = std::fs::read_link(entry.path().join("root"));
-        if link.is_ok_and(|link| link.starts_with(root)) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
 fn control_groups() -> usize {
     fn count(dir: &Path, depth: usize) -> usize {
         let Ok(entries) = std::fs::read_dir(dir) else {
@@ -149,8 +120,8 @@ fn a_killed_daemon_comes_back_and_leaks_nothing() {
     }
     let root = daemon.root();
     daemon.stop();
-    assert_eq!(mounts_below(&root), Vec::<String>::new());
-    assert_eq!(processes_below(&root), Vec::<String>::new());
+    assert_eq!(e2e::mounts_below(&root), Vec::<String>::new());
+    assert_eq!(e2e::processes_below(&root), Vec::<String>::new());
     assert!(
         control_groups() <= groups,
         "control groups were left behind"

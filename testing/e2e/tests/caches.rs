@@ -1,0 +1,463 @@
+//! Remote caches: what one daemon exported is found by another, on every step.
+//!
+//! With `E2E_STOCK` (a folder with the stock daemon) caches cross in both directions; caches recorded from it are always
+//! looked up.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use e2e::{BASE, Build, Daemon, context, on_base, stock};
+use oci::Digest;
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::fixture::list;
+use testkit::registry::Registry;
+use testkit::require;
+
+fn temp() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// Where a cache goes and where it is found; `HOST` and `DIR` stand for a registry and a folder.
+const FORMS: &[(&str, &[&str], &str)] = &[
+    (
+        "max",
+        &["--export-cache=type=registry,ref=HOST/c:1,mode=max"],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "min",
+        &["--export-cache=type=registry,ref=HOST/c:1"],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "index",
+        &["--export-cache=type=registry,ref=HOST/c:1,mode=max,image-manifest=false"],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "docker list",
+        &["--export-cache=type=registry,ref=HOST/c:1,mode=max,oci-mediatypes=false"],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "zstd",
+        &[
+            "--export-cache=type=registry,ref=HOST/c:1,mode=max,compression=zstd,force-compression=true",
+        ],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "uncompressed",
+        &["--export-cache=type=registry,ref=HOST/c:1,mode=max,compression=uncompressed"],
+        "type=registry,ref=HOST/c:1",
+    ),
+    (
+        "local",
+        &["--export-cache=type=local,dest=DIR/c,mode=max"],
+        "type=local,src=DIR/c",
+    ),
+    (
+        "local by tag",
+        &["--export-cache=type=local,dest=DIR/c,tag=x"],
+        "type=local,src=DIR/c,tag=x",
+    ),
+    (
+        "inline",
+        &[
+            "--export-cache=type=inline",
+            "--output=type=image,name=HOST/i:1,push=true",
+        ],
+        "type=registry,ref=HOST/i:1",
+    ),
+];
+
+/// Steps of many kinds; the last tree has `/z`.
+const STEPS: &str = r#"FROM base AS a
+COPY x /x
+RUN cat /x > /y
+FROM base AS b
+ARG V=1
+RUN echo b$V > /b
+FROM base AS c
+COPY --from=a --chown=1:2 /y /y
+COPY --link --from=b /b /bb
+RUN --mount=type=cache,target=/c --mount=type=bind,from=b,target=/m cat /y /bb /m/b > /z
+WORKDIR /w
+COPY --exclude=*.md d /d/
+FROM c
+RUN echo end >> /z
+"#;
+
+/// Builds on one daemon, then with the exported cache on another one that has nothing. Answers what the second said.
+fn cross(from: &Daemon, to: &Daemon, context: &Path, form: &(&str, &[&str], &str)) -> String {
+    let (name, export, import) = form;
+    let (registry, dir, out) = (Registry::start(), temp(), temp());
+    let fill = |text: &str| {
+        let text = text.replace("HOST", &registry.host());
+        text.replace("DIR", &dir.path().display().to_string())
+    };
+    let export: Vec<String> = export.iter().map(|arg| fill(arg)).collect();
+    let export: Vec<&str> = export.iter().map(String::as_str).collect();
+    from.build(context, &export).ok();
+    let import = format!("--import-cache={}", fill(import));
+    let output = format!("--output=type=local,dest={}", out.path().display());
+    let build = to.build(context, &[&import, &output]).ok();
+    let z = std::fs::read_to_string(out.path().join("z")).expect("the result");
+    assert_eq!(z, "1\nb1\nb1\nend\n", "{name}");
+    assert!(list(out.path()).expect("listed").contains("d/f"), "{name}");
+    build.text
+}
+
+/// All steps but those that load sources must come from the cache.
+fn check_all_cached(name: &str, text: &str) {
+    let step = |line: &str| {
+        let rest = line.strip_prefix('#')?;
+        let (number, rest) = rest.split_once(' ')?;
+        let own = rest.starts_with('[') && !rest.starts_with("[internal]");
+        own.then(|| number.to_owned())
+    };
+    let steps: std::collections::BTreeSet<_> = text.lines().filter_map(step).collect();
+    assert!(!steps.is_empty(), "{name}: no steps:\n{text}");
+    for number in steps {
+        let cached = format!("#{number} CACHED");
+        let from = text
+            .lines()
+            .any(|line| line.starts_with(&format!("#{number} [")) && line.contains(" FROM "));
+        assert!(
+            from || text.lines().any(|line| line == cached),
+            "{name}: step {number} was not cached:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn a_cache_hits_on_every_step_of_an_empty_daemon() {
+    require!(root, busybox, registry);
+    let context = on_base(STEPS, "//- x\n1\n//- d/f\nf\n//- d/g.md\ng");
+    for form in FORMS {
+        let text = cross(&Daemon::start(), &Daemon::start(), context.path(), form);
+        check_all_cached(form.0, &text);
+    }
+}
+
+#[test]
+fn caches_cross_between_ours_and_the_stock_daemon() {
+    require!(root, busybox, registry);
+    let Some(stock) = stock() else {
+        eprintln!("SKIPPED: E2E_STOCK names no folder with the stock daemon");
+        return;
+    };
+    let context = on_base(STEPS, "//- x\n1\n//- d/f\nf\n//- d/g.md\ng");
+    for form in FORMS {
+        let text = cross(
+            &Daemon::start(),
+            &Daemon::other(&stock),
+            context.path(),
+            form,
+        );
+        check_all_cached(&format!("{} to stock", form.0), &text);
+        let text = cross(
+            &Daemon::other(&stock),
+            &Daemon::start(),
+            context.path(),
+            form,
+        );
+        check_all_cached(&format!("{} from stock", form.0), &text);
+    }
+}
+
+#[test]
+fn a_cache_of_a_cache_is_the_same_cache() {
+    require!(root, busybox, registry);
+    let registry = Registry::start();
+    let context = on_base(STEPS, "//- x\n1\n//- d/f\nf\n//- d/g.md\ng");
+    let name = |tag: &str| format!("type=registry,ref={}/c:{tag}", registry.host());
+    let export = |tag: &str| format!("--export-cache={},mode=max", name(tag));
+    Daemon::start().build(context.path(), &[&export("1")]).ok();
+    let import = format!("--import-cache={}", name("1"));
+    Daemon::start()
+        .build(context.path(), &[&import, &export("2")])
+        .ok();
+    let manifest = |tag: &str| {
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let body = registry.get(&format!("/v2/c/manifests/{tag}"), kind);
+        serde_json::from_str::<Value>(&body).expect("a manifest")["config"]["digest"].clone()
+    };
+    assert_eq!(manifest("1"), manifest("2"));
+}
+
+#[test]
+fn several_caches_are_asked_at_once_and_missing_ones_do_no_harm() {
+    require!(root, busybox, registry);
+    let registry = Registry::start();
+    let (one, two) = (
+        on_base("FROM base\nRUN echo one > /z", ""),
+        on_base("FROM base\nRUN echo two > /z", ""),
+    );
+    let name = |tag: &str| format!("type=registry,ref={}/c:{tag}", registry.host());
+    for (tag, context) in [("one", &one), ("two", &two)] {
+        let export = format!("--export-cache={},mode=max", name(tag));
+        Daemon::start().build(context.path(), &[&export]).ok();
+    }
+    let daemon = Daemon::start();
+    let imports = ["none", "one", "two"].map(|tag| format!("--import-cache={}", name(tag)));
+    let imports = imports.each_ref().map(String::as_str);
+    for context in [&one, &two] {
+        let build = daemon.build(context.path(), &imports).ok();
+        check_all_cached("several", &build.text);
+        let missing = format!("importing cache manifest from {}/c:none", registry.host());
+        assert!(build.text.contains(&missing), "{}", build.text);
+    }
+}
+
+#[test]
+fn an_export_that_fails_fails_the_build_unless_it_may() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let context = on_base("", "");
+    let port = testkit::registry::free_port();
+    let export = format!("--export-cache=type=registry,ref=127.0.0.1:{port}/c:1,mode=max");
+    daemon
+        .build(context.path(), &[&export])
+        .fails_with("connection refused");
+    daemon
+        .build(context.path(), &[&format!("{export},ignore-error=true")])
+        .ok();
+}
+
+/// A server of documents that writes down what it does not have.
+struct Documents {
+    port: u16,
+    missing: Arc<Mutex<Vec<String>>>,
+}
+
+impl Documents {
+    fn serve(documents: BTreeMap<String, (String, Vec<u8>)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let missing: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lost = missing.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (documents, lost) = (documents.clone(), lost.clone());
+                std::thread::spawn(move || answer(stream, &documents, &lost));
+            }
+        });
+        Self { port, missing }
+    }
+}
+
+/// Answers one request.
+fn answer(
+    mut stream: TcpStream,
+    documents: &BTreeMap<String, (String, Vec<u8>)>,
+    missing: &Mutex<Vec<String>>,
+) -> Option<()> {
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+    let first = lines.next()?.ok()?;
+    while !lines.next()?.ok()?.is_empty() {}
+    let mut words = first.split_whitespace();
+    let (method, target) = (words.next()?, words.next()?);
+    let path = target.split('?').next()?;
+    let Some((kind, body)) = documents.get(path) else {
+        if path != "/v2/" {
+            missing.lock().ok()?.push(path.to_owned());
+        }
+        return stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .ok();
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nDocker-Content-Digest: {}\r\nConnection: close\r\n\r\n",
+        body.len(),
+        Digest::of(body)
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    if method == "GET" {
+        stream.write_all(body).ok()?;
+    }
+    Some(())
+}
+
+fn recorded(name: &str) -> Value {
+    let dir = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vectors/cachekeys/dockerfiles"
+    );
+    let text = std::fs::read(format!("{dir}/{name}.json")).expect("a vector");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// Puts a manifest and its config where a registry has them.
+fn publish(
+    documents: &mut BTreeMap<String, (String, Vec<u8>)>,
+    repository: &str,
+    kind: &str,
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+) {
+    let json: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let listed = json["manifests"].as_array().and_then(|list| list.last());
+    let descriptor = listed.unwrap_or(&json["config"]);
+    assert_eq!(descriptor["digest"], Digest::of(&config).as_str());
+    let digest = Digest::of(&manifest);
+    let blob = format!("/v2/{repository}/blobs/{}", Digest::of(&config));
+    documents.insert(blob, ("application/octet-stream".to_owned(), config));
+    for name in ["latest", digest.as_str()] {
+        let path = format!("/v2/{repository}/manifests/{name}");
+        documents.insert(path, (kind.to_owned(), manifest.clone()));
+    }
+}
+
+fn write_context(dir: &Path, files: &Value) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (name, file) in files.as_object().expect("files") {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        let text = file["content"].as_str().unwrap_or_default();
+        match file["type"].as_str() {
+            Some("dir") => std::fs::create_dir_all(&path).expect("made"),
+            Some("symlink") => {
+                let target = file["linkname"].as_str().expect("a target");
+                std::os::unix::fs::symlink(target, &path).expect("linked");
+                continue;
+            }
+            _ => match file["content_base64"].as_str() {
+                Some(text) => std::fs::write(&path, decode(text)).expect("written"),
+                None => std::fs::write(&path, text).expect("written"),
+            },
+        }
+        let mode = file["mode"].as_str().expect("a mode");
+        let mode = u32::from_str_radix(mode, 8).expect("an octal number");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("changed");
+    }
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let engine = base64::engine::general_purpose::STANDARD;
+    engine.decode(text).expect("base64")
+}
+
+/// Caches that upstream's daemon wrote, without any layer: every step is found, and nothing is asked for but documents.
+#[test]
+fn recorded_caches_hit_on_every_step_and_nothing_is_fetched() {
+    require!(root, busybox);
+    let base = recorded("base-busybox");
+    let dir = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vectors/cachekeys/dockerfiles"
+    );
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .expect("the vectors")
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| {
+            path.file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        // The address of the file that 19 adds was one of that day.
+        .filter(|name| name != "base-busybox" && name != "19-add-http")
+        .collect();
+    names.sort();
+    let mut count = 0;
+    for name in names {
+        let vector = recorded(&name);
+        let context = temp();
+        write_context(context.path(), &vector["context"]);
+        let dockerfile = vector["dockerfile"].as_str().expect("a Dockerfile");
+        // Not in the context, whose every file counts for some steps.
+        let beside = temp();
+        std::fs::write(beside.path().join("Dockerfile"), dockerfile).expect("written");
+        for (kind, export) in vector["exports"].as_object().expect("exports") {
+            let Some(config) = export["cacheconfig_raw"].as_str() else {
+                continue;
+            };
+            let mut documents = BTreeMap::new();
+            let manifest = serde_json::to_vec_pretty(&base["manifest"]).expect("JSON");
+            let image = serde_json::to_vec(&base["config"]).expect("JSON");
+            let media = base["media_type"].as_str().expect("a media type");
+            publish(&mut documents, "library/busybox", media, manifest, image);
+            let manifest = serde_json::to_vec(&export["manifest"]).expect("JSON");
+            let media = export["manifest_media_type"]
+                .as_str()
+                .expect("a media type");
+            publish(
+                &mut documents,
+                "cache",
+                media,
+                manifest,
+                config.as_bytes().to_vec(),
+            );
+            let server = Documents::serve(documents);
+            let options = &vector["frontend_options"];
+            let text = look_up(&server, context.path(), beside.path(), options);
+            check_all_cached(&format!("{name} {kind}"), &text);
+            let missing = server.missing.lock().expect("no panic");
+            assert!(missing.is_empty(), "{name} {kind}: asked for {missing:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
+fn look_up(server: &Documents, context: &Path, dockerfile: &Path, options: &Value) -> String {
+    let config = temp();
+    let path = config.path().join("buildkitd.toml");
+    let host = format!("127.0.0.1:{}", server.port);
+    let toml = format!(
+        "[registry.\"docker.io\"]\nmirrors = [\"{host}\"]\n[registry.\"{host}\"]\nhttp = true\n"
+    );
+    std::fs::write(&path, toml).expect("written");
+    let host_network = "--allow-insecure-entitlement=network.host";
+    let daemon = Daemon::with(&["--config", &path.display().to_string(), host_network]);
+    let mut args = vec![format!("--import-cache=type=registry,ref={host}/cache")];
+    for (key, value) in options.as_object().into_iter().flatten() {
+        args.push(format!("--opt={key}={}", value.as_str().expect("text")));
+    }
+    args.push(format!("--local=context={}", context.display()));
+    args.push(format!("--local=dockerfile={}", dockerfile.display()));
+    args.push("--allow=network.host".to_owned());
+    let mut client = daemon.client(&["build", "--progress=plain", "--frontend=dockerfile.v0"]);
+    Build::of(client.args(args).output().expect("the client runs"))
+        .ok()
+        .text
+}
+
+/// A graph as wide as big builds are: the cache of thousands of steps goes out quickly.
+#[test]
+fn a_cache_of_many_steps_is_exported_quickly() {
+    require!(root, busybox, registry);
+    let registry = Registry::start();
+    let mut dockerfile = String::from(BASE);
+    for stage in 0..100 {
+        dockerfile += &format!("FROM scratch AS s{stage}\n");
+        for step in 0..10 {
+            dockerfile += &format!("COPY x /{stage}-{step}\n");
+        }
+    }
+    dockerfile += "FROM scratch\n";
+    for stage in 0..100 {
+        dockerfile += &format!("COPY --from=s{stage} /{stage}-9 /{stage}\n");
+    }
+    let context = context(&format!("//- Dockerfile\n{dockerfile}\n//- x\n1"));
+    let daemon = Daemon::start();
+    daemon.build(context.path(), &[]).ok();
+    let export = |mode: &str| {
+        let start = std::time::Instant::now();
+        let to = format!(
+            "--export-cache=type=registry,ref={}/c:{mode},mode={mode}",
+            registry.host()
+        );
+        daemon.build(context.path(), &[&to]).ok();
+        start.elapsed()
+    };
+    let (min, max) = (export("min"), export("max"));
+    eprintln!("1,100 steps: min {min:?}, max {max:?}");
+    assert!(min.as_secs() < 20, "{min:?}");
+}
