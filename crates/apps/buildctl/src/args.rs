@@ -189,6 +189,12 @@ pub(crate) enum DebugCommand {
         /// LLB file
         file: Option<PathBuf>,
     },
+    /// dump the metadata of the daemon, which must be stopped
+    DumpMetadata {
+        /// path to state directory
+        #[arg(long, default_value = "/var/lib/buildkit")]
+        root: PathBuf,
+    },
     /// display build events
     Monitor {
         /// show completed builds

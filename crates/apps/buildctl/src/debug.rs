@@ -5,7 +5,7 @@ use proto::types::WorkerRecord;
 
 use crate::args::{DebugCommand, Global};
 use crate::connection::connect;
-use crate::{dump, explain, histories, logs};
+use crate::{dump, explain, histories, logs, metadata};
 
 /// Runs one of the debug commands.
 pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
@@ -32,6 +32,7 @@ pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
             Ok(())
         }
         DebugCommand::DumpLlb { dot, file } => dump::llb(file.as_deref(), *dot),
+        DebugCommand::DumpMetadata { root } => metadata::dump(root),
         DebugCommand::Monitor { completed, r#ref } => {
             histories::monitor(global, *completed, r#ref).await
         }

@@ -11,6 +11,7 @@ mod dump;
 mod explain;
 mod histories;
 mod logs;
+mod metadata;
 mod options;
 mod policy;
 mod table;

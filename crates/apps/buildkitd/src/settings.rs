@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use oci::Platform;
 
 use crate::args::Args;
-use crate::config::{Config, Space, Switch};
+use crate::config::{Config, Switch};
+use crate::gc::Gc;
 use crate::listen::{Owner, TlsFiles, group_id};
 
 /// Everything the daemon needs to know, decided.
@@ -31,17 +32,9 @@ pub(crate) struct Worker {
     pub binary: Option<String>,
     pub cgroup_parent: String,
     pub parallelism: usize,
+    pub gc: Gc,
     /// Transfers at a time per registry.
     pub registry_concurrency: Option<usize>,
-}
-
-/// Limits of the local cache, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Gc {
-    pub enabled: bool,
-    pub reserved: i64,
-    pub free: i64,
-    pub maximum: i64,
 }
 
 /// Levels and format of the daemon's own log.
@@ -183,15 +176,6 @@ impl Worker {
             "cni" | "bridge" => bail!("unimplemented: worker network {network}"),
             other => bail!("invalid network mode: {other:?}"),
         }
-        let limits = gc(args, config)?;
-        if limits.enabled && (limits.reserved, limits.free, limits.maximum) != (0, 0, 0) {
-            tracing::warn!(
-                reserved = limits.reserved,
-                free = limits.free,
-                maximum = limits.maximum,
-                "unimplemented: garbage collection; the cache keeps everything until it is pruned"
-            );
-        }
         let mut labels = file.labels.clone();
         for label in &args.oci_worker_labels {
             let (key, value) = label
@@ -226,69 +210,10 @@ impl Worker {
                 .oci_max_parallelism
                 .or(file.max_parallelism)
                 .unwrap_or(0),
+            gc: Gc::decide(args, file)?,
             registry_concurrency: config.system.max_registry_concurrency,
         })
     }
-}
-
-const MB: i64 = 1_000_000;
-
-fn gc(args: &Args, config: &Config) -> anyhow::Result<Gc> {
-    let file = &config.worker.oci;
-    let enabled = args.oci_worker_gc.or(file.gc).unwrap_or(true);
-    if let Some(text) = &args.oci_worker_gc_keepstorage {
-        let mut limits = [0; 3];
-        for (slot, part) in limits.iter_mut().zip(text.split(',')) {
-            *slot = part.trim().parse::<i64>().with_context(|| {
-                format!("invalid --oci-worker-gc-keepstorage {text:?}: expected megabytes")
-            })? * MB;
-        }
-        let [reserved, free, maximum] = limits;
-        return Ok(Gc {
-            enabled,
-            reserved,
-            free,
-            maximum,
-        });
-    }
-    Ok(Gc {
-        enabled,
-        reserved: space(file.reserved_space.as_ref())?,
-        free: space(file.min_free_space.as_ref())?,
-        maximum: space(file.max_used_space.as_ref())?,
-    })
-}
-
-/// Bytes of a size; percentages are decided where the disk is known and count as none here.
-fn space(space: Option<&Space>) -> anyhow::Result<i64> {
-    let text = match space {
-        None => return Ok(0),
-        Some(Space::Bytes(bytes)) => return Ok(*bytes),
-        Some(Space::Text(text)) => text.trim(),
-    };
-    if text.ends_with('%') {
-        return Ok(0);
-    }
-    let digits = text
-        .trim_end_matches(|c: char| c.is_ascii_alphabetic())
-        .trim();
-    let unit = text[digits.len()..].trim().to_ascii_lowercase();
-    let factor: i64 = match unit.as_str() {
-        "" | "b" => 1,
-        "k" | "kb" => 1000,
-        "m" | "mb" => MB,
-        "g" | "gb" => 1000 * MB,
-        "t" | "tb" => 1_000_000 * MB,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1 << 40,
-        other => bail!("invalid size {text:?}: unknown unit {other:?}"),
-    };
-    let number: i64 = digits
-        .parse()
-        .with_context(|| format!("invalid size {text:?}"))?;
-    Ok(number.saturating_mul(factor))
 }
 
 #[cfg(test)]
@@ -309,27 +234,6 @@ mod tests {
         assert_eq!(settings.addresses, ["unix:///f.sock"]);
         let settings = decide(&[], "").expect("valid");
         assert_eq!(settings.addresses, ["unix:///run/buildkit/buildkitd.sock"]);
-    }
-
-    #[test]
-    fn limits_of_the_cache_are_megabytes() {
-        let args = Args::parse_from(["buildkitd", "--oci-worker-gc-keepstorage", "1,2,3"]);
-        let expected = Gc {
-            enabled: true,
-            reserved: MB,
-            free: 2 * MB,
-            maximum: 3 * MB,
-        };
-        assert_eq!(gc(&args, &Config::default()).expect("valid"), expected);
-        assert!(decide(&["--oci-worker-gc-keepstorage", "lots"], "").is_err());
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        let of = |text: &str| space(Some(&Space::Text(text.into())));
-        assert_eq!(of("512MB").expect("valid"), 512 * MB);
-        assert_eq!(of("1GiB").expect("valid"), 1 << 30);
-        assert!(of("12 parsecs").is_err());
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::SystemTime;
 
-use builder::{ExporterRequest, SolveRequest};
+use builder::{ExporterRequest, Progress, SolveRequest};
 use diagnostics::Failure;
 use fault::Class;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use prost_types::Timestamp;
 use proto::control as wire;
 use proto::control::control_server::Control;
@@ -15,7 +15,7 @@ use tasks::Cx;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Services, WithTask, events, usage};
+use crate::{Services, WithTask, history, usage};
 
 /// The newest behaviour we know.
 const COMPATIBILITY: i64 = 30;
@@ -37,12 +37,7 @@ impl Control for Services {
         &self,
         request: Request<wire::DiskUsageRequest>,
     ) -> Result<Response<wire::DiskUsageResponse>, Status> {
-        let request = request.into_inner();
-        usage::check_filter(&request.filter)?;
-        if request.age_limit != 0 {
-            return Err(unimplemented("disk usage by age"));
-        }
-        let record = usage::list(&self.cache).await?;
+        let record = usage::list(self, request.into_inner()).await?;
         Ok(Response::new(wire::DiskUsageResponse { record }))
     }
 
@@ -50,22 +45,7 @@ impl Control for Services {
         &self,
         request: Request<wire::PruneRequest>,
     ) -> Result<Response<Self::PruneStream>, Status> {
-        let request = request.into_inner();
-        usage::check_filter(&request.filter)?;
-        let limited = [
-            request.keep_duration,
-            request.reserved_space,
-            request.max_used_space,
-            request.min_free_space,
-        ];
-        if limited.iter().any(|limit| *limit != 0) {
-            return Err(unimplemented("prune with limits"));
-        }
-        let removed = usage::prune(&self.cache, request.all).await?;
-        if request.all {
-            usage::drop_blobs(&self.builder, &self.cache).await?;
-        }
-        let removed = futures::stream::iter(removed.into_iter().map(Ok));
+        let removed = usage::prune(self, request.into_inner())?;
         Ok(Response::new(Box::pin(removed)))
     }
 
@@ -79,6 +59,7 @@ impl Control for Services {
         // When the client goes away this future is dropped, and the build with it.
         let _stop = CancelOnDrop(cx.clone());
         let ended = self.builder.solve(&cx, request).await;
+        self.upkeep.poke();
         match ended {
             Ok(response) => Ok(Response::new(wire::SolveResponse {
                 exporter_response: response.exporter,
@@ -99,14 +80,23 @@ impl Control for Services {
         let builder = self.builder.clone();
         let task = tasks::spawn("status", async move {
             let mut reader = match builder.status(&id).await {
-                Ok(reader) => reader,
+                Ok(Progress::Live(reader)) => reader,
+                Ok(Progress::Past(log)) => {
+                    let mut messages = std::pin::pin!(history::log(log));
+                    while let Some(message) = messages.next().await {
+                        if sender.send(message).await.is_err() {
+                            return;
+                        }
+                    }
+                    return;
+                }
                 Err(failure) => {
                     let _ = sender.send(Err(failure.to_status())).await;
                     return;
                 }
             };
             while let Some(batch) = reader.next().await {
-                for response in events::responses(&batch) {
+                for response in ::history::responses(&batch) {
                     if sender.send(Ok(response)).await.is_err() {
                         return;
                     }
@@ -156,12 +146,8 @@ impl Control for Services {
         &self,
         request: Request<wire::BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        // No history is kept yet, which looks like one that has no records.
-        let events: Self::ListenBuildHistoryStream = if request.into_inner().early_exit {
-            Box::pin(futures::stream::empty())
-        } else {
-            Box::pin(futures::stream::pending())
-        };
+        let events = history::listen(self, request.into_inner()).await?;
+        let events: Self::ListenBuildHistoryStream = Box::pin(events);
         Ok(stamped(events))
     }
 
@@ -169,15 +155,8 @@ impl Control for Services {
         &self,
         request: Request<wire::UpdateBuildHistoryRequest>,
     ) -> Result<Response<wire::UpdateBuildHistoryResponse>, Status> {
-        let request = request.into_inner();
-        if request.delete || request.finalize {
-            return Ok(Response::new(wire::UpdateBuildHistoryResponse {}));
-        }
-        let text = format!(
-            "failed to retrieve ref {}: file does not exist",
-            request.r#ref
-        );
-        Err(Status::unknown(text))
+        history::update(self, request.into_inner()).await?;
+        Ok(Response::new(wire::UpdateBuildHistoryResponse {}))
     }
 }
 
@@ -193,7 +172,7 @@ fn stamped<T>(body: T) -> Response<T> {
 }
 
 /// Cancels a build whose client has gone.
-struct CancelOnDrop(Cx);
+pub(crate) struct CancelOnDrop(pub(crate) Cx);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -211,12 +190,18 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
         );
         return Err(Status::unknown(text));
     }
+    let compatibility = match request.compatibility_version {
+        0 => None,
+        10 => Some(10),
+        20 => Some(20),
+        30 => Some(30),
+        other => {
+            let text = format!("unsupported compatibility-version {other} (supported: [10 20 30])");
+            return Err(Status::unknown(text));
+        }
+    };
     if request.proxy_network {
         return Err(unimplemented("proxy network"));
-    }
-    // What a policy forbids must not happen because nobody looks at the policy.
-    if request.source_policy.is_some() || !request.source_policy_session.is_empty() {
-        return Err(unimplemented("source policy"));
     }
     let mut exporters: Vec<ExporterRequest> = request
         .exporters
@@ -244,7 +229,10 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
         cache_exports: cache_exports(cache)?,
         session: request.session,
         entitlements: request.entitlements,
+        source_policy: request.source_policy,
+        source_policy_session: request.source_policy_session,
         internal: request.internal,
+        compatibility,
     })
 }
 
@@ -315,16 +303,6 @@ mod tests {
     fn refusal(request: wire::SolveRequest) -> (tonic::Code, String) {
         let status = solve_request(request).unwrap_err();
         (status.code(), status.message().to_owned())
-    }
-
-    #[test]
-    fn a_policy_is_not_ignored() {
-        let request = wire::SolveRequest {
-            source_policy: Some(proto::sourcepolicy::Policy::default()),
-            ..wire::SolveRequest::default()
-        };
-        let text = "unimplemented: source policy".to_owned();
-        assert_eq!(refusal(request), (tonic::Code::Unimplemented, text));
     }
 
     #[test]
