@@ -211,8 +211,12 @@ fn write_metadata(path: &Path, response: &Response) -> Result<()> {
     write_whole(path, serde_json::to_string_pretty(&object)?.as_bytes())
 }
 
-/// Replaces a file in one step.
+/// Replaces a file in one step. Devices and pipes are written to: root would put a file in the place of `/dev/null`.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return std::fs::write(path, bytes)
+            .with_context(|| format!("failed to write {}", path.display()));
+    }
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -226,4 +230,23 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         .with_context(named)?;
     file.persist(path).with_context(named)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_plain_file_is_written_to_and_stays() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+        write_whole(Path::new(&path), b"text").expect("written");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "text");
+    }
 }
