@@ -11,6 +11,7 @@ use proto::control::{
 use crate::args::{CtlArgs, Global};
 use crate::connection::connect;
 use crate::table::align;
+use crate::template::{Field, Template, Value};
 
 const HEADER: [&str; 6] = [
     "TYPE",
@@ -23,21 +24,22 @@ const HEADER: [&str; 6] = [
 
 /// Lists builds on record.
 pub(crate) async fn list(global: &Global, format: Option<&str>) -> Result<()> {
-    let as_json = wants_json(format)?;
+    let format = Format::parse(format)?;
     let events = all(global).await?.1;
-    if as_json {
-        for event in &events {
-            println!("{}", proto::gojson::to_string(event));
+    for event in &events {
+        if let Some(line) = format.line(event)? {
+            println!("{line}");
         }
-        return Ok(());
     }
-    print!("{}", table(&events, HEADER.len()));
+    if let Format::Table = format {
+        print!("{}", table(&events, HEADER.len()));
+    }
     Ok(())
 }
 
 /// Removes all builds on record that are not pinned.
 pub(crate) async fn prune(global: &Global, format: Option<&str>) -> Result<()> {
-    let as_json = wants_json(format)?;
+    let format = Format::parse(format)?;
     let (connection, events) = all(global).await?;
     let mut removed = Vec::new();
     let mut failed = Vec::new();
@@ -54,13 +56,12 @@ pub(crate) async fn prune(global: &Global, format: Option<&str>) -> Result<()> {
             failed.push(err.to_string());
             continue;
         }
-        if as_json {
-            println!("{}", proto::gojson::to_string(&event));
-        } else {
-            removed.push(event);
+        match format.line(&event)? {
+            Some(line) => println!("{line}"),
+            None => removed.push(event),
         }
     }
-    if !as_json {
+    if let Format::Table = format {
         print!("{}", table(&removed, HEADER.len() - 1));
     }
     if !failed.is_empty() {
@@ -69,12 +70,91 @@ pub(crate) async fn prune(global: &Global, format: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn wants_json(format: Option<&str>) -> Result<bool> {
-    match format {
-        None | Some("") => Ok(false),
-        Some("json" | "{{json .}}") => Ok(true),
-        Some(other) => bail!("unimplemented: format {other:?}, use json"),
+/// How events are written.
+enum Format {
+    Table,
+    Json,
+    Template(Template),
+}
+
+impl Format {
+    fn parse(text: Option<&str>) -> Result<Self> {
+        Ok(match text {
+            None | Some("") => Self::Table,
+            // The messages as they are, with fields that templates do not know.
+            Some("json" | "{{json .}}") => Self::Json,
+            Some(text) => Self::Template(Template::parse(text)?),
+        })
     }
+
+    /// The line of an event; none in a table.
+    fn line(&self, event: &BuildHistoryEvent) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Table => None,
+            Self::Json => Some(proto::gojson::to_string(event)),
+            Self::Template(template) => Some(template.execute(&value(event))?),
+        })
+    }
+}
+
+/// An event as templates see it.
+fn value(event: &BuildHistoryEvent) -> Value {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let count = |count: i32| Value::Int(i64::from(count));
+    let blob = |blob: &Option<Descriptor>| {
+        blob.as_ref().map_or(Value::Nil, |blob| {
+            Value::Record(vec![
+                Field::new("MediaType", "media_type", text(&blob.media_type)),
+                Field::new("Digest", "digest", text(&blob.digest)),
+                Field::new("Size", "size", Value::Int(blob.size)),
+            ])
+        })
+    };
+    let time = |time: &Option<_>| time.as_ref().map_or(Value::Nil, |it| text(&seconds(it)));
+    let record = event.record.as_ref().map_or(Value::Nil, |record| {
+        let error = record.error.as_ref().map_or(Value::Nil, |error| {
+            Value::Record(vec![
+                Field::new("Code", "code", count(error.code)),
+                Field::new("Message", "message", text(&error.message)),
+            ])
+        });
+        Value::Record(vec![
+            Field::new("Ref", "Ref", text(&record.r#ref)),
+            Field::new("Frontend", "Frontend", text(&record.frontend)),
+            Field::new("Error", "error", error),
+            Field::new("CreatedAt", "CreatedAt", time(&record.created_at)),
+            Field::new("CompletedAt", "CompletedAt", time(&record.completed_at)),
+            Field::new("Logs", "logs", blob(&record.logs)),
+            Field::new("Generation", "Generation", count(record.generation)),
+            Field::new("Trace", "trace", blob(&record.trace)),
+            Field::new("Pinned", "pinned", Value::Bool(record.pinned)),
+            Field::new(
+                "NumCachedSteps",
+                "numCachedSteps",
+                count(record.num_cached_steps),
+            ),
+            Field::new(
+                "NumTotalSteps",
+                "numTotalSteps",
+                count(record.num_total_steps),
+            ),
+            Field::new(
+                "NumCompletedSteps",
+                "numCompletedSteps",
+                count(record.num_completed_steps),
+            ),
+            Field::new(
+                "ExternalError",
+                "externalError",
+                blob(&record.external_error),
+            ),
+            Field::new("NumWarnings", "numWarnings", count(record.num_warnings)),
+        ])
+    });
+    Value::Record(vec![
+        Field::new("Type", "type", text(event.r#type().as_str_name())),
+        Field::new("Record", "record", record),
+    ])
 }
 
 async fn all(global: &Global) -> Result<(crate::connection::Connection, Vec<BuildHistoryEvent>)> {
@@ -277,6 +357,17 @@ mod tests {
             "TYPE\t\tREF\tCREATED\t\t\tCOMPLETED\tGENERATION\tPINNED\n\
              COMPLETE\tabc\t1970-01-01T00:00:00Z\t\t\t0\t\t*\n"
         );
+    }
+
+    #[test]
+    fn templates_see_the_fields_of_records() {
+        let line = |format: &str| {
+            let format = Format::parse(Some(format)).expect("a template");
+            format.line(&event()).expect("made").expect("a line")
+        };
+        let text = "{{.Type}} {{.Record.Ref}} {{.Record.NumTotalSteps}} {{.Record.Logs.Size}}";
+        assert_eq!(line(text), "COMPLETE abc 3 4");
+        assert!(line("json").starts_with("{\"type\":1,\"record\":{\"Ref\":\"abc\""));
     }
 
     #[test]

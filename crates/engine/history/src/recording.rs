@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use diagnostics::Failure;
+use diagnostics::{Detail, Failure};
 use oci::Digest;
 use progress::{Event, Sink};
 use prost::Message as _;
 use proto::control::{
     BuildHistoryEventType, BuildHistoryRecord, BuildResultInfo, Descriptor, Exporter,
 };
+use proto::pb;
+use proto::stack::{Frame, Stack};
 use tokio::sync::watch;
 
 use crate::log::{Counts, Spool, stamp};
@@ -152,6 +154,31 @@ impl Drop for Recording {
     }
 }
 
+/// The failure with the place in the user's file as a call stack, which is where tools that show records look.
+fn with_place(failure: &Failure) -> Failure {
+    let frame = |info: &pb::SourceInfo, range: &pb::Range| Frame {
+        name: failure.text().to_owned(),
+        file: info.filename.clone(),
+        line: range.start.as_ref().map_or(0, |start| start.line),
+    };
+    let mut frames = Vec::new();
+    for detail in failure.details().iter().rev() {
+        if let Detail::Source { info, ranges } = detail {
+            frames.extend(ranges.first().map(|range| frame(info, range)));
+        }
+    }
+    if frames.is_empty() {
+        return failure.clone();
+    }
+    let stack = Stack {
+        frames,
+        cmdline: std::env::args().collect(),
+        pid: i32::try_from(std::process::id()).unwrap_or(0),
+        ..Stack::default()
+    };
+    failure.clone().with(Detail::Stack(Box::new(stack)))
+}
+
 impl Inner {
     /// A build leaves no record.
     fn forget(&self, name: &str) {
@@ -176,7 +203,7 @@ impl Inner {
         record.num_completed_steps = counts.completed;
         record.num_warnings = counts.warnings;
         if let Some(failure) = &ended.failure {
-            let mut status = failure.to_rpc();
+            let mut status = with_place(failure).to_rpc();
             let blob = self.blobs.put(ERROR_TYPE, &status.encode_to_vec())?;
             record.external_error = Some(blob);
             status.details.clear();
