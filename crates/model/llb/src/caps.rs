@@ -54,7 +54,7 @@ pub const LLB: [&str; 88] = [
     PLATFORM,
     // Compat: upstream's own spelling.
     SOURCE_HTTP_UIDGID,
-    "source.buildop.llbfilename",
+    SOURCE_BUILD_FILENAME,
     SOURCE_GIT,
     SOURCE_GIT_BUNDLE,
     SOURCE_GIT_CHECKOUT_BUNDLE,
@@ -146,6 +146,7 @@ pub const META_DESCRIPTION: &str = "meta.description";
 pub const META_EXPORT_CACHE: &str = "meta.exportcache";
 
 pub const MERGE_OP: &str = "mergeop";
+pub const SOURCE_BUILD_FILENAME: &str = "source.buildop.llbfilename";
 pub const DIFF_OP: &str = "diffop";
 pub const PASSTHROUGH_OP: &str = "passthroughop";
 

@@ -193,6 +193,18 @@ impl Writer<'_> {
                     vec![caps::DIFF_OP],
                 )
             }
+            Kind::Build {
+                definition,
+                filename,
+            } => build(inputs.number(definition), filename),
+            Kind::Passthrough { id, trees } => {
+                let outputs = trees.iter().map(|tree| inputs.number(tree)).collect();
+                let op = pb::PassthroughOp {
+                    id: id.clone(),
+                    outputs,
+                };
+                (pb::op::Op::Passthrough(op), vec![caps::PASSTHROUGH_OP])
+            }
             Kind::Written { .. } | Kind::Gone => {
                 return Err(Error::Build("the graph was taken apart"));
             }
@@ -277,6 +289,27 @@ impl Writer<'_> {
         definition.def.push(Bytes::from(bytes));
         definition
     }
+}
+
+/// A build op for the definition in this input.
+fn build(input: i64, filename: &str) -> (pb::op::Op, Vec<&'static str>) {
+    const LLB_BUILDER: i64 = -1;
+    let mut op = pb::BuildOp {
+        builder: LLB_BUILDER,
+        inputs: [(
+            "buildkit.llb.definition".to_owned(),
+            pb::BuildInput { input },
+        )]
+        .into(),
+        ..pb::BuildOp::default()
+    };
+    let mut needed = Vec::new();
+    if !filename.is_empty() {
+        let name = attr::BUILD_FILENAME.to_owned();
+        op.attrs.insert(name, filename.to_owned());
+        needed.push(caps::SOURCE_BUILD_FILENAME);
+    }
+    (pb::op::Op::Build(op), needed)
 }
 
 /// The inputs of the op that is being written.

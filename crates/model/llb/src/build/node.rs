@@ -30,6 +30,16 @@ pub(super) enum Kind {
         lower: Option<Output>,
         upper: Option<Output>,
     },
+    /// A definition another op makes, built in its place.
+    Build {
+        definition: Output,
+        filename: String,
+    },
+    /// Trees under a name of their own.
+    Passthrough {
+        id: String,
+        trees: Vec<Output>,
+    },
     /// An op that was written before.
     Written {
         bytes: Bytes,
@@ -106,7 +116,10 @@ impl Kind {
             Self::Source { .. } | Self::Gone => Vec::new(),
             Self::Exec(exec) => exec.inputs(),
             Self::File(file) => file.inputs(),
-            Self::Merge(inputs) | Self::Written { inputs, .. } => inputs.iter().collect(),
+            Self::Merge(inputs)
+            | Self::Written { inputs, .. }
+            | Self::Passthrough { trees: inputs, .. } => inputs.iter().collect(),
+            Self::Build { definition, .. } => vec![definition],
             Self::Diff { lower, upper } => lower.iter().chain(upper).collect(),
         }
     }
@@ -138,7 +151,10 @@ impl Kind {
             Self::Source { .. } | Self::Gone => Vec::new(),
             Self::Exec(exec) => exec.into_inputs(),
             Self::File(file) => file.into_inputs(),
-            Self::Merge(inputs) | Self::Written { inputs, .. } => inputs,
+            Self::Merge(inputs)
+            | Self::Written { inputs, .. }
+            | Self::Passthrough { trees: inputs, .. } => inputs,
+            Self::Build { definition, .. } => vec![definition],
             Self::Diff { lower, upper } => lower.into_iter().chain(upper).collect(),
         }
     }

@@ -214,6 +214,33 @@ impl State {
         Self::scratch().made_by(kind, options)
     }
 
+    /// What the definition in a file of this tree makes: a graph that a step of the build wrote. Without a name the file
+    /// is `buildkit.llb.definition`. Scratch builds nothing.
+    pub fn build(&self, filename: &str, options: Options) -> Self {
+        let Some(definition) = self.output.clone() else {
+            return Self::scratch();
+        };
+        let filename = filename.to_owned();
+        let kind = Kind::Build {
+            definition,
+            filename,
+        };
+        Self::scratch().made_by(kind, options)
+    }
+
+    /// The same trees as outputs of one op whose name counts in the cache keys of what uses them. Empty trees cannot be
+    /// handed on.
+    pub fn passthrough(id: &str, states: &[Self], options: Options) -> Vec<Self> {
+        let trees: Vec<Output> = states.iter().filter_map(|it| it.output.clone()).collect();
+        let count = u32::try_from(trees.len()).unwrap_or(u32::MAX);
+        let id = id.to_owned();
+        let kind = Kind::Passthrough { id, trees };
+        let node = Arc::new(Node { kind, options });
+        (0..count)
+            .map(|index| Self::of(node.clone(), index))
+            .collect()
+    }
+
     /// Writes the graph down. Scratch is a definition without ops.
     pub fn marshal(&self, defaults: &Defaults) -> Result<pb::Definition, Error> {
         marshal::marshal(self, defaults)
