@@ -12,7 +12,7 @@ use oci::Digest;
 use ops::{Value, Worker};
 use parking_lot::Mutex;
 use progress::{Progress, Sink};
-use remotecache::{Error, Found, Imported, Importer, Kind, Work};
+use remotecache::{Error, Found, Imported, Importer, Kind, Now, Work};
 use tasks::{Cx, Scope};
 
 use crate::bridge::BuildBridge;
@@ -129,8 +129,10 @@ impl Import {
         let Some(imported) = self.read.lock().clone() else {
             return Ok(None);
         };
-        let sessions = self.worker.sessions.group((work.sessions)());
-        let Some(layers) = imported.layers(&record.result, &sessions) else {
+        // Whoever has the step when a layer is needed is asked for it.
+        let (manager, sessions) = (self.worker.sessions.clone(), work.sessions.clone());
+        let now: Now = Arc::new(move || manager.group(sessions()));
+        let Some(layers) = imported.layers(&record.result, &now) else {
             return Ok(None);
         };
         let cache = self.worker.cache.clone();

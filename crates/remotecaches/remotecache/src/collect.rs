@@ -17,7 +17,7 @@ use crate::available::{Available, first};
 use crate::backlinks::Backlinks;
 use crate::chains::Chains;
 use crate::graph::{Alternative, Graph, ItemId, Placed};
-use crate::layers::LayerId;
+use crate::layers::{LayerId, Now};
 use crate::store::imported;
 use crate::walk::Walk;
 use crate::{Error, Work};
@@ -207,7 +207,9 @@ impl Gather<'_> {
             if !make {
                 return Ok(None);
             }
-            let Some(layers) = cache.layers(result, &self.work.sessions) else {
+            let sessions = self.work.sessions.clone();
+            let now: Now = Arc::new(move || sessions.clone());
+            let Some(layers) = cache.layers(result, &now) else {
                 return Ok(None);
             };
             let Some(tree) = self.wanted.results.cache().image(layers)? else {

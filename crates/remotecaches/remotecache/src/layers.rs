@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use cache::{ImageLayer, LayerBlob};
-use content::Provider;
+use content::{Provider, Store};
 use oci::{Descriptor, Digest, Timestamp};
+use progress::Progress;
 use session::Group;
 use tasks::{Cx, Scope};
 use tokio::sync::mpsc;
@@ -40,6 +41,29 @@ pub trait Origin: Send + Sync {
     async fn has(&self, cx: &Cx, sessions: &Group, blob: &Digest) -> bool {
         let _ = (cx, sessions, blob);
         true
+    }
+}
+
+/// The sessions that can be asked now; those of a moment ago may be gone.
+pub type Now = Arc<dyn Fn() -> Group + Send + Sync>;
+
+/// Brings blobs on behalf of whoever is there when they are needed.
+struct Late {
+    origin: Arc<dyn Origin>,
+    sessions: Now,
+}
+
+#[async_trait]
+impl Provider for Late {
+    async fn fetch(
+        &self,
+        cx: &Cx,
+        blob: &Descriptor,
+        store: &Store,
+        progress: &Progress,
+    ) -> Result<(), content::Error> {
+        let provider = self.origin.provider(&(self.sessions)());
+        provider.fetch(cx, blob, store, progress).await
     }
 }
 
@@ -235,14 +259,21 @@ impl Layers {
     }
 
     /// A result as the cache takes it.
-    pub(crate) fn image(&self, layer: LayerId, sessions: &Group) -> Option<Vec<ImageLayer>> {
+    pub(crate) fn image(&self, layer: LayerId, sessions: &Now) -> Option<Vec<ImageLayer>> {
         let mut layers = Vec::with_capacity(self.height(layer));
         for id in self.chain(layer) {
             let blob = self.blob(self.digest(id))?;
             layers.push(ImageLayer {
                 descriptor: blob.descriptor.clone(),
                 diff_id: blob.diff_id.clone(),
-                provider: blob.provider(sessions)?,
+                provider: match &blob.whence {
+                    Whence::Here => return None,
+                    Whence::Provider(provider) => provider.clone(),
+                    Whence::Origin(origin) => Arc::new(Late {
+                        origin: origin.clone(),
+                        sessions: sessions.clone(),
+                    }),
+                },
                 created: blob.created,
                 description: blob.description.clone(),
             });

@@ -40,7 +40,7 @@ use tasks::Cx;
 pub use collect::{Collect, Mode, Results, Root, collect};
 pub use error::Error;
 pub use graph::{Alternative, Graph, ItemId, Placed};
-pub use layers::{Blob, LayerId, Layers, Origin, Whence};
+pub use layers::{Blob, LayerId, Layers, Now, Origin, Whence};
 pub use parse::parse;
 pub use read::{Documents, read};
 pub use store::{Found, Imported};

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use cache::ImageLayer;
 use cachekeys::{Key, KeyStore, Link, NodeId, Record, ResultId, StoreId, Stored, key_digest};
-use session::Group;
 
 use crate::graph::{Graph, Item, ItemId, Step};
-use crate::layers::LayerId;
+use crate::layers::{LayerId, Now};
 
 /// A cache that was read. It never changes.
 pub struct Imported {
@@ -65,7 +64,7 @@ impl Imported {
     }
 
     /// The layers of a result, the lowest first, which these sessions can have fetched.
-    pub fn layers(&self, result: &ResultId, sessions: &Group) -> Option<Vec<ImageLayer>> {
+    pub fn layers(&self, result: &ResultId, sessions: &Now) -> Option<Vec<ImageLayer>> {
         self.graph.layers.image(self.layer(result)?, sessions)
     }
 
