@@ -14,8 +14,8 @@ use frontend::{Container, Ended, Start, WinSize, Wires, Wish};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt as _};
+use proto::gateway as wire;
 use proto::gateway::exec_message::Input;
-use proto::{gateway as wire, pb};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
@@ -142,10 +142,6 @@ impl Serving {
                 init.container_id
             )));
         };
-        if pb::SecurityMode::try_from(init.security).is_err() {
-            let text = format!("invalid security mode {}", init.security);
-            return Err(Status::unknown(text));
-        }
         let failed = |err: io::Error| Status::internal(format!("failed to make a pipe: {err}"));
         let (process, started, running) =
             start(&container, id.clone(), init, self.sender.clone()).map_err(failed)?;
@@ -199,7 +195,6 @@ fn start(
     init: wire::InitMessage,
     sender: Messages,
 ) -> io::Result<(Process, oneshot::Receiver<()>, BoxFuture<'static, ()>)> {
-    let security = init.security();
     let connected = |fd: u32| init.fds.contains(&fd);
     let mut wires = Wires::default();
     let (wishes, receiver) = mpsc::unbounded_channel();
@@ -232,7 +227,7 @@ fn start(
         meta: init.meta.unwrap_or_default(),
         secret_env: init.secretenv,
         tty: init.tty,
-        security,
+        security: init.security,
     };
     let ended = container.start(start, wires);
     let running = attend(id, ended, input, outputs, init.fds, sender);

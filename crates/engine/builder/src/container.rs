@@ -332,12 +332,12 @@ impl Driven {
     }
 
     async fn run(&self, cx: &Cx, first: bool, start: Start, wires: Wires) -> Ended {
-        self.check(&start)?;
+        let security = self.check(&start)?;
         let env = self.env(&start).await?;
         let executor = &self.machinery.worker.executor;
         let ended = if first {
             let mounts = self.mounts()?;
-            let step = self.step(&mounts, &start, env);
+            let step = self.step(&mounts, &start, security, env);
             executor.run_attached(cx, step, wires).await
         } else {
             let process = ExecProcess {
@@ -355,20 +355,25 @@ impl Driven {
         })
     }
 
-    fn check(&self, start: &Start) -> Result<(), Failure> {
+    fn check(&self, start: &Start) -> Result<Security, Failure> {
+        let security = match pb::SecurityMode::try_from(start.security) {
+            Ok(pb::SecurityMode::Sandbox) => Security::Sandbox,
+            Ok(pb::SecurityMode::Insecure) => Security::Insecure,
+            Err(_) => {
+                let text = format!("invalid security mode {}", start.security);
+                return Err(Failure::new(Class::User, text));
+            }
+        };
         let needs = [
             ("network.host", self.network == NetMode::Host),
-            (
-                "security.insecure",
-                start.security == pb::SecurityMode::Insecure,
-            ),
+            ("security.insecure", security == Security::Insecure),
         ];
         for (name, needed) in needs {
             if needed && !self.entitlements.allow(name) {
                 return Err(Failure::new(Class::User, format!("{name} is not allowed")));
             }
         }
-        Ok(())
+        Ok(security)
     }
 
     /// The variables of a process, what it cannot do without, and its secrets.
@@ -389,7 +394,7 @@ impl Driven {
         Ok(env)
     }
 
-    fn step(&self, mounts: &Mounts, start: &Start, env: Vec<String>) -> Step {
+    fn step(&self, mounts: &Mounts, start: &Start, security: Security, env: Vec<String>) -> Step {
         let meta = start.meta.clone();
         let mut list = mounts.mounts();
         for directory in self.files.lock().iter() {
@@ -421,10 +426,7 @@ impl Driven {
                 hostname: self.hostname.clone(),
                 extra_hosts: self.extra_hosts.clone(),
                 network: self.network,
-                security: match start.security {
-                    pb::SecurityMode::Sandbox => Security::Sandbox,
-                    pb::SecurityMode::Insecure => Security::Insecure,
-                },
+                security,
                 remove_stubs_recursive: meta.remove_mount_stubs_recursive,
                 tty: start.tty,
                 ..Process::default()

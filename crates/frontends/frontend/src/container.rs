@@ -56,8 +56,8 @@ pub struct Start {
     pub secret_env: Vec<pb::SecretEnv>,
     /// With a terminal.
     pub tty: bool,
-    /// How confined it is; counts for the first process.
-    pub security: pb::SecurityMode,
+    /// How confined it is, as `pb::SecurityMode` numbers it; counts for the first process.
+    pub security: i32,
 }
 
 /// How a process ended: well, or why not.
