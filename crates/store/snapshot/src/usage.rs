@@ -28,7 +28,11 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
     let mut total = Usage::default();
     // Names seen of files that have several.
     let mut linked: HashMap<(u64, u64), Linked> = HashMap::new();
-    let mut pending = vec![open(CWD, path).map_err(fail)?];
+    let mut pending = match open(CWD, path) {
+        Ok(directory) => vec![directory],
+        Err(Errno::NOENT) => return Ok(total),
+        Err(err) => return Err(fail(err)),
+    };
     let mut device = None;
     while let Some(directory) = pending.pop() {
         let stat = rustix::fs::fstat(&directory).map_err(fail)?;
@@ -38,7 +42,12 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
         total.bytes += blocks(&stat);
         total.inodes += 1;
         for entry in Dir::read_from(&directory).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What a directory that was removed says.
+                Err(Errno::NOENT) => break,
+                Err(err) => return Err(fail(err)),
+            };
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
@@ -100,6 +109,13 @@ fn blocks(stat: &Stat) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_gone_takes_no_room() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let gone = usage(&dir.path().join("gone")).expect("measured");
+        assert_eq!(gone, Usage::default());
+    }
 
     #[test]
     fn a_file_with_two_names_in_two_trees_counts_half_in_each() {
