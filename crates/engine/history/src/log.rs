@@ -3,6 +3,7 @@
 //! What can be followed live is in memory when a build ends. What was too much for that went to disk as it came
 //! ([`Spool`]), and is put in its place by time.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::iter::Peekable;
@@ -163,43 +164,104 @@ fn is_kept(event: &Event) -> bool {
     !matches!(event, Event::Log(log) if log.audience == Audience::Followers)
 }
 
+/// The first message has the steps as they started, the last one how they ended, and the output is between: so it looks
+/// to who replays the log as it looked then.
 fn write_merged(out: &mut impl Write, events: &[Event], spooled: impl Read) -> io::Result<()> {
-    let (logs, others): (Vec<_>, Vec<_>) = events
+    let talkative: BTreeSet<&str> = events
         .iter()
-        .filter(|event| is_kept(event))
-        .cloned()
-        .partition(|event| matches!(event, Event::Log(_)));
-    for message in status::responses(&others) {
+        .filter_map(|event| match event {
+            Event::Log(log) => Some(log.vertex.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut first = Vec::new();
+    let mut last = Vec::new();
+    let mut memory = Vec::new();
+    for event in events.iter().filter(|event| is_kept(event)) {
+        match event {
+            Event::Log(log) => memory.push(status::log_message(log)),
+            Event::Vertex(vertex) if talkative.contains(vertex.digest.as_str()) => {
+                first.push(Event::Vertex(progress::Vertex {
+                    completed: None,
+                    error: String::new(),
+                    ..vertex.clone()
+                }));
+                last.push(event.clone());
+            }
+            other => first.push(other.clone()),
+        }
+    }
+    for message in status::responses(&first) {
         write_frame(out, &message.encode_to_vec())?;
     }
-    let mut memory: Vec<_> = logs.iter().filter_map(log_of).collect();
     memory.sort_by_key(time);
     let mut merged = Merged {
         memory: memory.into_iter().peekable(),
         spooled: Spooled(spooled).peekable(),
     };
-    let mut message = StatusResponse::default();
+    let mut logs: Vec<VertexLog> = Vec::new();
     let mut bytes = 0;
     while let Some(log) = merged.next() {
         let log = log?;
         if bytes > 0 && bytes + log.msg.len() > MAX_LOG_BYTES {
-            write_frame(out, &std::mem::take(&mut message).encode_to_vec())?;
-            bytes = 0;
+            let rest = unfinished_lines(&mut logs);
+            write_logs(out, std::mem::replace(&mut logs, rest))?;
+            bytes = logs.iter().map(|log| log.msg.len()).sum();
         }
         bytes += log.msg.len();
-        message.logs.push(log);
+        logs.push(log);
     }
-    if !message.logs.is_empty() {
+    write_logs(out, logs)?;
+    for message in status::responses(&last) {
         write_frame(out, &message.encode_to_vec())?;
     }
     Ok(())
 }
 
-fn log_of(event: &Event) -> Option<VertexLog> {
-    match event {
-        Event::Log(log) => Some(status::log_message(log)),
-        _ => None,
+fn write_logs(out: &mut impl Write, logs: Vec<VertexLog>) -> io::Result<()> {
+    if logs.is_empty() {
+        return Ok(());
     }
+    let message = StatusResponse {
+        logs,
+        ..StatusResponse::default()
+    };
+    write_frame(out, &message.encode_to_vec())
+}
+
+/// Takes off what comes after the last whole line of each step: displays end a line where a message ends.
+fn unfinished_lines(logs: &mut Vec<VertexLog>) -> Vec<VertexLog> {
+    let mut ended = BTreeSet::new();
+    let mut rest = Vec::new();
+    for log in logs.iter_mut().rev() {
+        let output = (log.vertex.clone(), log.stream);
+        if ended.contains(&output) {
+            continue;
+        }
+        match log.msg.iter().rposition(|byte| *byte == b'\n') {
+            Some(at) => {
+                let tail = log.msg.split_off(at + 1);
+                if !tail.is_empty() {
+                    rest.push(VertexLog {
+                        msg: tail,
+                        ..log.clone()
+                    });
+                }
+                ended.insert(output);
+            }
+            // A line longer than this is cut after all.
+            None if log.msg.len() > MAX_LOG_BYTES / 2 => {
+                ended.insert(output);
+            }
+            None => {
+                rest.push(log.clone());
+                log.msg.clear();
+            }
+        }
+    }
+    logs.retain(|log| !log.msg.is_empty());
+    rest.reverse();
+    rest
 }
 
 fn time(log: &VertexLog) -> (i64, i32) {
@@ -339,6 +401,50 @@ mod tests {
         let events = [log(Audience::All, 1, "a"), log(Audience::Curious, 1, "why")];
         let descriptor = write(&blobs, &events, &spool).expect("write");
         assert_eq!(texts(&blobs, &descriptor), ["a", "why"]);
+    }
+
+    #[test]
+    fn messages_end_with_whole_lines_and_with_what_became_of_the_steps() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(dir.path()).expect("open");
+        let spool = Spool::new(blobs.scratch());
+        let line = "x".repeat(300_000) + "\n";
+        for second in 2..9 {
+            let text = if second == 8 { "end\n" } else { &line };
+            // Chunks do not end where lines do.
+            let text = format!("{text}{second}");
+            spool.emit(log(Audience::Record, second, &text));
+        }
+        let at = SystemTime::UNIX_EPOCH;
+        let vertex = Event::Vertex(progress::Vertex {
+            digest: "v".to_owned(),
+            started: Some(at),
+            completed: Some(at),
+            ..progress::Vertex::default()
+        });
+        let events = [vertex, log(Audience::All, 1, "begin\n")];
+        let descriptor = write(&blobs, &events, &spool).expect("write");
+        let reader = blobs.open_text(&descriptor.digest).expect("open");
+        let mut reader = LogReader::new("b".to_owned(), reader);
+        let mut messages = Vec::new();
+        while let Some(message) = reader.read().expect("read") {
+            messages.push(message);
+        }
+        assert!(messages.len() > 3);
+        assert!(messages[0].vertexes[0].completed.is_none());
+        let (last, others) = messages.split_last().expect("messages");
+        assert!(last.vertexes[0].completed.is_some());
+        let (_, between) = others.split_last().expect("messages");
+        for message in &between[1..] {
+            let end = message.logs.last().expect("a log");
+            assert!(end.msg.ends_with(b"\n"));
+        }
+        let all: usize = messages
+            .iter()
+            .flat_map(|it| &it.logs)
+            .map(|it| it.msg.len())
+            .sum();
+        assert_eq!(all, 6 + 6 * 300_002 + 5);
     }
 
     #[test]
