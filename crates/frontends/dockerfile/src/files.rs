@@ -408,7 +408,7 @@ impl Files {
 }
 
 /// Whether a file that starts like this is one of the archives a context can come in.
-fn is_archive(start: &[u8]) -> bool {
+pub(crate) fn is_archive(start: &[u8]) -> bool {
     const MAGIC: [&[u8]; 3] = [b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0"];
     MAGIC.iter().any(|magic| start.starts_with(magic)) || is_tar(start)
 }

@@ -10,11 +10,14 @@ use llb::build::{
 };
 use oci::{Platform, Reference};
 
-use crate::error::{Error, Locate, Result, text};
+use crate::error::{Error, Locate, Result, Trouble, text};
 use crate::explain::Directory;
 use crate::files::{Files, IGNORE_FILE};
 use crate::git_ref;
 use crate::image::Image;
+
+/// How often one may be turned into another.
+const MAX_TURNS: usize = 10;
 
 /// A named context that was asked for and exists.
 #[derive(Debug, Clone)]
@@ -104,8 +107,23 @@ impl Files {
         Ok(None)
     }
 
-    /// Makes a tree of a named context.
+    /// Makes a tree of a named context. A policy of the client may turn an image into something else.
     pub(crate) async fn load_named(&self, context: &NamedContext) -> Result<Loaded> {
+        let mut context = context.clone();
+        for _ in 0..=MAX_TURNS {
+            match self.load_as(&context).await {
+                Err(trouble) => context.value = turned_into(trouble)?,
+                loaded => return loaded,
+            }
+        }
+        Err(text(format!(
+            "context recursion limit exceeded; this may indicate a cycle in the provided source policies: {}",
+            context.value
+        ))
+        .into())
+    }
+
+    async fn load_as(&self, context: &NamedContext) -> Result<Loaded> {
         let NamedContext { key, value, .. } = context;
         let Some((scheme, rest)) = value.split_once(':') else {
             return Err(text(format!("invalid context specifier {value} for {key}")).into());
@@ -314,6 +332,21 @@ impl Files {
             image: Some(image),
             local: None,
         })
+    }
+}
+
+/// What an image was turned into, as the value of a context; any other trouble stays.
+fn turned_into(trouble: Trouble) -> Result<String> {
+    let identifier = match &*trouble.error {
+        Error::Build(failure) => failure.text().split_once(" resolved to non-image "),
+        _ => None,
+    };
+    let Some((_, identifier)) = identifier else {
+        return Err(trouble);
+    };
+    match identifier.split_once("://") {
+        Some((scheme, rest)) => Ok(format!("{scheme}:{rest}")),
+        None => Err(text(format!("could not parse ref: {identifier}")).into()),
     }
 }
 

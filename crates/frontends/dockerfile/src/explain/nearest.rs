@@ -104,7 +104,8 @@ pub(super) fn elsewhere(path: &str) -> Vec<String> {
     let mut dir = String::new();
     for part in path.split('/').filter(|part| !part.is_empty()) {
         dir = join(&dir, &escaped(part));
-        patterns.push(format!("!{dir}"));
+        // What a directory matched while it was not left out does not bring back what is in it: name that.
+        patterns.push(format!("!{dir}/*"));
         patterns.push(format!("{dir}/*/*"));
     }
     patterns
@@ -169,7 +170,16 @@ mod tests {
     #[test]
     fn only_what_is_on_the_way_is_listed() {
         let patterns = Patterns::new(&elsewhere("/src/a[b/c")).expect("patterns");
-        let listed = |path: &str| !patterns.matches(path.as_bytes());
+        // As a walk decides it: with what the directory above matched.
+        let listed = |path: &str| {
+            let ends = path.match_indices('/').map(|(at, _)| at);
+            let (mut left_out, mut hits) = (false, None);
+            for end in ends.chain([path.len()]) {
+                let (matched, all) = patterns.matches_below(path[..end].as_bytes(), hits.as_ref());
+                (left_out, hits) = (matched, Some(all));
+            }
+            !left_out
+        };
         for path in [
             "x",
             "src",

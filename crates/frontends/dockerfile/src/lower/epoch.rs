@@ -1,7 +1,7 @@
 //! SOURCE_DATE_EPOCH: a number, or something whose date counts.
 
 use dockerfile_syntax::{Add, Dockerfile, Kind, Stage};
-use llb::build::{Env, Http, Options as OpOptions, State};
+use llb::build::{Copy, Env, FileOp, Http, Options as OpOptions, State};
 use proto::pb;
 
 use super::Lower;
@@ -9,6 +9,7 @@ use super::copy::{check_digest, is_http, url_file};
 use super::plan::SCRATCH;
 use super::words::Vars;
 use crate::error::{Error, Locate, Result, text};
+use crate::files::is_archive;
 use crate::git_ref;
 use crate::options::{equal_fold, number};
 
@@ -176,9 +177,55 @@ impl Lower<'_> {
             .resolve_source(&self.files.cx, op.clone(), &log_name)
             .await?;
         let committed = facts.git_commit.as_deref().and_then(commit_time);
-        Ok(committed.or(facts.last_modified))
+        match committed.or(facts.last_modified) {
+            None if is_http(&op.identifier) => self.date_of_archive(source, op).await,
+            known => Ok(known),
+        }
+    }
+
+    /// The date of the newest file in an archive whose server says nothing.
+    async fn date_of_archive(&self, source: &State, op: &pb::SourceOp) -> Result<Option<i64>> {
+        let Some(name) = op.attrs.get(llb::attr::HTTP_FILENAME) else {
+            return Ok(None);
+        };
+        let files = self.files;
+        let fetched = files.solve(source, false).await?;
+        let start = files.read(fetched.as_ref(), name, Some((0, 1024))).await?;
+        if !is_archive(&start) {
+            return Ok(None);
+        }
+        let copy = Copy {
+            src: crate::paths::rooted(name),
+            dest: "/".to_owned(),
+            unpack: true,
+            ..Copy::default()
+        };
+        let op = FileOp::new().copy_with(source, copy);
+        let options = OpOptions::named(format!("[internal] unpack {name} for {NAME}"));
+        let Some(tree) = files
+            .solve(&State::scratch().file(op, options), false)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let mut newest = None;
+        let mut dirs = vec![String::new()];
+        while let Some(dir) = dirs.pop() {
+            for entry in tree.read_dir(&files.cx, &format!("{dir}/"), "").await? {
+                match entry.mode & GO_TYPE {
+                    GO_DIR => dirs.push(format!("{dir}/{}", entry.path)),
+                    0 => newest = newest.max(Some(entry.mod_time.div_euclid(1_000_000_000))),
+                    _ => {}
+                }
+            }
+        }
+        Ok(newest)
     }
 }
+
+/// What a mode as Go counts it says of the type: nothing for a regular file.
+const GO_TYPE: u32 = 0x8f28_0000;
+const GO_DIR: u32 = 1 << 31;
 
 fn one_source() -> Error {
     text(format!(
