@@ -1,14 +1,13 @@
 //! The mounts of an exec op: from trees of the cache to what the runtime takes, and back to trees.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cache::{MutableRef, RecordOptions, RecordType};
 use diagnostics::Failure;
 use executor::{MountSource, StepMount};
 use fault::Class;
-use parking_lot::Mutex;
 use proto::pb;
 use solver::Work;
 use tasks::Cx;
@@ -16,8 +15,11 @@ use tasks::Cx;
 use crate::exec::ExecOp;
 use crate::{Remains, Value, Worker};
 
+mod cache_dirs;
 mod private;
 
+use cache_dirs::CacheDir;
+pub use cache_dirs::CacheDirs;
 use private::secret;
 
 /// The mounts of one run.
@@ -77,6 +79,7 @@ impl Mounts {
             index: 0,
             places: vec![None; op.op.mounts.len()],
         };
+        build.take_locked(&op.op.mounts).await?;
         for (index, mount) in op.op.mounts.iter().enumerate() {
             build.index = index;
             build.add(mount).await?;
@@ -303,21 +306,9 @@ impl Building<'_> {
             return Err(user("missing cache mount options"));
         };
         let input = self.input(mount)?;
-        let base = input
-            .0
-            .as_ref()
-            .map(|tree| format!(":{}", tree.id()))
-            .unwrap_or_default();
-        let key = format!("{}{base}", options.id);
+        let key = key(options, &input);
         if !self.cache_dirs.contains_key(&key) {
-            let description = format!("cached {}", self.describe(mount));
-            let dir = self
-                .worker
-                .cache_dirs
-                .open(self, &key, options.sharing(), &input, &description)
-                .await?;
-            self.kept.push(Kept::CacheDir(dir.clone()));
-            self.cache_dirs.insert(key.clone(), dir);
+            self.open_dir(mount, options, &key, &input).await?;
         }
         let dir = &self.cache_dirs[&key];
         if mount.output >= 0 {
@@ -325,12 +316,64 @@ impl Building<'_> {
             self.outputs
                 .push((mount.output, self.index, Output::Same(input)));
         }
-        let source =
-            MountSource::Snapshot(dir.tree.mount().map_err(|err| Failure::from_error(&err))?);
+        let tree = dir
+            .tree()
+            .mount()
+            .map_err(|err| Failure::from_error(&err))?;
         Ok(Prepared {
-            source,
+            source: MountSource::Snapshot(tree),
             readonly: mount.readonly,
         })
+    }
+
+    async fn open_dir(
+        &mut self,
+        mount: &pb::Mount,
+        options: &pb::CacheOpt,
+        key: &str,
+        base: &Value,
+    ) -> Result<(), Failure> {
+        let description = format!("cached {}", self.describe(mount));
+        let wanted = cache_dirs::Wanted {
+            key,
+            base,
+            dest: &mount.dest,
+            description: &description,
+        };
+        let dirs = &self.worker.cache_dirs;
+        let dir = dirs.open(self, &wanted, options.sharing()).await?;
+        self.kept.push(Kept::CacheDir(dir.clone()));
+        self.cache_dirs.insert(key.to_owned(), dir);
+        Ok(())
+    }
+
+    /// Takes the cache mounts that only one step may have, in an order all steps agree on: else two steps that want the
+    /// same two could wait for each other.
+    async fn take_locked(&mut self, mounts: &[pb::Mount]) -> Result<(), Failure> {
+        let mut locked = Vec::new();
+        for mount in mounts {
+            if mount.mount_type() == pb::MountType::Cache
+                && let Some(options) = &mount.cache_opt
+                && options.sharing() == pb::CacheSharingOpt::Locked
+            {
+                let base = self.input(mount)?;
+                locked.push((key(options, &base), mount, options, base));
+            }
+        }
+        locked.sort_by(|a, b| a.0.cmp(&b.0));
+        locked.dedup_by(|a, b| a.0 == b.0);
+        for (key, mount, options, base) in locked {
+            self.open_dir(mount, options, &key, &base).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a cache mount is found by: its id and what it stands on.
+fn key(options: &pb::CacheOpt, base: &Value) -> String {
+    match &base.0 {
+        None => options.id.clone(),
+        Some(tree) => format!("{}:{}", options.id, tree.id()),
     }
 }
 
@@ -351,108 +394,6 @@ fn tmpfs(mount: &pb::Mount) -> Prepared {
         },
         readonly: mount.readonly,
     }
-}
-
-/// Cache mounts that running steps use.
-#[derive(Default)]
-pub struct CacheDirs {
-    shared: tokio::sync::Mutex<HashMap<String, Weak<CacheDir>>>,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
-
-/// A cache mount in use.
-pub(crate) struct CacheDir {
-    tree: MutableRef,
-    /// Held by a locked mount: the next one waits for it.
-    _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
-}
-
-impl CacheDirs {
-    /// Removes what the cache mounts with this id hold. Steps that have one now keep it.
-    pub async fn forget(&self, cache: &cache::Cache, id: &str) {
-        let mut shared = self.shared.lock().await;
-        shared.remove(id);
-        shared.retain(|key, _| !key.starts_with(&format!("{id}:")));
-        for index in [index(id), family(id)] {
-            while let Some(tree) = cache.find_mutable(&index) {
-                tree.discard();
-            }
-        }
-    }
-
-    async fn open(
-        &self,
-        build: &Building<'_>,
-        key: &str,
-        sharing: pb::CacheSharingOpt,
-        base: &Value,
-        description: &str,
-    ) -> Result<Arc<CacheDir>, Failure> {
-        match sharing {
-            pb::CacheSharingOpt::Shared => {
-                let mut shared = self.shared.lock().await;
-                if let Some(dir) = shared.get(key).and_then(Weak::upgrade) {
-                    return Ok(dir);
-                }
-                let tree = find_or_make(build, key, base, description).await?;
-                let dir = Arc::new(CacheDir { tree, _turn: None });
-                shared.retain(|_, dir| dir.strong_count() > 0);
-                shared.insert(key.to_owned(), Arc::downgrade(&dir));
-                Ok(dir)
-            }
-            pb::CacheSharingOpt::Private => {
-                let tree = find_or_make(build, key, base, description).await?;
-                Ok(Arc::new(CacheDir { tree, _turn: None }))
-            }
-            pb::CacheSharingOpt::Locked => {
-                let lock = self.locks.lock().entry(key.to_owned()).or_default().clone();
-                let turn = build
-                    .work
-                    .cx
-                    .run(lock.lock_owned())
-                    .await
-                    .map_err(|err| Failure::cancelled(&*err.cause))?;
-                let tree = find_or_make(build, key, base, description).await?;
-                Ok(Arc::new(CacheDir {
-                    tree,
-                    _turn: Some(turn),
-                }))
-            }
-        }
-    }
-}
-
-fn index(key: &str) -> String {
-    format!("cache-dir:{key}")
-}
-
-/// Of all cache mounts with this id that stand on some tree.
-fn family(id: &str) -> String {
-    format!("cache-dirs-on-trees:{id}")
-}
-
-async fn find_or_make(
-    build: &Building<'_>,
-    key: &str,
-    base: &Value,
-    description: &str,
-) -> Result<MutableRef, Failure> {
-    let index = index(key);
-    if let Some(tree) = build.worker.cache.find_mutable(&index) {
-        return Ok(tree);
-    }
-    let tree = build
-        .new_mutable(base, description, RecordType::CacheMount)
-        .await?;
-    tree.set_index(&index)
-        .map_err(|err| Failure::from_error(&err))?;
-    if let Some(below) = &base.0
-        && let Some(id) = key.strip_suffix(&format!(":{}", below.id()))
-    {
-        tree.set_index(&family(id))
-            .map_err(|err| Failure::from_error(&err))?;
-    }
-    Ok(tree)
 }
 
 pub(crate) fn user(text: impl Into<String>) -> Failure {
