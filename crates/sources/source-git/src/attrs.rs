@@ -3,6 +3,7 @@
 use source::Identifier;
 
 use crate::Error;
+use crate::bundle::{Bundle, Place};
 use crate::remote::{self, Remote, is_commit};
 use crate::resolve::Resolved;
 
@@ -25,6 +26,10 @@ pub(crate) struct Attrs {
     pub(crate) header_secret: String,
     pub(crate) ssh_socket: String,
     pub(crate) known_hosts: String,
+    /// Commits come from here, not from the remote.
+    pub(crate) bundle: Option<Bundle>,
+    /// The tree is one file with the commit and its history.
+    pub(crate) checkout_bundle: bool,
 }
 
 impl Attrs {
@@ -36,6 +41,7 @@ impl Attrs {
             subdir: remote.subdir,
             ..Self::default()
         };
+        let (mut session, mut store) = (String::new(), String::new());
         for (name, value) in &id.attrs {
             let yes = value == "true";
             match name.as_str() {
@@ -49,12 +55,11 @@ impl Attrs {
                 "git.authheadersecret" => attrs.header_secret.clone_from(value),
                 "git.mountsshsock" => attrs.ssh_socket.clone_from(value),
                 "git.knownsshhosts" => attrs.known_hosts.clone_from(value),
+                "git.bundle" if !value.is_empty() => attrs.bundle = Some(Bundle::parse(value)?),
+                "git.checkoutbundle" => attrs.checkout_bundle = yes,
+                "oci.session" => session.clone_from(value),
+                "oci.store" => store.clone_from(value),
                 // What restricts a source must not be passed over because it is not known yet.
-                "git.bundle" | "git.checkoutbundle" if !value.is_empty() && value != "false" => {
-                    return Err(Error::Unimplemented {
-                        what: "git bundles",
-                    });
-                }
                 name if name.starts_with("git.sig.") => {
                     return Err(Error::Unimplemented {
                         what: "git signature verification",
@@ -70,7 +75,39 @@ impl Attrs {
                 reference: attrs.reference,
             });
         }
+        if let Some(Bundle {
+            place: Place::Layout(layout),
+            ..
+        }) = &mut attrs.bundle
+        {
+            layout.session = session;
+            if !store.is_empty() {
+                layout.store = store;
+            }
+        }
+        attrs.check_bundles()?;
         Ok(attrs)
+    }
+
+    fn check_bundles(&self) -> Result<(), Error> {
+        if self.bundle.is_some() {
+            if self.checksum.is_empty() {
+                return Err(Error::BundleChecksum);
+            }
+            if is_commit(&self.reference) && !self.reference.starts_with(&self.checksum) {
+                return Err(Error::Checksum {
+                    expected: self.checksum.clone(),
+                    actual: self.reference.clone(),
+                });
+            }
+        }
+        let conflict = match (self.keep_git_dir, self.subdir.is_empty()) {
+            _ if !self.checkout_bundle => return Ok(()),
+            (true, _) => "git.keepgitdir",
+            (_, false) => "git.subdir",
+            (false, true) => return Ok(()),
+        };
+        Err(Error::BundleWith { attr: conflict })
     }
 
     /// The identifier in the form that policies see.
@@ -117,6 +154,9 @@ impl Attrs {
         }
         if !self.mtime.is_empty() && self.mtime != "checkout" {
             key.push_str(&format!("(mtime={})", self.mtime));
+        }
+        if self.checkout_bundle {
+            key.push_str("(bundle)");
         }
         key
     }
@@ -167,7 +207,7 @@ pub(crate) mod tests {
             let name = case["name"].as_str().unwrap_or_default();
             let id = &case["params"]["id"];
             let flag = |key: &str| id[key].as_bool().unwrap_or_default();
-            if !name.starts_with("git-") || flag("CheckoutBundle") {
+            if !name.starts_with("git-") {
                 continue;
             }
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -176,6 +216,7 @@ pub(crate) mod tests {
                 keep_git_dir: flag("KeepGitDir"),
                 skip_submodules: flag("SkipSubmodules"),
                 mtime: text(&id["MTime"]),
+                checkout_bundle: flag("CheckoutBundle"),
                 ..Attrs::default()
             };
             let resolved = Resolved {
@@ -186,7 +227,7 @@ pub(crate) mod tests {
             assert_eq!(attrs.key(&resolved), text(&case["source_key"]), "{name}");
             seen += 1;
         }
-        assert_eq!(seen, 7);
+        assert_eq!(seen, 8);
     }
 
     #[test]
@@ -209,6 +250,35 @@ pub(crate) mod tests {
             canonical,
             "git://github.com/user/repo.git#main:absolute/path"
         );
+    }
+
+    #[test]
+    fn bundles_have_conditions() {
+        let blob = format!("oci-layout+blob://my/store@{}", oci::Digest::of("x"));
+        let refused = |attrs: &[(&str, &str)]| parse("example.com/a.git#x:", attrs).err();
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            refused(&[("git.bundle", &blob)]),
+            text("git.bundle requires git.checksum to be set")
+        );
+        assert_eq!(
+            refused(&[("git.checkoutbundle", "true"), ("git.keepgitdir", "true")]),
+            text("git.checkoutbundle is incompatible with git.keepgitdir")
+        );
+        let attrs = [
+            ("git.bundle", &*blob),
+            ("git.checksum", "abc"),
+            ("oci.session", "s"),
+        ];
+        let parsed = parse("example.com/a.git", &attrs).expect("valid");
+        let Some(Bundle {
+            place: Place::Layout(layout),
+            ..
+        }) = parsed.bundle
+        else {
+            panic!("no layout");
+        };
+        assert_eq!((&*layout.session, &*layout.store), ("s", "my/store"));
     }
 
     #[test]

@@ -8,12 +8,12 @@ use cache::{Cache, RecordOptions, RecordType};
 use fstree::{Root, Walk};
 use rustix::fs::{AtFlags, Timespec, Timestamps};
 
-use crate::Error;
 use crate::attrs::Attrs;
 use crate::cli::Cli;
 use crate::fetch::Repository;
 use crate::remote::is_commit;
 use crate::resolve::Resolved;
+use crate::{Error, bundle};
 
 /// Checks out what was resolved.
 pub(crate) async fn tree(
@@ -23,10 +23,17 @@ pub(crate) async fn tree(
     repository: &Repository,
 ) -> Result<cache::Ref, Error> {
     let cx = repository.cli.cx();
-    let description = format!("git snapshot for {}#{}", attrs.shown(), resolved.asked);
+    let what = match attrs.checkout_bundle {
+        true => "bundle checkout",
+        false => "snapshot",
+    };
+    let description = format!("git {what} for {}#{}", attrs.shown(), resolved.asked);
     let options = RecordOptions {
         description: description.clone(),
-        record_type: RecordType::SourceGitCheckout,
+        record_type: match attrs.checkout_bundle {
+            true => RecordType::Regular,
+            false => RecordType::SourceGitCheckout,
+        },
         created: None,
     };
     let tree = cache.new_mutable(cx, None, options).await?;
@@ -37,6 +44,10 @@ pub(crate) async fn tree(
         repository,
         dir: &dir,
     };
+    if attrs.checkout_bundle {
+        bundle::write(resolved, repository, &dir).await?;
+        return Ok(tree.commit(cx, &description).await?);
+    }
     checkout.fill().await?;
     if attrs.commit_times {
         let time = commit_time(&repository.cli, &resolved.checksum).await?;
@@ -122,8 +133,7 @@ impl Checkout<'_> {
         }
         cli.run(&init).await?;
         // As from afar: a clone that shares files could be made to share others of this machine.
-        let path = self.repository.dir.to_string_lossy().replace('%', "%25");
-        let from = format!("file://{path}");
+        let from = bundle::file_url(&self.repository.dir);
         cli.quiet(&["remote", "add", "origin", &from]).await?;
         let (spec, mark) = self.spec().await?;
         let fetched = cli

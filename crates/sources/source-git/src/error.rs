@@ -34,6 +34,40 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+    /// The place of a bundle cannot be one.
+    #[error("failed to parse git.bundle locator {locator:?}: {reason}")]
+    Locator {
+        /// What was given.
+        locator: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Bundles come from elsewhere.
+    #[error(
+        "git.bundle locator scheme {scheme:?} is not supported; expected \"docker-image+blob\" or \
+         \"oci-layout+blob\""
+    )]
+    Scheme {
+        /// What was given.
+        scheme: String,
+    },
+    /// A bundle says nothing about which of its commits is meant.
+    #[error("git.bundle requires git.checksum to be set")]
+    BundleChecksum,
+    /// A bundle is one file with everything.
+    #[error("git.checkoutbundle is incompatible with {attr}")]
+    BundleWith {
+        /// What cannot be.
+        attr: &'static str,
+    },
+    /// The bundle has other commits.
+    #[error("commit {commit} not found in bundle {name}")]
+    NotInBundle {
+        /// Which is missing.
+        commit: String,
+        /// Where.
+        name: String,
+    },
     /// The checksum cannot be one.
     #[error("invalid checksum {checksum} for Git URL, expected hex commit hash")]
     BadChecksum {
@@ -139,6 +173,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A blob could not be had.
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    /// A registry failed.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
     /// The client failed.
     #[error(transparent)]
     Session(#[from] session::Error),
@@ -179,6 +219,8 @@ impl Classify for Error {
             Self::Start(_) | Self::File { .. } => Class::Internal,
             Self::Stopped { .. } => Class::Cancelled,
             Self::While { source, .. } => source.class(),
+            Self::Content(err) => err.class(),
+            Self::Registry(err) => err.class(),
             Self::Session(err) => err.class(),
             Self::Cache(err) => err.class(),
             Self::Cancelled(err) => err.class(),

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use cache::{Cache, MutableRef, RecordOptions};
 use source::GitFacts;
 
-use crate::Error;
 use crate::attrs::Attrs;
 use crate::cli::Cli;
 use crate::remote::is_commit;
 use crate::resolve::Resolved;
+use crate::{Call, Error, bundle};
 
 /// A bare repository that has the wanted commit. Nobody else uses it meanwhile.
 pub(crate) struct Repository {
@@ -31,14 +31,14 @@ enum Start {
 
 /// The repository of the remote with what was resolved in it.
 pub(crate) async fn fetch(
-    cache: &Cache,
+    call: &Call<'_>,
     attrs: &Attrs,
     resolved: &Resolved,
     cli: &Cli,
 ) -> Result<Repository, Error> {
-    match attempt(cache, attrs, resolved, cli, Start::Shared).await {
+    match attempt(call, attrs, resolved, cli, Start::Shared).await {
         Err(err) if is_in_the_way(err.stderr()) => {
-            attempt(cache, attrs, resolved, cli, Start::Anew).await
+            attempt(call, attrs, resolved, cli, Start::Anew).await
         }
         result => result,
     }
@@ -53,19 +53,30 @@ fn is_in_the_way(stderr: &str) -> bool {
 }
 
 async fn attempt(
-    cache: &Cache,
+    call: &Call<'_>,
     attrs: &Attrs,
     resolved: &Resolved,
     cli: &Cli,
     start: Start,
 ) -> Result<Repository, Error> {
-    let repository = open(cache, attrs, resolved, cli, start).await?;
-    let wanted = Wanted {
+    let repository = open(&call.git.0.cache, attrs, resolved, cli, start).await?;
+    let mut wanted = Wanted {
         attrs,
         resolved,
         cli: &repository.cli,
         dir: &repository.dir,
+        origin: "origin".to_owned(),
     };
+    if wanted.is_there().await {
+        return Ok(repository);
+    }
+    let staged = match &attrs.bundle {
+        Some(bundle) => Some(bundle::stage(bundle, attrs, call, cli).await?),
+        None => None,
+    };
+    if let Some(staged) = &staged {
+        wanted.origin = staged.url();
+    }
     wanted.bring().await?;
     Ok(repository)
 }
@@ -120,6 +131,8 @@ struct Wanted<'a> {
     resolved: &'a Resolved,
     cli: &'a Cli,
     dir: &'a Path,
+    /// Where it comes from: the remote, or a bundle.
+    origin: String,
 }
 
 impl Wanted<'_> {
@@ -151,15 +164,21 @@ impl Wanted<'_> {
         self.dir.join("shallow").exists()
     }
 
+    /// Whether nothing need be fetched.
+    async fn is_there(&self) -> bool {
+        let Resolved {
+            asked, checksum, ..
+        } = self.resolved;
+        let whole = !self.attrs.checkout_bundle || !self.is_shallow();
+        whole
+            && self.has(&format!("{checksum}^{{commit}}")).await
+            && (is_commit(asked) || self.point().await.is_ok())
+    }
+
     async fn bring(&self) -> Result<(), Error> {
         let Resolved {
             asked, checksum, ..
         } = self.resolved;
-        if self.has(&format!("{checksum}^{{commit}}")).await
-            && (is_commit(asked) || self.point().await.is_ok())
-        {
-            return Ok(());
-        }
         // A lock nobody holds: this repository is ours alone.
         let _ = std::fs::remove_file(self.dir.join("shallow.lock"));
         if is_commit(asked) {
@@ -194,19 +213,21 @@ impl Wanted<'_> {
 
     /// Fetches an object by its name: alone if the server gives it out, else with all there is.
     async fn by_name(&self, object: &str) -> Result<(), Error> {
-        let shallow = ["fetch", "--depth=1", "--no-tags", "origin", object];
-        let alone = self.cli.quiet(&shallow).await;
-        if let Err(err @ Error::Stopped { .. }) = alone {
-            return Err(err);
-        }
-        if self.has(object).await {
-            return Ok(());
+        if !self.attrs.checkout_bundle {
+            let shallow = ["fetch", "--depth=1", "--no-tags", &self.origin, object];
+            let alone = self.cli.quiet(&shallow).await;
+            if let Err(err @ Error::Stopped { .. }) = alone {
+                return Err(err);
+            }
+            if self.has(object).await {
+                return Ok(());
+            }
         }
         let mut args = vec!["fetch", "--tags", "--force"];
         if self.is_shallow() {
             args.push("--unshallow");
         }
-        args.extend(["origin", object]);
+        args.extend([self.origin.as_str(), object]);
         self.cli.run(&args).await.map_err(self.failed())?;
         if self.has(object).await {
             return Ok(());

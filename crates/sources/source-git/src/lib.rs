@@ -7,6 +7,7 @@
 
 mod access;
 mod attrs;
+mod bundle;
 mod checkout;
 mod cli;
 mod error;
@@ -42,14 +43,17 @@ pub struct Git(Arc<Inner>);
 
 struct Inner {
     cache: Cache,
+    /// For bundles.
+    registry: registry::Client,
     trees: Index,
     locks: Locks,
 }
 
 impl Git {
-    /// Repositories and checkouts are kept in `cache`.
-    pub fn new(cache: Cache) -> Self {
+    /// Repositories and checkouts are kept in `cache`; bundles may come from registries.
+    pub fn new(cache: Cache, registry: registry::Client) -> Self {
         Self(Arc::new(Inner {
+            registry,
             trees: Index::new(cache.clone(), TREES),
             cache,
             locks: Locks::default(),
@@ -111,6 +115,7 @@ struct GitInstance {
 
 /// What a call of a build works with.
 struct Call<'a> {
+    git: &'a Git,
     cx: &'a Cx,
     sessions: &'a Group,
     progress: &'a Progress,
@@ -148,7 +153,7 @@ impl GitInstance {
             .await?;
         let access = access::Access::new(&self.attrs, call).await?;
         let cli = Cli::new(call, access);
-        let repository = fetch::fetch(&self.git.0.cache, &self.attrs, resolved, &cli).await?;
+        let repository = fetch::fetch(call, &self.attrs, resolved, &cli).await?;
         Ok((repository, using))
     }
 
@@ -181,6 +186,7 @@ impl Instance for GitInstance {
         _: usize,
     ) -> Result<Key, source::Error> {
         let call = Call {
+            git: &self.git,
             cx,
             sessions,
             progress,
@@ -201,6 +207,7 @@ impl Instance for GitInstance {
         progress: &Progress,
     ) -> Result<Option<cache::Ref>, source::Error> {
         let call = Call {
+            git: &self.git,
             cx,
             sessions,
             progress,
@@ -217,6 +224,7 @@ impl Instance for GitInstance {
         asked: &Asked,
     ) -> Result<Facts, source::Error> {
         let call = Call {
+            git: &self.git,
             cx,
             sessions,
             progress,

@@ -4,9 +4,10 @@ use source::Memo;
 
 use crate::access::Access;
 use crate::attrs::Attrs;
+use crate::bundle::Bundle;
 use crate::cli::Cli;
 use crate::remote::is_commit;
-use crate::{Call, Error};
+use crate::{Call, Error, bundle};
 
 /// A ref, and what it stands for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,9 @@ pub(crate) async fn resolve(
         }
         return Ok(trusted(&attrs.reference, &attrs.reference));
     }
+    if let Some(bundle) = &attrs.bundle {
+        return in_bundle(bundle, attrs, call).await;
+    }
     if attrs.fetch_by_commit {
         return by_commit(attrs);
     }
@@ -83,6 +87,23 @@ fn by_commit(attrs: &Attrs) -> Result<Resolved, Error> {
         full if full.starts_with("refs/") => trusted(full, commit),
         branch => trusted(&format!("refs/heads/{branch}"), commit),
     })
+}
+
+/// What a bundle says a ref stands for; a commit alone needs no look into it.
+async fn in_bundle(bundle: &Bundle, attrs: &Attrs, call: &Call<'_>) -> Result<Resolved, Error> {
+    let asked = attrs.reference.as_str();
+    if asked.is_empty() {
+        return Ok(trusted(&attrs.checksum, &attrs.checksum));
+    }
+    let cli = Cli::new(call, Access::default());
+    let staged = bundle::stage(bundle, attrs, call, &cli).await?;
+    let peeled = format!("{asked}^{{}}");
+    let output = cli
+        .run(&["ls-remote", "--", &staged.url(), asked, &peeled])
+        .await?;
+    let resolved = pick(asked, &output)?;
+    check(attrs, &resolved)?;
+    Ok(resolved)
 }
 
 fn check(attrs: &Attrs, resolved: &Resolved) -> Result<(), Error> {
