@@ -222,6 +222,7 @@ mod tests {
             assert_eq!(of(text, &record("one", 10)), expected);
         }
         assert_eq!(of("{{json .Parents}}", &record("x", 1)), r#"["a<b","c"]"#);
+        assert_eq!(of("json", &Value::List(Vec::new())), "null");
     }
 
     #[test]

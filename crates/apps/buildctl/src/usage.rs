@@ -278,15 +278,7 @@ fn value(record: &UsageRecord) -> Value {
             record.last_used_at.as_ref().map_or(Value::Nil, moment),
         ),
         Field::new("UsageCount", "usageCount", Value::Int(record.usage_count)),
-        Field::new(
-            "Parents",
-            "parents",
-            if parents.is_empty() {
-                Value::Nil
-            } else {
-                Value::List(parents)
-            },
-        ),
+        Field::new("Parents", "parents", Value::List(parents)),
         Field::new("Description", "description", text(&record.description)),
         Field::new("RecordType", "recordType", text(&record.record_type)),
         Field::new("Shared", "shared", Value::Bool(record.shared)),

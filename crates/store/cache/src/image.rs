@@ -80,6 +80,9 @@ impl Cache {
         if missing.is_empty() {
             return self.compose_if_needed(cx, node, progress).await;
         }
+        if self.inner.snapshots.is_layered() {
+            return self.unpack_side_by_side(cx, missing, progress).await;
+        }
         let mut scope = Scope::new(cx, "unpack layers");
         for layer in &missing {
             let (cache, cx, progress) = (self.clone(), scope.cx().clone(), progress.clone());
@@ -91,7 +94,7 @@ impl Cache {
         }
         let (cache, work, status) = (self.clone(), scope.cx().clone(), progress.clone());
         scope.spawn("unpack layers", async move {
-            // In order: a layer need not list the directories its files are in, and then those below count.
+            // In order: each tree begins as a copy of the one below.
             for layer in missing {
                 cache.unpack(&work, &layer, &status).await?;
             }

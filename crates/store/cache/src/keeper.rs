@@ -1,7 +1,7 @@
 //! Garbage collection by itself: after builds, when a limit is passed, and before the disk is full.
 //!
 //! 1. [`Keeper::poke`] says that something may have changed, after a build above all. A pass follows a second later, but
-//!    at most one a minute.
+//!    at most one a minute unless a limit is exceeded.
 //! 2. Whoever begins a tree goes through [`Inner::make_room`]: when the cache may have passed its limit, or the disk is
 //!    nearly full, a pass comes first. So a limit is exceeded by the steps under way at most. Whether it may have is
 //!    told by the free space of the disk, which costs a microsecond: what was used at the last measurement, and at most
@@ -131,7 +131,10 @@ impl Cache {
                 biased;
                 () = shared.urgent.notified() => self.urgent_pass(shared).await,
                 () = shared.poked.notified() => {
-                    due.get_or_insert_with(|| rested.max(Instant::now() + DELAY));
+                    let soon = Instant::now() + DELAY;
+                    let hurry = self.inner.is_short(shared) && !shared.rests();
+                    let at = if hurry { soon } else { rested.max(soon) };
+                    due = Some(due.map_or(at, |due: Instant| due.min(at)));
                     0
                 }
                 () = shared.begun.notified() => 0,

@@ -33,6 +33,7 @@ mod record;
 mod refs;
 mod remove;
 mod types;
+mod unpack;
 mod usage;
 mod verify;
 
@@ -80,6 +81,8 @@ pub(crate) struct Inner {
     /// Keys below this are reserved.
     reserved: Mutex<u64>,
     reaper: Reaper,
+    /// Held while everything is measured; never under another lock.
+    surveying: Mutex<()>,
     room: keeper::Room,
 }
 

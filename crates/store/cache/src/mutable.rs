@@ -331,7 +331,9 @@ impl Drop for MutableRef {
         let kept = *self.kept.lock();
         let result = match kept {
             Kept::No => self.remove(),
-            Kept::Yes => self.close(),
+            Kept::Yes => self
+                .close()
+                .and_then(|()| self.cache.inner.note_use(self.id())),
             Kept::Committed => Ok(()),
         };
         if let Err(err) = result {

@@ -110,6 +110,7 @@ impl Cache {
                 next_key: AtomicU64::new(next),
                 reserved: Mutex::new(next),
                 reaper,
+                surveying: Mutex::new(()),
                 room: crate::keeper::Room::default(),
             }),
         };

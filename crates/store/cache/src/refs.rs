@@ -183,7 +183,7 @@ impl crate::Inner {
         Ok(())
     }
 
-    fn note_use(&self, id: &RefId) -> Result<(), Error> {
+    pub(crate) fn note_use(&self, id: &RefId) -> Result<(), Error> {
         let now = to_nanos((self.clock)());
         self.db.transaction(|tx| {
             // A record that was removed meanwhile leaves nothing behind.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use content::Info;
 use db::Batch;
 
-use crate::record::{BLOBS, Body, CHILDREN, SIZES, Size, pair};
+use crate::record::{BLOBS, Body, CHILDREN, RECORDS, Record, SIZES, Size, USAGE, Used, pair};
 use crate::{Cache, Error, Inner, RefId};
 
 impl Cache {
@@ -64,6 +64,7 @@ impl Inner {
             }
             _ => {}
         }
+        self.hand_down_use(id, &record, &mut batch)?;
         self.db.commit(batch)?;
         nodes.forget(id);
         for digest in blobs {
@@ -78,6 +79,25 @@ impl Inner {
             self.reaper.remove(key);
         }
         Ok(freed)
+    }
+
+    /// What the record stands on was used with it. Otherwise it would seem older than it is from now on.
+    fn hand_down_use(&self, id: &RefId, record: &Record, batch: &mut Batch) -> Result<(), Error> {
+        let used = |id: &RefId| {
+            let raw = self.db.value(USAGE, id.as_str().as_bytes())?;
+            Ok::<_, Error>(raw.as_deref().and_then(Used::parse))
+        };
+        let Some(own) = used(id)? else {
+            return Ok(());
+        };
+        for parent in &record.parents {
+            let old = used(parent)?.unwrap_or_default();
+            if old.last < own.last && self.db.contains(RECORDS, parent.as_str().as_bytes())? {
+                let last = own.last;
+                batch.put(USAGE, parent.as_str(), Used { last, ..old }.bytes());
+            }
+        }
+        Ok(())
     }
 
     fn has_children(&self, id: &RefId) -> Result<bool, Error> {

@@ -15,7 +15,6 @@ use std::time::SystemTime;
 
 use content::Info;
 use db::Batch;
-use fault::{Class, Classify as _};
 use oci::{Descriptor, Digest};
 use snapshot::Key;
 use tasks::Cx;
@@ -123,6 +122,8 @@ fn rows<T>(
 
 impl Inner {
     pub(crate) fn survey(&self, cx: &Cx, care: Care) -> Result<Survey, Error> {
+        // What one measures the next one knows.
+        let _one_at_a_time = self.surveying.lock();
         let mut records: HashMap<RefId, Record> = HashMap::new();
         for (row, json) in self.db.prefix(RECORDS, b"")? {
             let id = std::str::from_utf8(&row).ok().and_then(RefId::parse);
@@ -217,15 +218,9 @@ impl Inner {
             if fixed && !record.is_mutable() {
                 self.snapshots.finish(key)?;
             }
-            match self.snapshots.usage(key) {
-                Ok(usage) => {
-                    size.bytes += usage.bytes;
-                    size.linked += usage.shared;
-                }
-                // Removed while we looked.
-                Err(err) if err.class() == Class::NotFound => {}
-                Err(err) => return Err(err.into()),
-            }
+            let usage = self.snapshots.usage(key)?;
+            size.bytes += usage.bytes;
+            size.linked += usage.shared;
         }
         if fixed && known != Some(size) {
             self.remember_size(id, size)?;
@@ -290,11 +285,7 @@ fn size_of(path: &Path) -> Result<u64, Error> {
     if !path.is_dir() || path.is_symlink() {
         return Ok(entry_size(path));
     }
-    match snapshot::usage(path) {
-        Ok(usage) => Ok(usage.bytes),
-        Err(err) if err.class() == Class::NotFound => Ok(0),
-        Err(err) => Err(err.into()),
-    }
+    Ok(snapshot::usage(path)?.bytes)
 }
 
 /// The finished blobs, and whose they are.

@@ -354,3 +354,55 @@ async fn layers_can_be_asked_for_one_by_one() {
     assert_eq!(one_by_one, all);
     assert_eq!(tree.layer_refs().len(), all.len());
 }
+
+#[tokio::test]
+async fn directories_a_layer_does_not_list_look_as_below_however_layers_are_unpacked() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let fixture = Fixture::new(SnapshotterKind::Auto);
+    let cache = fixture.open();
+    let provider = Arc::new(Elsewhere {
+        store: cache.content().clone(),
+        fetched: AtomicUsize::new(0),
+    });
+    // Layers written by hand: the first lists a folder, the others only files in it.
+    let blob = |members: &[(&str, layer::archive::Kind, u32)]| {
+        let mut bytes = Vec::new();
+        let mut archive = layer::archive::Writer::new(&mut bytes);
+        for (name, kind, mode) in members {
+            let header = layer::archive::Header::new(name.as_bytes(), *kind, *mode);
+            archive.member(&header).expect("written");
+        }
+        archive.finish().expect("written");
+        let digest = cache.content().put(&bytes).expect("stored");
+        let size = i64::try_from(bytes.len()).expect("small");
+        ImageLayer {
+            descriptor: oci::Descriptor::new(oci::media_type::OCI_LAYER, digest.clone(), size),
+            diff_id: digest,
+            provider: provider.clone(),
+            created: None,
+            description: String::new(),
+        }
+    };
+    use layer::archive::Kind::{Dir, File};
+    let mut layers = vec![blob(&[("a/", Dir, 0o700), ("a/b/", Dir, 0o711)])];
+    for number in 0..8 {
+        layers.push(blob(&[(&format!("a/b/f{number}"), File, 0o600)]));
+    }
+    let tree = cache.image(layers).expect("an image").expect("layers");
+    let both = [tree.clone(), tree.parent().expect("a parent")];
+    let unpack = |tree: Ref| {
+        let cx = fixture.cx.clone();
+        async move { tree.ensure(&cx, &Progress::none()).await }
+    };
+    let [one, two] = both.map(unpack);
+    let (one, two) = tokio::join!(one, two);
+    one.and(two).expect("unpacked");
+    let root = fixture.root(&tree).await;
+    for (dir, mode) in [("a", 0o700), ("a/b", 0o711), ("", 0o755)] {
+        let meta = std::fs::metadata(root.join(dir)).expect("there");
+        assert_eq!(meta.permissions().mode() & 0o7777, mode, "{dir}");
+        assert_eq!(meta.uid(), 0);
+    }
+    let files = std::fs::read_dir(root.join("a/b")).expect("listed").count();
+    assert_eq!(files, 8);
+}

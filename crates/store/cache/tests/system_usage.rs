@@ -237,6 +237,38 @@ async fn pruning_keeps_what_the_rule_keeps() {
 }
 
 #[tokio::test]
+async fn what_stands_below_is_as_young_as_what_was_removed_above() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let base = fixture.record(&cache, None, 1).await;
+    let (low, top) = (
+        base.id().clone(),
+        fixture.record(&cache, Some(&base), 1).await,
+    );
+    drop(base);
+    fixture.pass(Duration::from_secs(10 * 3600));
+    let high = top.id().clone();
+    drop(top);
+    let cache_mount = cache
+        .new_mutable(&fixture.cx, None, RecordOptions::default())
+        .await
+        .expect("a tree");
+    cache_mount.set_index("mount").expect("kept");
+    drop(cache_mount);
+    cache.remove(&high).expect("removed");
+    fixture.pass(Duration::from_secs(3600));
+    let young = Rule {
+        keep_duration: Duration::from_secs(2 * 3600),
+        ..Rule::default()
+    };
+    assert_eq!(fixture.prune(&cache, young.clone()).await.records, 0);
+    fixture.pass(Duration::from_secs(2 * 3600));
+    assert_eq!(fixture.prune(&cache, young).await.records, 2);
+    assert!(!cache.exists(&low) && fixture.records(&cache).await.is_empty());
+}
+
+#[tokio::test]
 async fn blobs_without_a_record_are_listed_and_live_for_a_while() {
     testkit::require!(root);
     let fixture = Fixture::new();

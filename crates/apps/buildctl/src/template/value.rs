@@ -123,6 +123,8 @@ impl Value {
                     .collect();
                 format!("{{{}}}", fields.join(","))
             }
+            // Compat: a list without elements was never made.
+            Self::List(values) if values.is_empty() => "null".to_owned(),
             Self::List(values) => {
                 let values: Vec<_> = values.iter().map(Self::json_text).collect();
                 format!("[{}]", values.join(","))
