@@ -19,8 +19,13 @@ pub(crate) fn list(warnings: &[VertexWarning], out: &mut impl Write) -> io::Resu
         count => writeln!(out, "\n {count} warnings found:")?,
     }
     for warning in shown {
-        let line = line(warning).map_or_else(String::new, |line| format!(" (line {line})"));
-        writeln!(out, " - {}{line}", text(&warning.short))?;
+        let short = text(&warning.short);
+        // Most say it themselves.
+        let place = line(warning)
+            .map(|line| format!(" (line {line})"))
+            .filter(|place| !short.ends_with(place.as_str()))
+            .unwrap_or_default();
+        writeln!(out, " - {short}{place}")?;
         for detail in &warning.detail {
             writeln!(out, "{}", text(detail))?;
         }
@@ -94,6 +99,15 @@ Dockerfile:2
 
 ";
         assert_eq!(text(&out), expected);
+    }
+
+    #[test]
+    fn a_place_that_is_said_already_is_not_said_again() {
+        let mut warning = warning("a");
+        warning.short = "Rule: do not (line 2)".into();
+        let mut out = Vec::new();
+        list(&[warning], &mut out).expect("written");
+        assert!(text(&out).contains(" - Rule: do not (line 2)\n"));
     }
 
     #[test]
