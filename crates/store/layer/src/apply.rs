@@ -12,7 +12,7 @@ mod create;
 mod place;
 mod whiteout;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,14 @@ use crate::{Error, Target};
 use create::Entry;
 use place::Place;
 
-/// Unpacks the archive and reads the stream to its end.
+/// Unpacks the archive and reads the stream to its end. Answers the directories that had to be made in an overlay's
+/// upper directory though the archive does not list them.
 pub(crate) fn unpack(
     cx: &Cx,
     archive: impl BufRead,
     target: &Target,
     bad: &dyn Fn(io::Error) -> Error,
-) -> Result<(), Error> {
+) -> Result<BTreeSet<PathBuf>, Error> {
     let mut unpacker = Unpacker::open(target)?;
     let mut reader = Reader::new(archive);
     while let Some(member) = reader.next_member().map_err(bad)? {
@@ -41,6 +42,35 @@ pub(crate) fn unpack(
     unpacker.finish_directories()?;
     let mut rest = reader.into_inner();
     io::copy(&mut rest, &mut io::sink()).map_err(bad)?;
+    Ok(unpacker.unlisted)
+}
+
+/// Makes directories that a layer does not list look as they look in the nearest layer below that has them.
+pub(crate) fn complete(
+    upper: &Path,
+    lower: &[PathBuf],
+    unlisted: &BTreeSet<PathBuf>,
+) -> Result<(), Error> {
+    if unlisted.is_empty() {
+        return Ok(());
+    }
+    let target = Target::Overlay {
+        upper: upper.to_owned(),
+        lower: lower.to_owned(),
+    };
+    let unpacker = Unpacker::open(&target)?;
+    for dir in unlisted {
+        match unpacker.root.symlink_meta(dir) {
+            Ok(meta) if meta.is_dir() => unpacker.look_like_below(dir)?,
+            // A later member took its place.
+            Ok(_) => {}
+            Err(err) if is_missing(&err) => {}
+            Err(err) => {
+                let what = format!("lstat {}", unpacker.show(dir));
+                return Err(Error::target(what, err));
+            }
+        }
+    }
     Ok(())
 }
 
@@ -55,6 +85,8 @@ struct Unpacker {
     last: Option<(Vec<u8>, Place)>,
     /// What this archive has written, for whiteouts that spare it. Not kept where they become marks.
     written: HashSet<PathBuf>,
+    /// Directories made for the sake of what is in them.
+    unlisted: BTreeSet<PathBuf>,
     directories: Vec<(PathBuf, Time, Time)>,
     namespaced: bool,
 }
@@ -77,6 +109,7 @@ impl Unpacker {
             below,
             last: None,
             written: HashSet::new(),
+            unlisted: BTreeSet::new(),
             directories: Vec::new(),
             namespaced: in_user_namespace(),
         })
@@ -133,6 +166,7 @@ impl Unpacker {
             let (mtime, atime) = attributes::times(member);
             self.directories.push((at.clone(), mtime, atime));
         }
+        self.unlisted.remove(&at);
         if self.below.is_none() {
             self.written.insert(at);
         }

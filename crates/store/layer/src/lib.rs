@@ -15,9 +15,11 @@ mod compress;
 mod decompress;
 mod diff;
 mod error;
+mod names;
 mod options;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
@@ -27,6 +29,7 @@ use tasks::Cx;
 
 pub use carve::{carve, is_carved};
 pub use error::Error;
+pub use names::names;
 pub use options::{Compression, Options, convert_media_type, is_nondistributable};
 
 /// A change to a tree.
@@ -93,16 +96,58 @@ pub fn apply(
     diff_id: Option<&Digest>,
     target: &Target,
 ) -> Result<Digest, Error> {
+    let (actual, _) = unpack(cx, store, blob, diff_id, target)?;
+    Ok(actual)
+}
+
+/// A layer that was unpacked into an upper directory before the layers below were there.
+#[derive(Debug)]
+#[must_use = "its directories look as they should only when it is finished"]
+pub struct Ahead {
+    upper: PathBuf,
+    unlisted: BTreeSet<PathBuf>,
+}
+
+impl Ahead {
+    /// The layers below are there, nearest first: parents that the layer does not list look as they look there.
+    pub fn finish(self, lower: &[PathBuf]) -> Result<(), Error> {
+        apply::complete(&self.upper, lower, &self.unlisted)
+    }
+}
+
+/// Unpacks a layer like [`apply`] into an empty upper directory, while the layers below are being unpacked.
+pub fn apply_ahead(
+    cx: &Cx,
+    store: &content::Store,
+    blob: &Descriptor,
+    diff_id: Option<&Digest>,
+    upper: PathBuf,
+) -> Result<Ahead, Error> {
+    let target = Target::Overlay {
+        upper: upper.clone(),
+        lower: Vec::new(),
+    };
+    let (_, unlisted) = unpack(cx, store, blob, diff_id, &target)?;
+    Ok(Ahead { upper, unlisted })
+}
+
+fn unpack(
+    cx: &Cx,
+    store: &content::Store,
+    blob: &Descriptor,
+    diff_id: Option<&Digest>,
+    target: &Target,
+) -> Result<(Digest, BTreeSet<PathBuf>), Error> {
     let file = store.open_blob(&blob.digest)?;
     let bad = reading(blob);
-    let ((), actual) =
+    let (unlisted, actual) =
         decompress::with_stream(file, |stream| apply::unpack(cx, stream, target, &bad))?;
     match diff_id {
         Some(expected) if *expected != actual => Err(Error::DiffId {
             actual,
             expected: expected.clone(),
         }),
-        _ => Ok(actual),
+        _ => Ok((actual, unlisted)),
     }
 }
 

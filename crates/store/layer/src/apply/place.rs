@@ -63,22 +63,28 @@ impl Unpacker {
             self.parent_error(not_dir, at, err)
         })?;
         for dir in created {
-            if let Some(below) = &self.below {
-                let like = below.iter().find_map(|layer| {
-                    let meta = layer.symlink_meta(&dir).ok()?;
-                    Some((layer, meta))
-                });
-                // The nearest layer decides: one that replaced the directory has nothing to say about its looks.
-                if let Some((layer, meta)) = like
-                    && meta.is_dir()
-                {
-                    attributes::copy(layer, &meta, &self.root, &dir).map_err(|err| {
-                        Error::target(format!("mkparent {}", self.show(&dir)), err)
-                    })?;
-                }
+            if self.below.is_some() {
+                self.look_like_below(&dir)?;
+                self.unlisted.insert(dir);
             } else {
                 self.written.insert(dir);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives a directory the looks it has in the layers below.
+    pub(super) fn look_like_below(&self, dir: &Path) -> Result<(), Error> {
+        let like = self.below.iter().flatten().find_map(|layer| {
+            let meta = layer.symlink_meta(dir).ok()?;
+            Some((layer, meta))
+        });
+        // The nearest layer decides: one that replaced the directory has nothing to say about its looks.
+        if let Some((layer, meta)) = like
+            && meta.is_dir()
+        {
+            attributes::copy(layer, &meta, &self.root, dir)
+                .map_err(|err| Error::target(format!("mkparent {}", self.show(dir)), err))?;
         }
         Ok(())
     }
