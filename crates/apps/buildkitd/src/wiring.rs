@@ -42,7 +42,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             Arc::new(images.clone()),
             Arc::new(source_image::Blobs::new(images)),
             Arc::new(source_local::Local::new(cache.clone())),
-            Arc::new(source_git::Git::new(cache.clone())),
+            Arc::new(source_git::Git::new(cache.clone(), registry.clone())),
             Arc::new(source_http::Http::new(cache.clone(), &user_agent())),
         ],
         executor: executor(settings, state)?,
