@@ -27,6 +27,7 @@ mod heredoc;
 pub mod lint;
 mod number;
 pub mod port;
+mod print;
 pub mod quote;
 pub mod shell;
 pub mod signal;

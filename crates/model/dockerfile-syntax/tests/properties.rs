@@ -118,7 +118,10 @@ fn check(source: &[u8]) -> Result<(), TestCaseError> {
     let lines = u32::try_from(source.split(|&byte| byte == b'\n').count()).expect("small");
     let mut linter = Linter::new(Default::default());
     match parse(source, &mut linter) {
-        Ok(file) => check_places(source, &file, lines)?,
+        Ok(file) => {
+            check_places(source, &file, lines)?;
+            check_print(&file)?;
+        }
         Err(err) => {
             prop_assert!(!err.to_string().is_empty());
             prop_assert!(
@@ -173,6 +176,60 @@ fn check_places(source: &[u8], file: &Dockerfile, lines: u32) -> Result<(), Test
     Ok(())
 }
 
+/// What an instruction says, wherever it stands.
+type Said = (
+    Option<Kind>,
+    String,
+    String,
+    Vec<String>,
+    Vec<(String, Option<String>)>,
+);
+
+fn said(file: &Dockerfile) -> (char, usize, Vec<Said>) {
+    let flags = |flags: &[dockerfile_syntax::Flag]| -> Vec<_> {
+        let parts = |flag: &dockerfile_syntax::Flag| (flag.name.clone(), flag.value.clone());
+        flags.iter().map(parts).collect()
+    };
+    let instruction = |one: &Instruction| {
+        let text = one.text.as_str().to_owned();
+        let kind = Some(one.kind.clone());
+        (
+            kind,
+            one.keyword.clone(),
+            text,
+            one.comments.clone(),
+            flags(&one.flags),
+        )
+    };
+    let stages = file.stages.iter().flat_map(|stage| {
+        let text = stage.text.as_str().to_owned();
+        let keyword = stage.keyword.clone();
+        let from = (
+            None,
+            keyword,
+            text,
+            stage.comments.clone(),
+            flags(&stage.flags),
+        );
+        std::iter::once(from).chain(stage.instructions.iter().map(instruction))
+    });
+    let all = file.meta_args.iter().map(instruction).chain(stages);
+    (file.escape, file.directives.len(), all.collect())
+}
+
+/// Printed and parsed again, the file is the same; printed again, so is the text.
+fn check_print(file: &Dockerfile) -> Result<(), TestCaseError> {
+    let source = file.to_source();
+    let shown = String::from_utf8_lossy(&source);
+    let again = match parse(&source, &mut Linter::off()) {
+        Ok(again) => again,
+        Err(err) => return Err(TestCaseError::fail(format!("{err}: {shown:?}"))),
+    };
+    prop_assert_eq!(said(file), said(&again), "{:?}", shown);
+    prop_assert_eq!(again.to_source(), source);
+    Ok(())
+}
+
 type Parts<'a> = (
     dockerfile_syntax::Span,
     &'a dockerfile_syntax::Text,
@@ -214,6 +271,127 @@ fn distance(a: &[char], b: &[char]) -> usize {
     }
 }
 
+/// A piece of a word whose meaning is known because it is made, not read.
+#[derive(Debug, Clone)]
+enum Piece {
+    Plain(String),
+    Escaped(char),
+    Single(String),
+    Double(Vec<Piece>),
+    Variable {
+        name: &'static str,
+        braces: bool,
+    },
+    /// `${name OPERATOR operand}`
+    Operator {
+        name: &'static str,
+        operator: &'static str,
+        operand: Vec<Piece>,
+    },
+}
+
+const VARIABLES: [(&str, Option<&str>); 4] = [
+    ("a", Some("1")),
+    ("long_name", Some("x y")),
+    ("empty", Some("")),
+    ("unset", None),
+];
+
+impl Piece {
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Plain(text) => out.push_str(text),
+            Self::Escaped(c) => out.extend(['\\', *c]),
+            Self::Single(text) => out.extend(["'", text, "'"]),
+            Self::Double(pieces) => {
+                out.push('"');
+                pieces.iter().for_each(|piece| piece.write(out));
+                out.push('"');
+            }
+            Self::Variable {
+                name,
+                braces: false,
+            } => out.extend(["$", name]),
+            Self::Variable { name, braces: true } => out.extend(["${", name, "}"]),
+            Self::Operator {
+                name,
+                operator,
+                operand,
+            } => {
+                out.extend(["${", name, operator]);
+                operand.iter().for_each(|piece| piece.write(out));
+                out.push('}');
+            }
+        }
+    }
+
+    fn mean(&self, out: &mut String) {
+        let value = |wanted: &str| {
+            let found = VARIABLES.iter().find(|(name, _)| *name == wanted);
+            found.and_then(|(_, value)| *value)
+        };
+        match self {
+            Self::Plain(text) | Self::Single(text) => out.push_str(text),
+            Self::Escaped(c) => out.push(*c),
+            Self::Double(pieces) => pieces.iter().for_each(|piece| piece.mean(out)),
+            Self::Variable { name, .. } => out.push_str(value(name).unwrap_or_default()),
+            Self::Operator {
+                name,
+                operator,
+                operand,
+            } => {
+                let value = value(name);
+                let full = value.is_some_and(|value| !value.is_empty());
+                let (shown, instead) = match *operator {
+                    "-" => (value, value.is_none()),
+                    ":-" => (value, !full),
+                    "+" => (None, value.is_some()),
+                    _ => (None, full),
+                };
+                match instead {
+                    true => operand.iter().for_each(|piece| piece.mean(out)),
+                    false => out.push_str(shown.unwrap_or_default()),
+                }
+            }
+        }
+    }
+}
+
+fn words() -> impl Strategy<Value = Vec<Piece>> {
+    let name = prop::sample::select(&["a", "long_name", "empty", "unset"][..]);
+    let quotable = prop_oneof![
+        // A blank keeps names apart from the letters behind them.
+        "[ .,/]{1,3}[b-z]{0,2} ".prop_map(Piece::Plain),
+        prop::sample::select(&['"', '$', '\\'][..]).prop_map(Piece::Escaped),
+        (name.clone()).prop_map(|name| Piece::Variable { name, braces: true }),
+    ];
+    let leaf = prop_oneof![
+        quotable.clone(),
+        "[a-z $\"{}\\\\]{0,4}".prop_map(Piece::Single),
+        prop::collection::vec(quotable, 0..3).prop_map(Piece::Double),
+        name.clone()
+            .prop_map(|name| Piece::Variable { name, braces: true }),
+    ];
+    let piece = leaf.prop_recursive(3, 12, 3, move |inner| {
+        let operator = prop::sample::select(&["-", ":-", "+", ":+"][..]);
+        let operand = prop::collection::vec(inner, 0..3);
+        (name.clone(), operator, operand).prop_map(|(name, operator, operand)| Piece::Operator {
+            name,
+            operator,
+            operand,
+        })
+    });
+    let tail = prop::sample::select(&["a", "long_name"][..]);
+    let last = prop::option::of(tail.prop_map(|name| Piece::Variable {
+        name,
+        braces: false,
+    }));
+    (prop::collection::vec(piece, 0..6), last).prop_map(|(mut pieces, last)| {
+        pieces.extend(last);
+        pieces
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -250,6 +428,19 @@ proptest! {
             let strip = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
             prop_assert_eq!(strip(&one.text), strip(&many.concat()));
         }
+    }
+
+    #[test]
+    fn words_mean_what_they_were_made_of(pieces in words()) {
+        let (mut source, mut meaning) = (String::new(), String::new());
+        for piece in &pieces {
+            piece.write(&mut source);
+            piece.mean(&mut meaning);
+        }
+        let set = VARIABLES.iter().filter_map(|(name, value)| Some((name.to_string(), (*value)?.to_owned())));
+        let env: Vec<(String, String)> = set.collect();
+        let expanded = Lex::new('\\').process_word(&source, &env);
+        prop_assert_eq!(expanded.map(|it| it.text), Ok(meaning), "{:?}", source);
     }
 
     #[test]
