@@ -3,6 +3,7 @@
 //! What is in the tree, and in which order it goes out, is the same for both; see [`listing`]. How it travels is the
 //! business of `filesync`.
 
+mod attest;
 mod listing;
 mod local;
 mod options;

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use diagnostics::Failure;
 use export::{Error, Input, Part, Work};
 use filesync::{Content, Emit, Item, Listing, Tree};
 use fstree::Root;
+use oci::Timestamp;
 use proto::fsutil::Stat;
 
+use crate::attest::{self, Statements};
 use crate::options::Options;
 
 const DIRECTORY: u32 = 1 << 31 | 0o755;
@@ -27,6 +30,7 @@ pub(crate) struct PlatformTree {
     /// Every entry gets this time, in seconds.
     epoch: Option<i64>,
     owners: Option<Owners>,
+    said: Statements,
 }
 
 impl PlatformTree {
@@ -42,14 +46,19 @@ pub(crate) async fn trees(
     input: &Input,
     options: &Options,
 ) -> Result<Vec<PlatformTree>, Error> {
+    let started = Timestamp::from(SystemTime::now()).seconds();
     let parts = input.parts()?;
     let split = options.splits(input.is_map());
     let owners = (!split && parts.len() > 1).then(Owners::default);
     let mut trees = Vec::with_capacity(parts.len());
     for part in parts {
         let epoch = options.epoch.seconds(input, &part.id, work.epoch)?;
+        let root = open(work, &part).await?;
+        let time = epoch.unwrap_or(started);
+        let said = attest::statements(work, input, options, &part, root.as_ref(), time);
         trees.push(PlatformTree {
-            root: open(work, &part).await?,
+            said: said.await?,
+            root,
             below: split.then(|| part.id.replace('/', "_")),
             id: part.id,
             epoch,
@@ -84,6 +93,7 @@ impl Listing for PlatformTree {
             below,
             epoch,
             owners,
+            said,
         } = self;
         let time = epoch.map(|seconds| seconds.saturating_mul(1_000_000_000));
         if let Some(below) = &below {
@@ -97,10 +107,11 @@ impl Listing for PlatformTree {
                 content: Content::None,
             })?;
         }
-        let Some(root) = root else {
-            return Ok(());
+        let tree = |emit: Emit<'_>| match root {
+            Some(root) => Tree::new(root).list(emit),
+            None => Ok(()),
         };
-        Tree::new(root).list(&mut |mut item| {
+        said.with(tree, &mut |mut item| {
             if let Some(owners) = &owners {
                 claim(owners, &id, &item.stat)?;
             }
@@ -216,6 +227,7 @@ mod tests {
             below: below.then(|| id.replace('/', "_")),
             epoch: Some(7),
             owners,
+            said: Statements::default(),
         }
     }
 

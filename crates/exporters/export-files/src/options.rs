@@ -20,6 +20,8 @@ pub(crate) struct Options {
     /// Each platform in a directory of its own; absent: when there are several.
     pub platform_split: Option<bool>,
     pub mode: Mode,
+    /// In front of the names of files with statements.
+    pub attestation_prefix: String,
 }
 
 impl Options {
@@ -28,6 +30,9 @@ impl Options {
             epoch: Epoch::parse(attrs)?,
             ..Self::default()
         };
+        if let Some(prefix) = attrs.get("attestation-prefix") {
+            options.attestation_prefix.clone_from(prefix);
+        }
         if let Some(text) = attrs.get("platform-split") {
             options.platform_split = Some(parse_split(text)?);
         }

@@ -1,5 +1,7 @@
 //! From a result to documents in the store.
 
+mod rewrite;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,7 +14,9 @@ use fault::Class;
 use oci::{Descriptor, Digest, ImageConfig, LayerOrigin, Timestamp};
 use tasks::Scope;
 
+use crate::attest::{self, About};
 use crate::compose::{self, Document, Layer, Single, Source};
+use crate::image::name;
 use crate::options::CommitOptions;
 
 /// An image in the store.
@@ -39,7 +43,7 @@ pub(crate) struct Committer<'a> {
 impl Committer<'_> {
     pub(crate) async fn commit(&self, input: &Input) -> Result<Committed, Error> {
         let options = self.options;
-        let oci_types = options.uses_oci_types(input.compatibility);
+        let oci_types = options.uses_oci_types(input);
         if options.oci_artifact == Some(true) && !oci_types {
             return Err(Error::user(
                 "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
@@ -51,7 +55,13 @@ impl Committer<'_> {
         options.annotations.check(&ids, oci_types)?;
         let common = options.annotations.places(None);
         let for_index = !common.index.is_empty() || !common.index_descriptor.is_empty();
-        if for_index && !input.is_map() {
+        let is_map =
+            input.is_map() || attest::makes_index(input, &parts, options.inline_attestations);
+        if is_map && !oci_types && !input.attestations.is_empty() {
+            let text = "cannot export attestations with \"oci-mediatypes=false\"";
+            return Err(Error::user(text));
+        }
+        if for_index && !is_map {
             return Err(Error::user(
                 "index annotations not supported for single platform export",
             ));
@@ -64,6 +74,7 @@ impl Committer<'_> {
         }
         let general = options.epoch.seconds(input, "", self.work.epoch)?;
         let mut manifests = Vec::new();
+        let mut attested = Vec::new();
         let mut single = None;
         for (part, layers) in parts.iter().zip(&layers) {
             let composed = self.compose(input, part, layers, oci_types)?;
@@ -75,11 +86,22 @@ impl Committer<'_> {
                 descriptor.clone(),
                 composed.config.descriptor.digest.clone(),
             ));
+            if let Some(said) = input.attestations.get(&part.id).filter(|_| is_map) {
+                let about = About {
+                    part,
+                    image: &composed.manifest.descriptor,
+                    layers,
+                    names: &name(options, input),
+                    artifact: options.uses_artifacts(input),
+                };
+                attested.push(self.attest(said, &about).await?);
+            }
             manifests.push(descriptor);
         }
         let (root, config) = match single {
-            Some((root, config)) if !input.is_map() => (root, Some(config)),
+            Some((root, config)) if !is_map => (root, Some(config)),
             _ => {
+                manifests.append(&mut attested);
                 let index = compose::index(manifests, &common, oci_types)?;
                 self.put("exporting manifest list", &index).await?;
                 (index.descriptor, None)
@@ -110,75 +132,6 @@ impl Committer<'_> {
             all.push(layers);
         }
         Ok(all)
-    }
-
-    /// Replaces layers by ones that know no time after the epoch; those of the base image stay.
-    async fn rewrite(
-        &self,
-        input: &Input,
-        part: &Part,
-        layers: &mut [LayerBlob],
-        oci_types: bool,
-    ) -> Result<(), Error> {
-        let of_build = self.work.epoch;
-        let Some(epoch) = self.options.epoch.seconds(input, &part.id, of_build)? else {
-            tracing::warn!("rewrite-timestamp is specified, but no source-date-epoch was found");
-            return Ok(());
-        };
-        let base = input.metadata_for("containerimage.base.config", &part.id);
-        let base = match base {
-            Some(config) => base_layers(config)?,
-            None => Vec::new(),
-        };
-        let inherited = layers
-            .iter()
-            .zip(&base)
-            .take_while(|(layer, base)| layer.diff_id == **base)
-            .count();
-        let time = Timestamp::from_seconds(epoch).to_string();
-        let time = time.replace('T', " ").replace('Z', " +0000 UTC");
-        let id = format!("rewriting layers with source-date-epoch {epoch} ({time})");
-        let _status = self.work.progress.status(&id, "");
-        let options = self.options.layers(oci_types);
-        let count = layers.len();
-        for (number, layer) in layers.iter_mut().enumerate().skip(inherited) {
-            match self.rewrite_layer(layer, epoch, &options).await {
-                Ok(rewritten) => *layer = rewritten,
-                Err(err) if self.work.cx.is_cancelled() => return Err(err),
-                // Compat: the image is exported with the times it has.
-                Err(err) => tracing::warn!(
-                    layer = number + 1,
-                    count,
-                    epoch,
-                    error = err.message,
-                    "failed to rewrite layer to match source-date-epoch"
-                ),
-            }
-        }
-        Ok(())
-    }
-
-    async fn rewrite_layer(
-        &self,
-        layer: &LayerBlob,
-        epoch: i64,
-        options: &layer::Options,
-    ) -> Result<LayerBlob, Error> {
-        fetch(self.work, self.store, std::slice::from_ref(layer)).await?;
-        let (cx, store) = (self.work.cx.clone(), self.store.clone());
-        let (blob, options) = (layer.descriptor.clone(), options.clone());
-        let made =
-            tasks::blocking(move || layer::clamp_times(&cx, &store, &blob, epoch, &options)).await;
-        let made = made.map_err(|err| Error::new(&err))?;
-        let mut rewritten = layer.clone();
-        rewritten.descriptor = made.descriptor;
-        rewritten.diff_id = made.diff_id;
-        rewritten.provider = None;
-        let key = "buildkit/rewritten-timestamp".to_owned();
-        let annotations = &mut rewritten.descriptor.annotations;
-        annotations.clone_from(&layer.descriptor.annotations);
-        annotations.insert(key, epoch.to_string());
-        Ok(rewritten)
     }
 
     fn compose(
@@ -282,7 +235,7 @@ fn base_layers(config: &[u8]) -> Result<Vec<Digest>, Error> {
 }
 
 /// Makes layers present in the store.
-async fn fetch(work: &Work, store: &Store, layers: &[LayerBlob]) -> Result<(), Error> {
+pub(crate) async fn fetch(work: &Work, store: &Store, layers: &[LayerBlob]) -> Result<(), Error> {
     let mut scope: Scope<Error> = Scope::new(&work.cx, "fetch layers");
     let mut seen = BTreeSet::new();
     for layer in layers {

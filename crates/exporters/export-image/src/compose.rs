@@ -45,7 +45,7 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(media_type: &str, bytes: Vec<u8>) -> Self {
         let size = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
         Self {
             descriptor: Descriptor::new(media_type, Digest::of(&bytes), size),

@@ -9,12 +9,14 @@
 
 mod annotations;
 mod archive;
+mod attest;
 mod commit;
 mod compose;
 mod directory;
 mod image;
 mod layout;
 mod options;
+mod supplement;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

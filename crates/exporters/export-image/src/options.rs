@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use export::{Epoch, Error, parse_bool, parse_flag};
+use export::{Epoch, Error, Input, parse_bool, parse_flag};
 use layer::Compression;
 
 use crate::Kind;
@@ -27,6 +27,8 @@ pub(crate) struct CommitOptions {
     pub prefer_nondistributable: bool,
     pub oci_types: Option<bool>,
     pub oci_artifact: Option<bool>,
+    /// What is meant for images only makes an index of a single one.
+    pub inline_attestations: bool,
     pub epoch: Epoch,
     pub rewrite_timestamp: bool,
     pub annotations: Annotations,
@@ -44,6 +46,7 @@ impl CommitOptions {
             prefer_nondistributable: false,
             oci_types: None,
             oci_artifact: None,
+            inline_attestations: kind == Kind::Image,
             epoch: Epoch::parse(attrs)?,
             rewrite_timestamp: false,
             annotations: Annotations::default(),
@@ -57,7 +60,7 @@ impl CommitOptions {
                 "oci-mediatypes" => options.oci_types = Some(parse_bool(key, value)?),
                 "oci-artifact" => options.oci_artifact = Some(parse_bool(key, value)?),
                 "attestation-inline" => {
-                    parse_bool(key, value)?;
+                    options.inline_attestations = parse_bool(key, value)?;
                 }
                 "prefer-nondist-layers" => {
                     options.prefer_nondistributable = parse_bool(key, value)?;
@@ -93,9 +96,15 @@ impl CommitOptions {
     }
 
     /// Whether the documents and layers get OCI media types.
-    pub(crate) fn uses_oci_types(&self, compatibility: Option<u32>) -> bool {
-        let current = compatibility.unwrap_or(CURRENT) >= CURRENT;
+    pub(crate) fn uses_oci_types(&self, input: &Input) -> bool {
+        let current = is_current(input) || !input.attestations.is_empty();
         self.oci_types.unwrap_or(self.kind == Kind::Oci || current)
+    }
+
+    /// Whether what is said about images is an artifact.
+    pub(crate) fn uses_artifacts(&self, input: &Input) -> bool {
+        let default = || is_current(input) && self.uses_oci_types(input);
+        self.oci_artifact.unwrap_or_else(default)
     }
 
     /// Releases that a client wants may not have known everything.
@@ -126,6 +135,10 @@ impl CommitOptions {
             prefer_nondistributable: self.prefer_nondistributable,
         }
     }
+}
+
+fn is_current(input: &Input) -> bool {
+    input.compatibility.unwrap_or(CURRENT) >= CURRENT
 }
 
 fn parse_compression(text: &str) -> Result<Compression, Error> {
@@ -261,9 +274,19 @@ mod tests {
                 .expect("options")
                 .0
         };
-        assert!(parse(Kind::Oci).uses_oci_types(Some(10)));
-        assert!(parse(Kind::Docker).uses_oci_types(None));
-        assert!(!parse(Kind::Docker).uses_oci_types(Some(20)));
+        let input = |compatibility| Input {
+            compatibility,
+            ..Input::default()
+        };
+        assert!(parse(Kind::Oci).uses_oci_types(&input(Some(10))));
+        assert!(parse(Kind::Docker).uses_oci_types(&input(None)));
+        assert!(!parse(Kind::Docker).uses_oci_types(&input(Some(20))));
+        assert!(parse(Kind::Image).uses_artifacts(&input(None)));
+        assert!(!parse(Kind::Oci).uses_artifacts(&input(Some(20))));
+        let mut said = input(Some(20));
+        said.attestations.insert(String::new(), Vec::new());
+        assert!(parse(Kind::Docker).uses_oci_types(&said));
+        assert!(!parse(Kind::Docker).uses_artifacts(&said));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The contract of exporters: what becomes of a result, and what all exporters read the same way.
 
+pub mod attestation;
 mod attrs;
 mod epoch;
 mod platforms;
+pub mod purl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use progress::Progress;
 use session::Group;
 use tasks::Cx;
 
+pub use attestation::Attestation;
 pub use attrs::{parse_bool, parse_flag};
 pub use epoch::Epoch;
 pub use platforms::Part;
@@ -29,6 +32,8 @@ pub struct Input {
     pub metadata: BTreeMap<String, Bytes>,
     /// Inline cache (`moby.buildkit.cache.v0`) by platform id; the empty id for a single result.
     pub inline_cache: BTreeMap<String, Bytes>,
+    /// What is said about the results, by platform id.
+    pub attestations: BTreeMap<String, Vec<Attestation>>,
     /// Behaviour of an older release that the client wants (10, 20, 30); absent: the current one.
     pub compatibility: Option<u32>,
 }
