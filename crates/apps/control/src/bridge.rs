@@ -272,7 +272,7 @@ impl LlbBridge for Bridges {
     ) -> Result<Response<wire::InputsResponse>, Status> {
         let gateway = self.gateway(request.metadata(), "Inputs").await?;
         Ok(Response::new(wire::InputsResponse {
-            definitions: gateway.inputs.clone(),
+            definitions: outcome::presentable(&gateway.inputs),
         }))
     }
 

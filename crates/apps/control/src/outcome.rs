@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use builder::Returned;
 use diagnostics::Failure;
 use fault::Class;
-use frontend::Outcome;
+use frontend::{Attestation, Outcome};
 use proto::gateway as wire;
 use proto::gateway::result::Result as Kind;
 use proto::pb;
@@ -42,8 +42,26 @@ pub(crate) fn message(outcome: &Outcome, arrays: bool) -> wire::Result {
     };
     wire::Result {
         metadata: outcome.metadata.clone(),
-        attestations: BTreeMap::new(),
+        attestations: outcome
+            .attestations
+            .iter()
+            .map(|(platform, list)| {
+                let attestation = list.iter().map(attestation).collect();
+                (platform.clone(), wire::Attestations { attestation })
+            })
+            .collect(),
         result: kind,
+    }
+}
+
+fn attestation(attestation: &Attestation) -> wire::Attestation {
+    wire::Attestation {
+        kind: attestation.kind.into(),
+        metadata: attestation.metadata.clone(),
+        r#ref: attestation.reference.as_ref().map(reference),
+        path: attestation.path.clone(),
+        in_toto_predicate_type: attestation.predicate_type.clone(),
+        in_toto_subjects: Vec::new(),
     }
 }
 
@@ -66,6 +84,15 @@ fn scratch() -> wire::Ref {
         id: String::new(),
         def: Some(pb::Definition::default()),
     }
+}
+
+/// Definitions as clients in Go can take them.
+pub(crate) fn presentable(
+    definitions: &BTreeMap<String, pb::Definition>,
+) -> BTreeMap<String, pb::Definition> {
+    let mut definitions = definitions.clone();
+    definitions.values_mut().for_each(leave_out_empty_places);
+    definitions
 }
 
 /// Takes out what would be nil for a client in Go, which then dies of it: places of ops that have none.
@@ -99,6 +126,11 @@ pub(crate) fn returned(request: wire::ReturnRequest) -> Result<Result<Returned, 
 fn from_message(result: wire::Result) -> Returned {
     let mut returned = Returned {
         metadata: result.metadata,
+        attestations: result
+            .attestations
+            .into_iter()
+            .map(|(platform, list)| (platform, list.attestation))
+            .collect(),
         ..Returned::default()
     };
     match result.result {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diagnostics::Failure;
 use fault::Class;
-use frontend::{Bridge, Container, ContainerRequest, Outcome, Reference};
+use frontend::{Attestation, Bridge, Container, ContainerRequest, Outcome, Reference};
 use parking_lot::Mutex;
 use proto::{gateway as wire, pb};
 use tasks::Cx;
@@ -35,6 +35,8 @@ pub struct Returned {
     pub platforms: BTreeMap<String, String>,
     /// Result metadata.
     pub metadata: BTreeMap<String, Bytes>,
+    /// Statements about results, by platform id.
+    pub attestations: BTreeMap<String, Vec<wire::Attestation>>,
 }
 
 impl Gateway {
@@ -59,7 +61,9 @@ impl Gateway {
     /// Makes the references of an outcome known, so that the client can name them.
     pub fn remember(&self, outcome: &Outcome) {
         let mut references = self.references.lock();
-        for reference in outcome.references() {
+        let stated = outcome.attestations.values().flatten();
+        let stated = stated.filter_map(|attestation| attestation.reference.as_ref());
+        for reference in outcome.references().chain(stated) {
             references.insert(reference.id().to_owned(), reference.clone());
         }
     }
@@ -169,11 +173,28 @@ impl Gateway {
         for (platform, id) in &returned.platforms {
             platforms.insert(platform.clone(), find(id)?);
         }
+        let mut attestations = BTreeMap::new();
+        for (platform, list) in &returned.attestations {
+            let mut stated = Vec::with_capacity(list.len());
+            for attestation in list {
+                stated.push(Attestation {
+                    kind: attestation.kind(),
+                    metadata: attestation.metadata.clone(),
+                    reference: match &attestation.r#ref {
+                        Some(reference) => find(&reference.id)?,
+                        None => None,
+                    },
+                    path: attestation.path.clone(),
+                    predicate_type: attestation.in_toto_predicate_type.clone(),
+                });
+            }
+            attestations.insert(platform.clone(), stated);
+        }
         Ok(Outcome {
             single: returned.single.as_ref().map(find).transpose()?,
             platforms,
             metadata: returned.metadata,
-            ..Outcome::default()
+            attestations,
         })
     }
 }
