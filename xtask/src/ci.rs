@@ -51,7 +51,11 @@ pub(crate) fn test(root: &Path) -> Result<()> {
             "--no-fail-fast",
             "--quiet",
         ],
-        &[("KILN_BIN", &bin), ("INSTA_UPDATE", "no")],
+        &[
+            ("KILN_BIN", &bin),
+            ("INSTA_UPDATE", "no"),
+            ("FUZZ_SECONDS", "60"),
+        ],
     )
 }
 

@@ -3,8 +3,7 @@
 //! Each instruction stands on one line as its author wrote it, below its comments and above its documents. Continuation
 //! lines are joined and blank lines gone. What is printed means the same: parsed again, it is the same instructions.
 
-use crate::ast::{Dockerfile, Instruction, Kind, Stage};
-use crate::heredoc::Heredoc;
+use crate::ast::{Dockerfile, Instruction, Stage};
 use crate::source::Text;
 
 impl Dockerfile {
@@ -59,29 +58,15 @@ impl Printer {
     fn instruction(&mut self, instruction: &Instruction) {
         self.comments(&instruction.comments);
         self.text(&instruction.text);
-        match &instruction.kind {
-            Kind::Run(run) => self.documents(&run.heredocs),
-            Kind::Copy(copy) => self.documents(&copy.sources.files),
-            Kind::Add(add) => self.documents(&add.sources.files),
-            Kind::Onbuild(onbuild) => {
-                // The trigger keeps its documents in its text.
-                if let Some((_, documents)) = onbuild.expression.split_once('\n') {
-                    self.line(documents);
-                }
-            }
-            _ => {}
-        }
     }
 
     /// Blanks at the end stay: without them an escape character there would join the next line.
     fn text(&mut self, text: &Text) {
         self.line(text.untrimmed().trim_start());
-    }
-
-    fn documents(&mut self, documents: &[Heredoc]) {
-        for document in documents {
-            self.out.extend_from_slice(&document.content);
-            self.line(&document.name);
+        let below = text.below();
+        self.out.extend_from_slice(below);
+        if below.last().is_some_and(|&byte| byte != b'\n') {
+            self.out.push(b'\n');
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Text {
     trimmed: Range<usize>,
     /// Where in `line` each physical line starts, and where that is in the file.
     pieces: Vec<(usize, Position)>,
+    /// The lines of the documents below it, as written.
+    documents: Vec<u8>,
 }
 
 impl Text {
@@ -47,6 +49,16 @@ impl Text {
     pub(crate) fn push(&mut self, piece: &str, position: Position) {
         self.pieces.push((self.line.len(), position));
         self.line.push_str(piece);
+    }
+
+    /// Adds a line of a document below the instruction.
+    pub(crate) fn push_below(&mut self, line: &[u8]) {
+        self.documents.extend_from_slice(line);
+    }
+
+    /// The lines of the documents below it.
+    pub(crate) fn below(&self) -> &[u8] {
+        &self.documents
     }
 
     /// Call after the last [`Text::push`].

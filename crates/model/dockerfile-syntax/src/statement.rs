@@ -152,14 +152,14 @@ impl FileReader<'_> {
     }
 
     /// Makes a statement of joined lines and reads the documents that follow.
-    fn finish(&mut self, first: u32, text: Text) -> Result<(), Error> {
+    fn finish(&mut self, first: u32, mut text: Text) -> Result<(), Error> {
         let here = |last: u32| Span { first, last };
         let parts = split(text.untrimmed(), self.found.escape, 0)
             .map_err(|problem| problem.at(here(self.lines.count)))?;
         let mut heredocs = Vec::new();
         if parts.takes_heredocs() && text.untrimmed().contains("<<") {
             for mut document in heredoc::in_line(text.untrimmed()) {
-                if !self.body(&mut document) {
+                if !self.body(&mut document, &mut text) {
                     return Err(Problem::OpenHeredoc.at(here(self.lines.count)));
                 }
                 heredocs.push(document);
@@ -187,8 +187,9 @@ impl FileReader<'_> {
     }
 
     /// Reads the body of a document. False if its end is missing.
-    fn body(&mut self, document: &mut Heredoc) -> bool {
+    fn body(&mut self, document: &mut Heredoc, text: &mut Text) -> bool {
         while let Some(raw) = self.lines.next_raw() {
+            text.push_below(raw);
             let mut end = without_line_end(raw);
             if document.chomp {
                 let tabs = end.iter().take_while(|&&byte| byte == b'\t').count();
