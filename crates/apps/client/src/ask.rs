@@ -75,10 +75,15 @@ impl Client {
         };
         let gateway = Gateway::of(self, &request.r#ref)?;
         let mut build = std::pin::pin!(self.solve(request));
+        let mut asking = std::pin::pin!(gateway.ask(question));
         let answered = tokio::select! {
-            biased;
-            ended = &mut build => return ended.map(Answer::from),
-            answered = gateway.ask(question) => answered,
+            answered = &mut asking => answered,
+            // The build may end before the call that gave its result back.
+            ended = &mut build => {
+                let response = ended?;
+                let metadata = asking.await?;
+                return Ok(Answer { response, metadata });
+            }
         };
         match answered {
             Ok(metadata) => Ok(Answer {
@@ -87,8 +92,8 @@ impl Client {
             }),
             // A build that was refused has no gateway, and says more than the missing gateway does.
             Err(err) => match tokio::time::timeout(REFUSAL, build).await {
-                Ok(ended) => ended.map(Answer::from),
-                Err(_) => Err(err),
+                Ok(Err(refusal)) => Err(refusal),
+                _ => Err(err),
             },
         }
     }

@@ -107,6 +107,7 @@ impl Scanner {
             reference: outcome.single.flatten(),
             path: String::new(),
             predicate_type: "https://spdx.dev/Document".to_owned(),
+            subjects: Vec::new(),
         })
     }
 }

@@ -175,7 +175,7 @@ mod tests {
             let ends = path.match_indices('/').map(|(at, _)| at);
             let (mut left_out, mut hits) = (false, None);
             for end in ends.chain([path.len()]) {
-                let (matched, all) = patterns.matches_below(path[..end].as_bytes(), hits.as_ref());
+                let (matched, all) = patterns.matches_below(&path.as_bytes()[..end], hits.as_ref());
                 (left_out, hits) = (matched, Some(all));
             }
             !left_out
