@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use prost::Message as _;
 use proto::control::{
     CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest, StatusResponse,
 };
@@ -196,6 +197,10 @@ impl Client {
     }
 
     pub(crate) async fn solve(&self, request: SolveRequest) -> Result<Response, Error> {
+        let size = request.encoded_len();
+        if size > session::MAX_MESSAGE {
+            return Err(Error::TooLarge { size });
+        }
         let response = self.control().solve(request).await?;
         Ok(Response {
             exporter: response.into_inner().exporter_response,

@@ -40,6 +40,15 @@ pub enum Error {
         /// Where.
         address: String,
     },
+    /// The definition, with all that goes with it, does not fit into one message.
+    #[error(
+        "the build's definition is too large: {size} bytes, {} are allowed",
+        session::MAX_MESSAGE
+    )]
+    TooLarge {
+        /// Bytes.
+        size: usize,
+    },
     /// A directory to be sent is not there.
     #[error("invalid local {name}: {path}")]
     Local {
@@ -111,6 +120,7 @@ impl Classify for Error {
             | Self::Blob { source }
             | Self::Index { source, .. } => source.class(),
             Self::TimedOut { .. } => Class::TimedOut,
+            Self::TooLarge { .. } => Class::Exhausted,
             Self::Session(err) => err.class(),
             Self::Daemon(err) => err.class(),
         }
