@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use ::source::{Asked, Facts, Hash, Memo, Suffixed};
+use ::source::{Asked, Attested, Facts, Hash, Memo, Suffixed};
 use diagnostics::Failure;
 use fault::Class;
 use oci::Platform;
 use proto::gateway::checksum_request::ChecksumAlgo;
 use proto::gateway::{
-    ChecksumResponse, ResolveSourceGitResponse, ResolveSourceHttpResponse,
+    AttestationChain, Blob, ChecksumResponse, ResolveSourceGitResponse, ResolveSourceHttpResponse,
     ResolveSourceImageResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse,
 };
 use proto::pb;
@@ -148,9 +148,14 @@ impl BuildBridge {
 }
 
 fn asked(request: &ResolveSourceMetaRequest) -> Result<Asked, Failure> {
+    let image = request.image.as_ref();
+    let chain = image.is_some_and(|it| it.attestation_chain || !it.resolve_attestations.is_empty());
     let mut asked = Asked {
+        attestations: image
+            .filter(|_| chain)
+            .map(|image| image.resolve_attestations.clone()),
         git_objects: request.git.as_ref().is_some_and(|git| git.return_object),
-        no_config: request.image.as_ref().is_some_and(|image| image.no_config),
+        no_config: image.is_some_and(|image| image.no_config),
         http_checksum: None,
     };
     let checksum = request
@@ -190,11 +195,15 @@ fn answer(
     };
     match facts {
         Facts::Nothing => {}
-        Facts::Image { digest, config } => {
+        Facts::Image {
+            digest,
+            config,
+            attested,
+        } => {
             response.image = Some(ResolveSourceImageResponse {
                 digest: digest.to_string(),
                 config,
-                attestation_chain: None,
+                attestation_chain: attested.map(chain),
             });
         }
         Facts::Git(git) => {
@@ -226,6 +235,33 @@ fn answer(
         }
     }
     response
+}
+
+fn chain(attested: Attested) -> AttestationChain {
+    let blob = |(descriptor, data): (oci::Descriptor, bytes::Bytes)| {
+        let digest = descriptor.digest.to_string();
+        let descriptor = proto::gateway::Descriptor {
+            media_type: descriptor.media_type,
+            digest: digest.clone(),
+            size: descriptor.size,
+            annotations: descriptor.annotations,
+        };
+        let blob = Blob {
+            descriptor: Some(descriptor),
+            data,
+        };
+        (digest, blob)
+    };
+    AttestationChain {
+        root: attested.root.to_string(),
+        image_manifest: attested.image.to_string(),
+        attestation_manifest: attested
+            .manifest
+            .map(|digest| digest.to_string())
+            .unwrap_or_default(),
+        signature_manifests: Vec::new(),
+        blobs: attested.blobs.into_iter().map(blob).collect(),
+    }
 }
 
 fn normalized(platform: &pb::Platform) -> Platform {

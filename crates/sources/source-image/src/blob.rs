@@ -97,15 +97,6 @@ impl Blob {
         })
     }
 
-    fn key_text(&self) -> String {
-        // Compat: names and order of the fields as upstream hashes them.
-        let mut json = format!("{{\"Digest\":\"{}\",\"Filename\":", self.digest);
-        proto::gojson::write_str(&mut json, &self.file.filename);
-        let Options { perm, uid, gid, .. } = self.file;
-        json.push_str(&format!(",\"Perm\":{perm},\"UID\":{uid},\"GID\":{gid}}}"));
-        Digest::of(json).to_string()
-    }
-
     /// Makes the blob present in the store, as big as it is.
     async fn fetch(&self, cx: &Cx, sessions: &Group, progress: &Progress) -> Result<(), Error> {
         let content = self.images.0.cache.content();
@@ -141,7 +132,7 @@ impl Blob {
 impl Instance for Blob {
     async fn key(&self, _: &Cx, _: &Group, _: &Progress, _: usize) -> Result<Key, source::Error> {
         Ok(Key {
-            text: self.key_text(),
+            text: key_text(&self.digest, &self.file),
             done: true,
         })
     }
@@ -182,6 +173,15 @@ impl Instance for Blob {
     }
 }
 
+/// S of the cache-key rules. Compat: names and order of the fields as upstream hashes them.
+fn key_text(digest: &Digest, file: &Options) -> String {
+    let mut json = format!("{{\"Digest\":\"{digest}\",\"Filename\":");
+    proto::gojson::write_str(&mut json, &file.filename);
+    let Options { perm, uid, gid, .. } = file;
+    json.push_str(&format!(",\"Perm\":{perm},\"UID\":{uid},\"GID\":{gid}}}"));
+    Digest::of(json).to_string()
+}
+
 fn write(
     tree: &MutableRef,
     name: &str,
@@ -197,4 +197,48 @@ fn write(
         draft.finish(0)
     };
     written().map_err(Error::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn keys_equal_upstreams() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../testing/vectors/cachekeys/cachemap.json"
+        );
+        let all: Value =
+            serde_json::from_slice(&std::fs::read(path).expect("the vectors")).expect("JSON");
+        let mut seen = 0;
+        for case in all["sources"].as_array().expect("a list") {
+            let name = case["name"].as_str().unwrap_or_default();
+            if !name.starts_with("blob-") {
+                continue;
+            }
+            let params = &case["params"];
+            let number = |key: &str| params[key].as_i64().unwrap_or_default();
+            let file = Options {
+                filename: params["filename"].as_str().unwrap_or_default().to_owned(),
+                perm: number("perm"),
+                uid: number("uid"),
+                gid: number("gid"),
+            };
+            let (_, object) = params["ref"]
+                .as_str()
+                .and_then(|it| it.split_once('@'))
+                .expect("a digest");
+            let digest = object.parse().expect("a digest");
+            assert_eq!(
+                key_text(&digest, &file),
+                case["source_key"].as_str().expect("a key"),
+                "{name}"
+            );
+            seen += 1;
+        }
+        assert_eq!(seen, 3);
+    }
 }

@@ -129,7 +129,17 @@ impl Reader<'_> {
         Err(Error::Platform)
     }
 
-    async fn read(&self, blob: &Descriptor) -> Result<Bytes, Error> {
+    /// The entries of an index.
+    pub(crate) async fn entries(&self, index: &Descriptor) -> Result<Vec<Descriptor>, Error> {
+        Ok(self.parse::<Index>(index).await?.manifests)
+    }
+
+    /// The layers of a manifest.
+    pub(crate) async fn layers_of(&self, manifest: &Descriptor) -> Result<Vec<Descriptor>, Error> {
+        Ok(self.parse::<Manifest>(manifest).await?.layers)
+    }
+
+    pub(crate) async fn read(&self, blob: &Descriptor) -> Result<Bytes, Error> {
         self.place.read(self.cx, blob, self.store).await
     }
 

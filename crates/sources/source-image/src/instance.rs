@@ -142,25 +142,28 @@ impl Instance for ImageInstance {
         progress: &Progress,
         asked: &Asked,
     ) -> Result<Facts, source::Error> {
-        let place = self.place(sessions);
-        if asked.no_config {
+        let facts = async {
+            let place = self.place(sessions);
+            let reader = self.images.reader(cx, &place);
             let root = self
                 .images
                 .root(cx, &place, self.attrs.mode, progress)
-                .await;
-            let root = root.map_err(|err| source::Error::new(&err))?;
-            return Ok(Facts::Image {
-                digest: root.digest,
-                config: bytes::Bytes::new(),
-            });
-        }
-        let found = self
-            .images
-            .image(cx, &place, self.attrs.mode, &self.platform, progress);
-        let image = found.await.map_err(|err| source::Error::new(&err))?;
-        Ok(Facts::Image {
-            digest: image.root.digest,
-            config: image.config,
-        })
+                .await?;
+            let attested = match &asked.attestations {
+                Some(wanted) => reader.attested(&root, &self.platform, wanted).await?,
+                None => None,
+            };
+            let digest = root.digest.clone();
+            let config = match asked.no_config {
+                true => bytes::Bytes::new(),
+                false => reader.image(root, &self.platform).await?.config,
+            };
+            Ok::<_, Error>(Facts::Image {
+                digest,
+                config,
+                attested,
+            })
+        };
+        facts.await.map_err(|err| source::Error::new(&err))
     }
 }

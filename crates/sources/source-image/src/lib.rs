@@ -4,6 +4,7 @@
 //! An image is known by its manifest and config; its layers become a lazy tree, fetched and unpacked when a step looks
 //! inside. How a registry is spoken to is `registry`'s job, unpacking `cache`'s.
 
+mod attested;
 mod attrs;
 mod blob;
 mod error;
@@ -121,6 +122,14 @@ impl Images {
         Some(Descriptor::new(&media_type, digest.clone(), size))
     }
 
+    fn reader<'a>(&'a self, cx: &'a Cx, place: &'a Place) -> image::Reader<'a> {
+        image::Reader {
+            cx,
+            place,
+            store: self.0.cache.content(),
+        }
+    }
+
     /// Manifest and config of the best image for `platform`.
     async fn image(
         &self,
@@ -131,12 +140,7 @@ impl Images {
         progress: &Progress,
     ) -> Result<Image, Error> {
         let root = self.root(cx, place, mode, progress).await?;
-        let reader = image::Reader {
-            cx,
-            place,
-            store: self.0.cache.content(),
-        };
-        reader.image(root, platform).await
+        self.reader(cx, place).image(root, platform).await
     }
 }
 

@@ -142,7 +142,7 @@ impl World {
         let asked = Asked::default();
         let facts = instance.facts(&self.cx, &nobody, &progress, &asked);
         match facts.await {
-            Ok(Facts::Image { digest, config }) => (digest, config),
+            Ok(Facts::Image { digest, config, .. }) => (digest, config),
             other => panic!("{other:?}"),
         }
     }

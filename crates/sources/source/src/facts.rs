@@ -1,7 +1,7 @@
 //! What sources say about themselves without being built from.
 
 use bytes::Bytes;
-use oci::Digest;
+use oci::{Descriptor, Digest};
 
 /// What is asked.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +12,8 @@ pub struct Asked {
     pub http_checksum: Option<Suffixed>,
     /// Of an image only the digest.
     pub no_config: bool,
+    /// What is attested about an image, with the statements of these predicate types.
+    pub attestations: Option<Vec<String>>,
 }
 
 /// A checksum of some bytes and a few more behind them.
@@ -45,11 +47,26 @@ pub enum Facts {
         digest: Digest,
         /// Config JSON of the wanted platform; empty when it was not asked for.
         config: Bytes,
+        /// What is attested about it, if that was asked for and there is an index.
+        attested: Option<Attested>,
     },
     /// A git repository.
     Git(GitFacts),
     /// A file behind a URL.
     Http(HttpFacts),
+}
+
+/// What is attested about an image: documents to follow from the index on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attested {
+    /// The index.
+    pub root: Digest,
+    /// The manifest of the wanted platform.
+    pub image: Digest,
+    /// The manifest that lists statements about it.
+    pub manifest: Option<Digest>,
+    /// The documents: index, list of statements, statements.
+    pub blobs: Vec<(Descriptor, Bytes)>,
 }
 
 /// What a git remote says.

@@ -14,7 +14,7 @@ use progress::Progress;
 use session::Group;
 use tasks::Cx;
 
-pub use facts::{Asked, Facts, GitFacts, Hash, HttpFacts, Suffixed};
+pub use facts::{Asked, Attested, Facts, GitFacts, Hash, HttpFacts, Suffixed};
 pub use index::Index;
 pub use memo::Memo;
 
