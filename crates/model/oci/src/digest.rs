@@ -34,7 +34,10 @@ impl Digest {
 
     /// The digest with this 32-byte value.
     pub fn from_sha256(raw: &[u8]) -> Self {
-        Self(Arc::from(format!("sha256:{}", hex(raw))))
+        let mut text = String::with_capacity("sha256:".len() + raw.len() * 2);
+        text.push_str("sha256:");
+        push_hex(&mut text, raw);
+        Self(Arc::from(text))
     }
 
     /// The same hex under the algorithm name `random`.
@@ -86,14 +89,12 @@ impl Hasher {
     }
 }
 
-fn hex(raw: &[u8]) -> String {
+fn push_hex(text: &mut String, raw: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(raw.len() * 2);
     for byte in raw {
         text.push(char::from(DIGITS[usize::from(byte >> 4)]));
         text.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
-    text
 }
 
 impl FromStr for Digest {

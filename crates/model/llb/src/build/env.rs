@@ -41,8 +41,11 @@ impl Env {
 
     /// `KEY=value` in order.
     pub fn to_list(&self) -> Vec<String> {
-        self.iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect()
+        let line = |(name, value): (&str, &str)| {
+            let mut line = String::with_capacity(name.len() + 1 + value.len());
+            line.extend([name, "=", value]);
+            line
+        };
+        self.iter().map(line).collect()
     }
 }
