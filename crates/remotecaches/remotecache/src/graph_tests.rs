@@ -1,3 +1,5 @@
+//! Tests of the graph of a cache.
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;

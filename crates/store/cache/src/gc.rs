@@ -144,7 +144,7 @@ impl Inner {
         let now = (self.clock)();
         let survey = self.survey(cx, pass.care)?;
         let mut total = survey.total();
-        self.balance(total);
+        self.measured(total, survey.records.len());
         let before = |age| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         total -= self.drop_loose(&survey.loose, before(LOOSE_LIFE))?;
         let mut pruned = Pruned::default();

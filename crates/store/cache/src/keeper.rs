@@ -5,7 +5,7 @@
 //! 2. Whoever begins a tree goes through [`Inner::make_room`]: when the cache may have passed its limit, or the disk is
 //!    nearly full, a pass comes first. So a limit is exceeded by the steps under way at most. Whether it may have is
 //!    told by the free space of the disk, which costs a microsecond: what was used at the last measurement, and at most
-//!    what the disk lost since then.
+//!    what the disk lost since then. Others may give room back meanwhile, so after some more trees it is measured again.
 //! 3. While trees are being written the disk is watched; one that is nearly full gets a pass that goes on until there is
 //!    some room again, whatever is reserved.
 //!
@@ -38,11 +38,20 @@ const BALANCE: &[u8] = b"used";
 /// After a pass that found nothing.
 const IN_VAIN: Duration = Duration::from_secs(30);
 
+/// A measurement holds for so many more trees at least, and some more in a large cache, where it costs more.
+const TREES: usize = 16;
+/// What a tree is taken to be at least.
+const TREE: u64 = 1_000_000;
+
 /// What is known of limits and room.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     /// Trees that can be written now.
     pub(crate) writers: AtomicUsize,
+    /// Trees begun since the last measurement.
+    begun: AtomicUsize,
+    /// Records there were at the last measurement.
+    records: AtomicUsize,
     keeper: Mutex<Option<Arc<Shared>>>,
     balance: Mutex<Option<Balance>>,
 }
@@ -220,8 +229,15 @@ impl Shared {
 }
 
 impl Inner {
+    /// Notes that everything was measured.
+    pub(crate) fn measured(&self, used: u64, records: usize) {
+        self.room.begun.store(0, Ordering::Relaxed);
+        self.room.records.store(records, Ordering::Relaxed);
+        self.balance(used);
+    }
+
     /// Notes how much room everything takes.
-    pub(crate) fn balance(&self, used: u64) {
+    fn balance(&self, used: u64) {
         let Ok(disk) = disk(&self.root) else {
             return;
         };
@@ -271,8 +287,20 @@ impl Inner {
         over || disk.available < floor(disk)
     }
 
+    /// Whether there may be more than the limit allows by now, going by the trees begun since the last measurement.
+    fn is_stale(&self, shared: &Shared) -> bool {
+        let Some(limit) = shared.limit else {
+            return false;
+        };
+        let begun = self.room.begun.load(Ordering::Relaxed);
+        let records = self.room.records.load(Ordering::Relaxed);
+        let used = self.room.balance.lock().map_or(limit, |last| last.used);
+        begun >= TREES + records / 256 + trees_until(limit, used, records)
+    }
+
     /// Somebody begins to write a tree.
     pub(crate) fn note_writer(&self) {
+        self.room.begun.fetch_add(1, Ordering::Relaxed);
         if self.room.writers.fetch_add(1, Ordering::Relaxed) == 0
             && let Some(shared) = self.room.keeper.lock().as_ref()
         {
@@ -285,7 +313,8 @@ impl Inner {
         let Some(shared) = self.room.keeper.lock().clone() else {
             return Ok(());
         };
-        if !self.is_short(&shared) || shared.rests() {
+        let wanted = self.is_stale(&shared) || self.is_short(&shared) && !shared.rests();
+        if !wanted {
             return Ok(());
         }
         let mut passes = shared.passes.subscribe();
@@ -297,6 +326,13 @@ impl Inner {
     }
 }
 
+/// How many trees of twice the usual size there is room for.
+fn trees_until(limit: u64, used: u64, records: usize) -> usize {
+    let usual = used / u64::try_from(records.max(1)).unwrap_or(u64::MAX);
+    let trees = limit.saturating_sub(used) / (2 * usual.max(TREE));
+    usize::try_from(trees).unwrap_or(usize::MAX)
+}
+
 /// With less than this free a disk counts as full.
 fn floor(disk: Disk) -> u64 {
     const MB: u64 = 1_000_000;
@@ -306,6 +342,13 @@ fn floor(disk: Disk) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_measurement_holds_while_there_is_room_for_more_trees_of_the_usual_size() {
+        assert_eq!(trees_until(100 * TREE, 0, 0), 50);
+        assert_eq!(trees_until(100 * TREE, 20 * TREE, 5), 10);
+        assert_eq!(trees_until(100 * TREE, 200 * TREE, 5), 0);
+    }
 
     #[test]
     fn a_disk_counts_as_full_in_relation_to_its_size() {

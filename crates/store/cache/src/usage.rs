@@ -47,7 +47,7 @@ impl Cache {
     pub async fn list(&self, cx: &Cx) -> Result<Vec<Usage>, Error> {
         let (inner, cx) = (self.inner.clone(), cx.clone());
         let survey = tasks::blocking(move || inner.survey(&cx, Care::Exact)).await?;
-        self.inner.balance(survey.total());
+        self.inner.measured(survey.total(), survey.records.len());
         Ok(survey.into_list())
     }
 }
