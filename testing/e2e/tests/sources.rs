@@ -386,3 +386,108 @@ fn an_image_that_was_resolved_is_used_while_its_registry_is_down() {
         local.text
     );
 }
+
+#[test]
+fn refs_may_move_and_become_folders() {
+    require!(root, git, busybox);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let repository = Repository::new(dir.path().join("repo.git"));
+    repository.commit(&format!("//- Dockerfile\n{COPY_ALL}\n//- a\n1"));
+    repository.git(&["tag", "-a", "v1", "-m", "v1"]);
+    repository.git(&["branch", "x"]);
+    let web = Web::git(dir.path());
+    let url = format!("{}/repo.git", web.url());
+    let daemon = Daemon::start();
+    let size = |reference: &str| {
+        let (done, tree) = from_url(&daemon, &format!("{url}#{reference}"));
+        done.ok();
+        tree.rsplit(' ').next().map(str::to_owned)
+    };
+    assert_eq!(size("v1").as_deref(), Some("2"));
+    assert_eq!(size("x").as_deref(), Some("2"));
+    repository.commit("//- a\n22");
+    repository.git(&["tag", "-f", "-a", "v1", "-m", "again"]);
+    repository.git(&["branch", "-D", "x"]);
+    repository.git(&["branch", "x/y"]);
+    assert_eq!(size("v1").as_deref(), Some("3"));
+    assert_eq!(size("x/y").as_deref(), Some("3"));
+    repository.git(&["branch", "-D", "x/y"]);
+    repository.git(&["branch", "x"]);
+    assert_eq!(size("x").as_deref(), Some("3"));
+    // History that was thrown away.
+    repository.git(&["commit", "-q", "--amend", "-m", "other"]);
+    assert_eq!(size("main").as_deref(), Some("3"));
+}
+
+#[test]
+fn a_bundle_carries_commits_from_one_daemon_to_another() {
+    require!(root, git, busybox);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let repository = Repository::new(dir.path().join("repo.git"));
+    let commit = repository.commit(&format!("//- Dockerfile\n{COPY_ALL}\n//- a\n1"));
+    let root = dir.path().to_owned();
+    let used = Arc::new(AtomicUsize::new(0));
+    let counter = used.clone();
+    let web = Web::start(move |request| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        git_backend(&root, request)
+    });
+    // Rules may say where commits come from, and what becomes of them.
+    let converted = |daemon: &Daemon, attrs: &str, more: &[String]| {
+        let rule = format!(
+            r#"{{"action":"CONVERT","selector":{{"identifier":"git://*"}},"updates":{{"attrs":{{{attrs}}}}}}}"#
+        );
+        let mut args = vec![policy(dir.path(), &rule)];
+        args.extend_from_slice(more);
+        let text = format!("FROM scratch\nADD {}/repo.git#{commit} /", web.url());
+        dockerfile(daemon, &text, &args)
+    };
+    let daemon = Daemon::start();
+    let layout = dir.path().join("layout");
+    let (done, tree) = converted(&daemon, r#""git.checkoutbundle":"true""#, &[]);
+    done.ok();
+    assert!(tree.starts_with("bundle 0644"), "{tree}");
+    let out = dir.path().join("out");
+    let output = format!("--output=type=local,dest={}", out.display());
+    converted(&daemon, r#""git.checkoutbundle":"true""#, &[output])
+        .0
+        .ok();
+    let bundle = std::fs::read(out.join("bundle")).expect("the bundle");
+    let digest = store(&layout, &bundle);
+    let before = used.load(Ordering::Relaxed);
+    let daemon = Daemon::start();
+    let attrs = format!(
+        r#""git.bundle":"oci-layout+blob://some/bundles@{digest}","git.checksum":"{commit}","oci.store":"bundles""#
+    );
+    let offered = [format!("--oci-layout=bundles={}", layout.display())];
+    let (done, tree) = converted(&daemon, &attrs, &offered);
+    done.ok();
+    assert_eq!(tree, "Dockerfile 0644 22\na 0644 2");
+    assert_eq!(used.load(Ordering::Relaxed), before);
+}
+
+/// Puts a blob into a layout; returns its digest.
+fn store(layout: &Path, blob: &[u8]) -> String {
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("a folder");
+    let file = layout.join("new");
+    std::fs::write(&file, blob).expect("written");
+    let output = Command::new("sha256sum")
+        .arg(&file)
+        .output()
+        .expect("it is there");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let digest = text.split(' ').next().expect("a digest").to_owned();
+    std::fs::rename(&file, blobs.join(&digest)).expect("renamed");
+    std::fs::write(
+        layout.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .expect("written");
+    std::fs::write(
+        layout.join("index.json"),
+        r#"{"schemaVersion":2,"manifests":[]}"#,
+    )
+    .expect("written");
+    format!("sha256:{digest}")
+}
