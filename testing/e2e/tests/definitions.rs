@@ -1,0 +1,154 @@
+//! Definitions nobody should send, sent: each ends its build with a reason, and the daemon serves on.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use e2e::{Build, Daemon};
+use llb::build::{Defaults, FileOp, Options, State};
+use prost::Message as _;
+use proto::pb;
+
+/// Builds a definition as it is.
+fn build(daemon: &Daemon, definition: &pb::Definition) -> Build {
+    let mut client = daemon.client(&["build", "--progress=plain"]);
+    client
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = client.spawn().expect("the client runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    // A client that refuses the input closes it.
+    let _ = stdin.write_all(&definition.encode_to_vec());
+    drop(stdin);
+    Build::of(child.wait_with_output().expect("it ends"))
+}
+
+fn scratch_with(path: &str) -> State {
+    State::scratch().file(FileOp::new().mkfile(path, 0o644, "x"), Options::default())
+}
+
+fn good() -> pb::Definition {
+    let state = scratch_with("/a");
+    state.marshal(&Defaults::default()).expect("it is complete")
+}
+
+/// The definition with the last op, which says what is wanted, replaced.
+fn wanting(mut definition: pb::Definition, op: &pb::Op) -> pb::Definition {
+    definition.def.pop();
+    definition.def.push(proto::encode::marshal_op(op).into());
+    definition
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_and_the_daemon_serves_on() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    let file = oci::Digest::of(&good().def[0]).to_string();
+    let input = |digest: &str, index| pb::Op {
+        inputs: vec![pb::Input {
+            digest: digest.to_owned(),
+            index,
+        }],
+        ..pb::Op::default()
+    };
+    let cases = [
+        (wanting(good(), &input(&file, 7)), "1 results received"),
+        (
+            wanting(good(), &input(&file, i64::MAX)),
+            "1 results received",
+        ),
+        (
+            wanting(good(), &input("sha256:0", 0)),
+            "invalid missing input digest sha256:0",
+        ),
+        (
+            wanting(good(), &pb::Op::default()),
+            "invalid LLB with no inputs on last vertex",
+        ),
+    ];
+    for (definition, expected) in cases {
+        build(&daemon, &definition).fails_with(expected);
+    }
+    build(&daemon, &good()).ok();
+}
+
+#[test]
+fn ops_with_wrong_numbers_fail_alone() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    let action = |input, secondary_input, action| pb::FileAction {
+        input,
+        secondary_input,
+        output: 0,
+        action: Some(action),
+    };
+    let copy = |input, secondary| {
+        action(
+            input,
+            secondary,
+            pb::file_action::Action::Copy(pb::FileActionCopy {
+                src: "/x".to_owned(),
+                dest: "/y".to_owned(),
+                mode: -1,
+                timestamp: -1,
+                ..pb::FileActionCopy::default()
+            }),
+        )
+    };
+    let broken = [
+        vec![copy(-1, 5)],
+        vec![copy(3, -1)],
+        vec![copy(i64::MAX, i64::MIN)],
+        vec![copy(0, 0)],
+        vec![copy(1, -1), copy(0, -1)],
+    ];
+    for actions in broken {
+        let op = pb::Op {
+            op: Some(pb::op::Op::File(pb::FileOp { actions })),
+            ..pb::Op::default()
+        };
+        let bytes = proto::encode::marshal_op(&op);
+        let last = pb::Op {
+            inputs: vec![pb::Input {
+                digest: oci::Digest::of(&bytes).to_string(),
+                index: 0,
+            }],
+            ..pb::Op::default()
+        };
+        let definition = pb::Definition {
+            def: vec![bytes.into(), proto::encode::marshal_op(&last).into()],
+            ..pb::Definition::default()
+        };
+        build(&daemon, &definition).fails_with("error:");
+    }
+    build(&daemon, &good()).ok();
+}
+
+#[test]
+fn a_definition_larger_than_a_message_is_refused() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    let state = State::scratch().file(
+        FileOp::new().mkfile("/large", 0o644, vec![b'x'; 64 << 20]),
+        Options::default(),
+    );
+    let definition = state.marshal(&Defaults::default()).expect("it is complete");
+    build(&daemon, &definition).fails_with("too large");
+    build(&daemon, &good()).ok();
+}
+
+#[test]
+fn a_chain_of_twenty_thousand_steps_is_built() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    let mut states = vec![scratch_with("/a"), scratch_with("/b")];
+    // Nothing but references: each level joins the two before it under a new name.
+    for level in 0..20_000 {
+        let id = level.to_string();
+        states = State::passthrough(&id, &states, Options::default());
+    }
+    let definition = states[0]
+        .marshal(&Defaults::default())
+        .expect("it is complete");
+    build(&daemon, &definition).ok();
+}
