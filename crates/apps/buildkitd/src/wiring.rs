@@ -81,6 +81,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             Arc::new(remotecache_oci::Registry::new(registry)),
             Arc::new(remotecache_oci::Local),
             Arc::new(remotecache_oci::Inline),
+            Arc::new(remotecache_object::S3::new(Arc::new(|name| std::env::var(name).ok()))),
         ],
         platforms,
         entitlements: settings.entitlements.clone(),
@@ -90,7 +91,10 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             content: cache.content().clone(),
             limits: settings.config.history.limits()?,
         })?,
-    });
+    })
+    .in_environment(crate::environment::load(
+        settings.config.provenance_env_dir.as_deref(),
+    )?);
     let services = Services {
         builder: Arc::new(builder),
         sessions,
