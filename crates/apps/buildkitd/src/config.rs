@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub system: System,
     pub history: crate::history::History,
     pub frontend: crate::frontends::Frontends,
+    #[serde(rename = "provenanceEnvDir")]
+    pub provenance_env_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -4,6 +4,7 @@
 
 mod args;
 mod config;
+mod environment;
 mod frontends;
 mod gc;
 mod history;

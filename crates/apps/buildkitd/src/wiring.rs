@@ -81,7 +81,9 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             Arc::new(remotecache_oci::Registry::new(registry)),
             Arc::new(remotecache_oci::Local),
             Arc::new(remotecache_oci::Inline),
-            Arc::new(remotecache_object::S3::new(Arc::new(|name| std::env::var(name).ok()))),
+            Arc::new(remotecache_object::S3::new(Arc::new(|name| {
+                std::env::var(name).ok()
+            }))),
         ],
         platforms,
         entitlements: settings.entitlements.clone(),

@@ -61,7 +61,7 @@ fn attestation(attestation: &Attestation) -> wire::Attestation {
         r#ref: attestation.reference.as_ref().map(reference),
         path: attestation.path.clone(),
         in_toto_predicate_type: attestation.predicate_type.clone(),
-        in_toto_subjects: Vec::new(),
+        in_toto_subjects: attestation.subjects.clone(),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::hub::Hub;
 use crate::imports::Imports;
 use crate::nested::NestedBuilds;
 use crate::reference::LazyReference;
+use crate::requests::{Asked, Scope, image};
 use crate::sources::Sources;
 
 /// One build's side of the bridge. Clones share everything.
@@ -37,6 +38,7 @@ pub(crate) struct BuildBridge {
     pub(crate) sources: Arc<Sources>,
     pub(crate) containers: Arc<Containers>,
     pub(crate) exposed: Arc<Exposed>,
+    pub(crate) scope: Arc<Scope>,
 }
 
 impl BuildBridge {
@@ -75,7 +77,8 @@ impl BuildBridge {
         self.imports.keep(loaded.unexported);
         self.job.load(&loaded.edge);
         let definition = Arc::new(definition);
-        let reference = LazyReference::new(definition, loaded.edge, self.job.clone(), explain);
+        let (job, scope) = (self.job.clone(), self.scope.clone());
+        let reference = LazyReference::new(definition, loaded.edge, job, scope, explain);
         Ok(Outcome {
             single: Some(Some(Arc::new(reference))),
             ..Outcome::default()
@@ -102,8 +105,14 @@ impl BuildBridge {
             return Err(Failure::new(Class::User, text));
         }
         let source = request.options.get("source").cloned().unwrap_or_default();
+        let mut bridge = self.clone();
+        bridge.scope = self.scope.frontend(Asked {
+            frontend: name.to_owned(),
+            options: request.options.clone(),
+            inputs: request.inputs.clone(),
+        });
         frontend
-            .solve(cx, Arc::new(self.clone()), request)
+            .solve(cx, Arc::new(bridge), request)
             .await
             .map_err(|err| {
                 let source = if name == "gateway.v0" {
@@ -180,9 +189,11 @@ impl Bridge for BuildBridge {
             resolve_mode: options.mode,
             ..proto::gateway::ResolveSourceMetaRequest::default()
         };
-        let answer = self.source_meta(cx, request).await.map_err(|err| {
-            err.context(format_args!("failed to resolve source metadata for {name}"))
-        })?;
+        let answer = Bridge::source_meta(self, cx, request)
+            .await
+            .map_err(|err| {
+                err.context(format_args!("failed to resolve source metadata for {name}"))
+            })?;
         let identifier = answer.source.unwrap_or_default().identifier;
         let Some(image) = answer.image else {
             return Err(Failure::new(
@@ -208,7 +219,19 @@ impl Bridge for BuildBridge {
         cx: &Cx,
         request: proto::gateway::ResolveSourceMetaRequest,
     ) -> Result<proto::gateway::ResolveSourceMetaResponse, Failure> {
-        BuildBridge::source_meta(self, cx, request).await
+        let platform = request.platform.as_ref().map(|platform| Platform {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            os_version: platform.os_version.clone(),
+            os_features: platform.os_features.clone(),
+            variant: platform.variant.clone(),
+        });
+        let answer = BuildBridge::source_meta(self, cx, request).await?;
+        if let (Some(resolved), Some(source)) = (&answer.image, &answer.source) {
+            let found = image(&source.identifier, platform, &resolved.digest);
+            self.scope.note_image(found);
+        }
+        Ok(answer)
     }
 
     async fn new_container(

@@ -186,6 +186,7 @@ impl Gateway {
                     },
                     path: attestation.path.clone(),
                     predicate_type: attestation.in_toto_predicate_type.clone(),
+                    subjects: attestation.in_toto_subjects.clone(),
                 });
             }
             attestations.insert(platform.clone(), stated);

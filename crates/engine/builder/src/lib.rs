@@ -2,6 +2,7 @@
 //!
 //! The builder knows contracts only: which frontends, exporters and sources there are is decided by whoever makes it.
 
+mod attest;
 mod bridge;
 mod cache_exports;
 mod container;
@@ -16,6 +17,7 @@ mod nested;
 mod policy;
 mod reference;
 mod request;
+mod requests;
 mod result;
 mod running;
 mod solve;
@@ -76,6 +78,8 @@ pub struct Builder {
     machinery: Arc<Machinery>,
     jobs: Arc<Jobs>,
     running: Arc<Mutex<Vec<tasks::Task<()>>>>,
+    requests: Arc<requests::Known>,
+    environment: Arc<provenance::Environment>,
 }
 
 impl Builder {
@@ -85,7 +89,16 @@ impl Builder {
             machinery: Arc::new(machinery),
             jobs: Arc::default(),
             running: Arc::default(),
+            requests: Arc::default(),
+            environment: Arc::default(),
         }
+    }
+
+    /// The same, saying this about the machine it runs on.
+    #[must_use]
+    pub fn in_environment(mut self, environment: provenance::Environment) -> Self {
+        self.environment = Arc::new(environment);
+        self
     }
 
     /// What builds run on.

@@ -36,6 +36,7 @@ impl Nested for NestedBuilds {
             sources: self.sources.clone(),
             containers: Arc::default(),
             exposed: Arc::default(),
+            scope: Arc::default(),
         };
         let outcome = bridge.load(&work.cx, definition, &[], None).await?;
         let Some(Some(reference)) = &outcome.single else {

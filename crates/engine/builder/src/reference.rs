@@ -13,6 +13,7 @@ use solver::Built;
 use tasks::Cx;
 use tokio::sync::OnceCell;
 
+use crate::requests::Scope;
 use crate::{exposed, files};
 
 /// A result that has not been asked for yet.
@@ -21,6 +22,7 @@ pub(crate) struct LazyReference {
     definition: Arc<pb::Definition>,
     edge: ops::Edge,
     job: Arc<solver::Job<Op>>,
+    scope: Arc<Scope>,
     explain: Option<Arc<dyn Explain>>,
     built: OnceCell<Built<Value>>,
 }
@@ -30,16 +32,30 @@ impl LazyReference {
         definition: Arc<pb::Definition>,
         edge: ops::Edge,
         job: Arc<solver::Job<Op>>,
+        scope: Arc<Scope>,
         explain: Option<Arc<dyn Explain>>,
     ) -> Self {
+        let id = identity::new_id();
+        scope.note(&id, &definition, &edge);
         Self {
-            id: identity::new_id(),
+            id,
             definition,
             edge,
             job,
+            scope,
             explain,
             built: OnceCell::new(),
         }
+    }
+
+    /// Where it is in the build's graph.
+    pub(crate) fn edge(&self) -> &ops::Edge {
+        &self.edge
+    }
+
+    /// The request it was made for.
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
     }
 
     /// Computes the result, once.

@@ -39,15 +39,16 @@ pub(crate) async fn evaluate(cx: &Cx, outcome: &Outcome) -> Result<Input, Failur
     if outcome.platforms.is_empty() {
         return Ok(input);
     }
-    let mut known = platforms(outcome)?;
+    let known = platforms(outcome)?;
     let computed =
         futures::future::try_join_all(outcome.platforms.iter().map(|(id, reference)| async move {
             Ok::<_, Failure>((id.clone(), compute(cx, reference.as_ref()).await?))
         }))
         .await?;
-    let mut computed: BTreeMap<_, _> = computed.into_iter().collect();
-    for entry in known.drain(..) {
-        let Some(result) = computed.remove(&entry.id) else {
+    let computed: BTreeMap<_, _> = computed.into_iter().collect();
+    for entry in known {
+        // A platform may have been asked for twice.
+        let Some(result) = computed.get(&entry.id).cloned() else {
             let text = format!("failed to find ref for ID {}", entry.id);
             return Err(Failure::new(Class::User, text));
         };

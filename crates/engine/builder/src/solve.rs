@@ -10,14 +10,17 @@ use frontend::{Outcome, Request};
 use oci::Digest;
 use ops::Entitlements;
 use progress::{Event, Sink};
+use provenance::Wanted;
 use tasks::Cx;
 
+use crate::attest::{Accounts, Times};
 use crate::bridge::BuildBridge;
 use crate::cache_exports::{self, CacheExport};
 use crate::exports::Outputs;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::jobs::Job;
+use crate::requests::{Asked, Scope};
 use crate::sources::Sources;
 use crate::{Builder, SolveRequest, result, running, verify, vertex};
 
@@ -35,6 +38,9 @@ impl Builder {
             let text = "cannot solve with both Definition and Frontend specified";
             return Err(Failure::new(Class::User, text));
         }
+        let wanted = Wanted::parse(&request.frontend_attrs);
+        let wanted = wanted.map_err(|err| Failure::from_error(&err))?;
+        let times = Arc::new(Times::begin());
         let entitlements = self.entitlements(&request.entitlements)?;
         let exporters = self.exporters(&request)?;
         let caches = cache_exports::configure(&self.machinery.caches, &request.cache_exports)?;
@@ -61,6 +67,14 @@ impl Builder {
             session: request.session.clone(),
             entitlements,
             imports: Arc::default(),
+            scope: Scope::of_client(
+                self.requests.clone(),
+                Asked {
+                    frontend: request.frontend.clone(),
+                    options: request.frontend_attrs.clone(),
+                    inputs: request.frontend_inputs.clone(),
+                },
+            ),
         };
         for import in &request.cache_imports {
             bridge.import(&import.kind, &import.attrs);
@@ -91,8 +105,14 @@ impl Builder {
             };
             running::note(&mut kept, &outcome);
             let to = (exporters.as_slice(), caches.as_slice());
-            self.finish(&cx, &bridge, &request, to, outcome, &mut kept)
-                .await
+            let accounts = Accounts {
+                bridge: &bridge,
+                request: &request,
+                wanted: &wanted,
+                environment: &self.environment,
+                times,
+            };
+            self.finish(&cx, &accounts, to, outcome, &mut kept).await
         };
         let ended = work.await;
         // Whatever still runs for this build has nobody left who wants it.
@@ -172,12 +192,12 @@ impl Builder {
     async fn finish(
         &self,
         cx: &Cx,
-        bridge: &BuildBridge,
-        request: &SolveRequest,
+        accounts: &Accounts<'_>,
         (exporters, caches): (&[Arc<dyn Instance>], &[CacheExport]),
         outcome: Outcome,
         kept: &mut history::Outcome,
     ) -> Result<Response, Failure> {
+        let (bridge, request) = (accounts.bridge, accounts.request);
         let mut input = result::evaluate(cx, &outcome).await?;
         input.compatibility = request.compatibility;
         let sink = bridge.job.sink();
@@ -191,6 +211,7 @@ impl Builder {
             })
             .await?;
         }
+        let known = accounts.attach(cx, &outcome, &mut input).await?;
         let outputs = Outputs {
             bridge,
             exporters,
@@ -199,7 +220,9 @@ impl Builder {
             epoch,
             warnings: &warnings,
         };
-        let (exported, told) = outputs.run(cx, &outcome).await?;
+        let done = outputs.run(cx, &outcome).await;
+        accounts.keep(cx, &known, &outcome, kept).await;
+        let (exported, told) = done?;
         let mut response = Response::default();
         for (key, value) in &outcome.metadata {
             if key.starts_with("frontend.") {

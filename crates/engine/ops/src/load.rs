@@ -147,8 +147,11 @@ fn operation(options: &LoadOptions, op: pb::Op, metadata: &pb::OpMetadata) -> Re
     let inputs = op.inputs.len();
     Ok(match op.op {
         Some(pb::op::Op::Source(source)) => {
-            let instance = instance(worker, &options.memo, source, platform)?;
-            Op::Source(SourceOp::new(worker.clone(), instance))
+            let (kind, id) = identify(worker, source, platform)?;
+            let instance = kind
+                .instance(id.clone(), &options.memo)
+                .map_err(|err| Failure::from_error(&err))?;
+            Op::Source(SourceOp::new(worker.clone(), id, instance))
         }
         Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
             worker: worker.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::source::{Asked, Facts};
+use ::source::{Asked, Facts, Identifier};
 use cachekeys::Part;
 use diagnostics::Failure;
 use oci::Digest;
@@ -15,12 +15,30 @@ use crate::{Value, Worker};
 /// A source, identified but not resolved.
 pub struct SourceOp {
     worker: Arc<Worker>,
+    id: Identifier,
     instance: Arc<dyn ::source::Instance>,
 }
 
 impl SourceOp {
-    pub(crate) fn new(worker: Arc<Worker>, instance: Arc<dyn ::source::Instance>) -> Self {
-        Self { worker, instance }
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        id: Identifier,
+        instance: Arc<dyn ::source::Instance>,
+    ) -> Self {
+        Self {
+            worker,
+            id,
+            instance,
+        }
+    }
+
+    /// What the definition calls it.
+    pub(crate) fn id(&self) -> &Identifier {
+        &self.id
+    }
+
+    pub(crate) fn instance(&self) -> &dyn ::source::Instance {
+        &*self.instance
     }
 
     pub(crate) fn worker(&self) -> &Worker {

@@ -52,6 +52,8 @@ pub struct Attestation {
     pub path: String,
     /// URI of the predicate type.
     pub predicate_type: String,
+    /// What it is about; nothing: the result.
+    pub subjects: Vec<proto::gateway::InTotoSubject>,
 }
 
 impl Outcome {
