@@ -16,6 +16,7 @@ use proto::stack::{Frame, Stack};
 use tokio::sync::watch;
 
 use crate::log::{Counts, Spool, stamp};
+use crate::redact::Secrets;
 use crate::{Attrs, Error, History, Inner, images, log, redact, trace};
 
 /// Compat: the typing error is upstream's.
@@ -64,6 +65,7 @@ pub struct Recording {
     record: Option<BuildHistoryRecord>,
     started: SystemTime,
     spool: Arc<Spool>,
+    secrets: Secrets,
 }
 
 impl History {
@@ -71,10 +73,11 @@ impl History {
     pub fn begin(&self, started: Started) -> Recording {
         let now = SystemTime::now();
         let exporters = started.exporters.into_iter();
+        let secrets = Secrets::of(&started.attrs);
         let record = BuildHistoryRecord {
             r#ref: started.name,
             frontend: started.frontend,
-            frontend_attrs: redact::attrs(&started.attrs),
+            frontend_attrs: redact::redacted(&started.attrs),
             exporters: exporters
                 .map(|(r#type, attrs)| Exporter { r#type, attrs })
                 .collect(),
@@ -90,6 +93,7 @@ impl History {
             record: Some(record),
             started: now,
             spool: Arc::new(Spool::new(self.inner.blobs.scratch())),
+            secrets,
         }
     }
 }
@@ -114,10 +118,11 @@ impl Recording {
             .lock()
             .unfinished
             .insert(name.clone(), unfinished);
+        let secrets = std::mem::take(&mut self.secrets);
         let events = tasks::blocking({
             let inner = inner.clone();
             move || {
-                inner.write_ended(record, completed, &ended, &spool)?;
+                inner.write_ended(record, (completed, &secrets), &ended, &spool)?;
                 Ok::<_, Error>(ended)
             }
         })
@@ -190,7 +195,7 @@ impl Inner {
     fn write_ended(
         &self,
         mut record: BuildHistoryRecord,
-        completed: SystemTime,
+        (completed, secrets): (SystemTime, &Secrets),
         ended: &Ended,
         spool: &Spool,
     ) -> Result<(), Error> {
@@ -210,10 +215,10 @@ impl Inner {
             record.error = Some(status);
         }
         for (key, value) in &ended.outcome.metadata {
-            let value = String::from_utf8_lossy(value).into_owned();
+            let value = secrets.hide(&String::from_utf8_lossy(value));
             record.exporter_response.insert(key.clone(), value);
         }
-        self.add_results(&mut record, &ended.outcome)?;
+        self.add_results(&mut record, &ended.outcome, secrets)?;
         let mut state = self.state.lock();
         state.active.remove(&record.r#ref);
         self.write(&record)?;
@@ -221,9 +226,15 @@ impl Inner {
         Ok(())
     }
 
-    fn add_results(&self, record: &mut BuildHistoryRecord, outcome: &Outcome) -> Result<(), Error> {
+    fn add_results(
+        &self,
+        record: &mut BuildHistoryRecord,
+        outcome: &Outcome,
+        secrets: &Secrets,
+    ) -> Result<(), Error> {
         for (platform, predicate, document) in &outcome.statements {
-            let mut blob = self.blobs.put(PREDICATE_MEDIA_TYPE, document)?;
+            let document = secrets.hide_in_document(document);
+            let mut blob = self.blobs.put(PREDICATE_MEDIA_TYPE, &document)?;
             let key = PREDICATE_TYPE.to_owned();
             blob.annotations.insert(key, predicate.clone());
             let info = if platform.is_empty() {

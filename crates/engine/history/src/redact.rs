@@ -2,6 +2,8 @@
 //!
 //! Secrets belong into `--secret`. People put them into build arguments nevertheless, and a record outlives the build.
 
+use serde_json::Value;
+
 use crate::Attrs;
 
 /// Stands for what is not kept.
@@ -79,7 +81,7 @@ pub fn looks_secret(name: &str, value: &str) -> bool {
 }
 
 /// The options of a build as they are kept.
-pub(crate) fn attrs(attrs: &Attrs) -> Attrs {
+pub(crate) fn redacted(attrs: &Attrs) -> Attrs {
     let kept = |(key, value): (&String, &String)| {
         let argument = key.strip_prefix("build-arg:");
         let value = match (argument, password(value)) {
@@ -90,6 +92,60 @@ pub(crate) fn attrs(attrs: &Attrs) -> Attrs {
         (key.clone(), value)
     };
     attrs.iter().map(kept).collect()
+}
+
+/// The secrets among the build arguments of one build, which may come up again in what the build tells about itself:
+/// image configs hold arguments, provenance holds the whole request.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets(Vec<(String, String)>);
+
+/// Shorter values are only known by their name.
+const LONG: usize = 8;
+
+impl Secrets {
+    pub(crate) fn of(attrs: &Attrs) -> Self {
+        let argument = |(key, value): (&String, &String)| {
+            let name = key.strip_prefix("build-arg:")?;
+            looks_secret(name, value).then(|| (name.to_owned(), value.clone()))
+        };
+        Self(attrs.iter().filter_map(argument).collect())
+    }
+
+    /// A text without them.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (name, value) in &self.0 {
+            if text == *value {
+                return HIDDEN.to_owned();
+            }
+            text = text.replace(&format!("{name}={value}"), &format!("{name}={HIDDEN}"));
+            if value.len() >= LONG {
+                text = text.replace(value.as_str(), HIDDEN);
+            }
+        }
+        text
+    }
+
+    /// A JSON document without them.
+    pub(crate) fn hide_in_document(&self, document: &[u8]) -> Vec<u8> {
+        if self.0.is_empty() {
+            return document.to_vec();
+        }
+        let Ok(mut json) = serde_json::from_slice(document) else {
+            return self.hide(&String::from_utf8_lossy(document)).into_bytes();
+        };
+        self.walk(&mut json);
+        format!("{json:#}").into_bytes()
+    }
+
+    fn walk(&self, json: &mut Value) {
+        match json {
+            Value::String(text) => *text = self.hide(text),
+            Value::Array(list) => list.iter_mut().for_each(|it| self.walk(it)),
+            Value::Object(fields) => fields.values_mut().for_each(|it| self.walk(it)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
 }
 
 /// Where the password of an address is: `https://user:HERE@host/`.
@@ -139,6 +195,31 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_hidden_wherever_they_come_up() {
+        let given = [
+            ("build-arg:TOKEN", "abc"),
+            ("build-arg:PASSWORD", "long enough"),
+            ("build-arg:VERSION", "1"),
+        ];
+        let given = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let secrets = Secrets::of(&given.into());
+        assert_eq!(secrets.hide("abc"), "<redacted>");
+        assert_eq!(
+            secrets.hide("RUN |1 TOKEN=abc sh"),
+            "RUN |1 TOKEN=<redacted> sh"
+        );
+        assert_eq!(secrets.hide("x long enough y"), "x <redacted> y");
+        assert_eq!(secrets.hide("abcdef 1"), "abcdef 1");
+        let document = br#"{"a":["abc",{"b":"TOKEN=abc","abc":1}]}"#;
+        let hidden: Value =
+            serde_json::from_slice(&secrets.hide_in_document(document)).expect("JSON");
+        assert_eq!(hidden["a"][0], "<redacted>");
+        assert_eq!(hidden["a"][1]["b"], "TOKEN=<redacted>");
+        let none = Secrets::default();
+        assert_eq!(none.hide_in_document(document), document);
+    }
+
+    #[test]
     fn only_what_is_secret_is_hidden() {
         let given = [
             ("build-arg:TOKEN", "abc"),
@@ -147,7 +228,7 @@ mod tests {
             ("label:token", "abc"),
         ];
         let given = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let kept = attrs(&given.into());
+        let kept = redacted(&given.into());
         assert_eq!(kept["build-arg:TOKEN"], "<redacted>");
         assert_eq!(kept["build-arg:VERSION"], "1");
         assert_eq!(kept["context"], "https://me:xxxxx@example.com/a.git#b");

@@ -110,6 +110,10 @@ async fn a_build_goes_on_record_when_it_ends() {
     assert_eq!(kind_and_name(event), (Kind::Started, "a".to_owned()));
     let ended = Ended {
         events: vec![vertex(true), vertex(false)],
+        outcome: Outcome {
+            metadata: BTreeMap::from([("config".to_owned(), "{\"Env\":[\"TOKEN=x\"]}".into())]),
+            ..Outcome::default()
+        },
         ..Ended::default()
     };
     recording.end(ended).await.expect("recorded");
@@ -117,6 +121,8 @@ async fn a_build_goes_on_record_when_it_ends() {
     let record = event.record.expect("a record");
     assert_eq!((record.num_cached_steps, record.num_total_steps), (1, 2));
     assert_eq!(record.frontend_attrs["build-arg:TOKEN"], "<redacted>");
+    let config = &record.exporter_response["config"];
+    assert_eq!(config, "{\"Env\":[\"TOKEN=<redacted>\"]}");
     assert_eq!(record.exporters[0].r#type, "oci");
     assert!(record.error.is_none() && record.completed_at.is_some());
     history.finalize("a").await;
