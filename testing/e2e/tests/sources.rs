@@ -96,6 +96,8 @@ fn a_repository_can_be_added_with_its_history_and_its_parts() {
     let (done, tree) = add("");
     done.ok();
     assert!(tree.starts_with(".gitmodules 0644"), "{tree}");
+    // The stock daemon leaves a link to a repository that is not there any more.
+    let tree = tree.replace("part/.git 0644 35\n", if is_ours() { "?" } else { "" });
     assert!(
         tree.ends_with("a 0644 4\npart/ 0755\npart/p 0644 5"),
         "{tree}"
@@ -435,7 +437,7 @@ fn a_bundle_carries_commits_from_one_daemon_to_another() {
     // Rules may say where commits come from, and what becomes of them.
     let converted = |daemon: &Daemon, attrs: &str, more: &[String]| {
         let rule = format!(
-            r#"{{"action":"CONVERT","selector":{{"identifier":"git://*"}},"updates":{{"attrs":{{{attrs}}}}}}}"#
+            r#"{{"action":"CONVERT","selector":{{"identifier":"git://*"}},"updates":{{"identifier":"git://$1","attrs":{{{attrs}}}}}}}"#
         );
         let mut args = vec![policy(dir.path(), &rule)];
         args.extend_from_slice(more);
@@ -446,7 +448,7 @@ fn a_bundle_carries_commits_from_one_daemon_to_another() {
     let layout = dir.path().join("layout");
     let (done, tree) = converted(&daemon, r#""git.checkoutbundle":"true""#, &[]);
     done.ok();
-    assert!(tree.starts_with("bundle 0644"), "{tree}");
+    assert!(tree.starts_with("bundle 0666"), "{tree}");
     let out = dir.path().join("out");
     let output = format!("--output=type=local,dest={}", out.display());
     converted(&daemon, r#""git.checkoutbundle":"true""#, &[output])

@@ -1,5 +1,7 @@
 //! Bundles: files with commits and their history, as a source of commits and as a result.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use content::Provider as _;
@@ -194,11 +196,13 @@ pub(crate) async fn write(
     })?;
     let name = target(&resolved.asked);
     cli.quiet(&["update-ref", &name, commit]).await?;
-    let path = dir.join("bundle");
-    let path = path.to_string_lossy();
+    let file = dir.join("bundle");
+    let path = file.to_string_lossy();
     let made = cli.run(&["bundle", "create", &path, &name]).await;
     made.map_err(|err| err.during(format!("failed to create git bundle for {commit}")))?;
-    Ok(())
+    // Compat: everybody may write, as upstream leaves it.
+    std::fs::set_permissions(&file, Permissions::from_mode(0o666))
+        .map_err(Error::file("set the mode of the bundle"))
 }
 
 /// What the commit is called in a bundle: as at the remote, for a tag that is named in full; else as a branch.
