@@ -152,3 +152,38 @@ fn a_chain_of_twenty_thousand_steps_is_built() {
         .expect("it is complete");
     build(&daemon, &definition).ok();
 }
+
+#[test]
+fn a_definition_that_a_step_made_is_built_in_its_place() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    for (name, attribute) in [
+        ("buildkit.llb.definition", ""),
+        ("graphs/one", "graphs/one"),
+    ] {
+        let planned = FileOp::new().mkdir("/graphs", 0o755).mkfile(
+            &format!("/{name}"),
+            0o644,
+            good().encode_to_vec(),
+        );
+        let state = State::scratch()
+            .file(planned, Options::default())
+            .build(attribute, Options::default());
+        let definition = state.marshal(&Defaults::default()).expect("it is complete");
+        let out = tempfile::tempdir().expect("a temporary directory");
+        let mut client = daemon.client(&["build", "--progress=plain"]);
+        client
+            .arg(format!("--output=type=local,dest={}", out.path().display()))
+            .stdin(Stdio::piped());
+        let mut child = client.spawn().expect("the client runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(&definition.encode_to_vec()).expect("read");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success());
+        let made = std::fs::read_to_string(out.path().join("a")).expect("it was built");
+        assert_eq!(made, "x");
+    }
+    let state = scratch_with("/a").build("nothing", Options::default());
+    let definition = state.marshal(&Defaults::default()).expect("it is complete");
+    build(&daemon, &definition).fails_with("failed to open nothing: no such file or directory");
+}
