@@ -35,24 +35,28 @@ fn a_build_is_on_record_with_its_log_and_its_spans() {
     let context = on_base("RUN echo printed", "");
     daemon.build(context.path(), &[]).ok();
     let name = only(&daemon);
-    daemon.restart();
-    let log = call(&daemon, &["debug", "logs", "--progress=plain", &name]).ok();
-    assert!(log.text.contains(" printed\n"), "{}", log.text);
     // The spans may take a moment.
-    let spans = || call(&daemon, &["debug", "logs", "--trace", &name]);
+    let spans = |daemon: &Daemon| call(daemon, &["debug", "logs", "--trace", &name]);
     let found = (0..100).any(|_| {
-        let spans = spans();
         std::thread::sleep(std::time::Duration::from_millis(50));
+        let spans = spans(&daemon);
         spans.code == 0 && spans.text.contains("RUN echo printed")
     });
-    assert!(found, "{}", spans().text);
+    assert!(found, "{}", spans(&daemon).text);
+    daemon.restart();
+    spans(&daemon).ok();
+    let log = call(&daemon, &["debug", "logs", "--progress=plain", &name]).ok();
+    assert!(log.text.contains(" printed\n"), "{}", log.text);
     call(&daemon, &["debug", "ctl", "--pin", &name]).ok();
     call(&daemon, &["prune-histories"]).ok();
     assert_eq!(only(&daemon), name, "it is pinned");
     call(&daemon, &["debug", "ctl", "--unpin", &name]).ok();
     call(&daemon, &["prune-histories"]).ok();
     assert!(list(&daemon).is_empty());
-    call(&daemon, &["debug", "ctl", "--pin", &name]).fails_with("file does not exist");
+    // The stock daemon keeps what was followed by name once.
+    if e2e::is_ours() {
+        call(&daemon, &["debug", "ctl", "--pin", &name]).fails_with("file does not exist");
+    }
 }
 
 #[test]
