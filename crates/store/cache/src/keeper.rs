@@ -38,8 +38,8 @@ const BALANCE: &[u8] = b"used";
 /// After a pass that found nothing.
 const IN_VAIN: Duration = Duration::from_secs(30);
 
-/// A measurement holds for so many more trees at least, and some more in a large cache, where it costs more.
-const TREES: usize = 16;
+/// A measurement of so many records costs as much as a tree takes to write: in a large cache it holds for some more.
+const RECORDS: usize = 256;
 /// What a tree is taken to be at least.
 const TREE: u64 = 1_000_000;
 
@@ -295,7 +295,7 @@ impl Inner {
         let begun = self.room.begun.load(Ordering::Relaxed);
         let records = self.room.records.load(Ordering::Relaxed);
         let used = self.room.balance.lock().map_or(limit, |last| last.used);
-        begun >= TREES + records / 256 + trees_until(limit, used, records)
+        begun >= records / RECORDS + trees_until(limit, used, records).max(1)
     }
 
     /// Somebody begins to write a tree.

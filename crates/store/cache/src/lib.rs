@@ -29,6 +29,7 @@ mod layers;
 mod mutable;
 mod node;
 mod open;
+mod reaper;
 mod record;
 mod refs;
 mod remove;
@@ -60,7 +61,7 @@ pub use verify::{Depth, Problem, Report};
 
 use fresh::Fresh;
 use node::{Node, Nodes};
-use open::Reaper;
+use reaper::Reaper;
 use record::{Body, Record, second_id, to_nanos};
 
 /// The cache. Clones share it.

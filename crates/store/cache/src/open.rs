@@ -5,17 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use content::Store;
 use db::{Batch, Db, Start};
 use parking_lot::Mutex;
-use snapshot::{Key, Native, Overlay, Snapshotter};
+use snapshot::{Native, Overlay, Snapshotter};
 
 use crate::fresh::NEXT_KEY;
 use crate::node::Nodes;
+use crate::reaper::{Job, Reaper};
 use crate::record::{BLOBS, Body, INDEXED, SNAPSHOTS, STATE, pair, read};
 use crate::{Cache, Error, Inner, RecordType, RefId};
 
@@ -276,7 +275,12 @@ fn after_reboot(start: &Start, db: &Db, content: &Store) -> Result<(), Error> {
 }
 
 /// Removes trees with a key below `below` that no record names.
-fn sweep(db: &Db, snapshots: &dyn Snapshotter, below: u64, stop: &AtomicBool) -> Result<(), Error> {
+pub(crate) fn sweep(
+    db: &Db,
+    snapshots: &dyn Snapshotter,
+    below: u64,
+    stop: &AtomicBool,
+) -> Result<(), Error> {
     let mut removed = 0_u64;
     for key in snapshots.keys()? {
         if stop.load(Ordering::Relaxed) {
@@ -291,99 +295,4 @@ fn sweep(db: &Db, snapshots: &dyn Snapshotter, below: u64, stop: &AtomicBool) ->
         tracing::info!(removed, "trees without records removed");
     }
     Ok(())
-}
-
-enum Job {
-    Remove(Key),
-    Sweep { below: u64 },
-    Tell(tokio::sync::oneshot::Sender<()>),
-}
-
-/// Removes trees, one after the other, where nobody waits for it.
-pub(crate) struct Reaper {
-    snapshots: Arc<dyn Snapshotter>,
-    db: Db,
-    stop: Arc<AtomicBool>,
-    thread: Mutex<Option<(Sender<Job>, JoinHandle<()>)>>,
-}
-
-impl Reaper {
-    fn new(snapshots: Arc<dyn Snapshotter>, db: Db) -> Self {
-        Self {
-            snapshots,
-            db,
-            stop: Arc::default(),
-            thread: Mutex::new(None),
-        }
-    }
-
-    /// Removes a tree whose record is gone.
-    pub(crate) fn remove(&self, key: Key) {
-        self.send(Job::Remove(key));
-    }
-
-    fn send(&self, job: Job) {
-        let mut thread = self.thread.lock();
-        if self.stop.load(Ordering::Relaxed) {
-            return;
-        }
-        if thread.is_none() {
-            *thread = self.start();
-        }
-        if let Some((jobs, _)) = thread.as_ref() {
-            // A thread that is gone has said so; the next start sweeps.
-            let _ = jobs.send(job);
-        }
-    }
-
-    fn start(&self) -> Option<(Sender<Job>, JoinHandle<()>)> {
-        let (send, receive) = channel();
-        let (snapshots, db, stop) = (self.snapshots.clone(), self.db.clone(), self.stop.clone());
-        let started = std::thread::Builder::new()
-            .name("cache reaper".to_owned())
-            .spawn(move || reap(&receive, snapshots.as_ref(), &db, &stop));
-        match started {
-            Ok(thread) => Some((send, thread)),
-            Err(err) => {
-                tracing::warn!(error = %err, "trees are not removed before the next start");
-                None
-            }
-        }
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some((jobs, thread)) = self.thread.lock().take() {
-            drop(jobs);
-            if thread.join().is_err() {
-                tracing::error!("the thread that removes trees panicked");
-            }
-        }
-    }
-}
-
-impl Drop for Reaper {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn reap(jobs: &Receiver<Job>, snapshots: &dyn Snapshotter, db: &Db, stop: &AtomicBool) {
-    while let Ok(job) = jobs.recv() {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        let result = match job {
-            Job::Remove(key) => snapshots.remove(key).map_err(Error::from),
-            Job::Sweep { below } => sweep(db, snapshots, below, stop),
-            Job::Tell(waiting) => {
-                // Whoever asked may have gone.
-                let _ = waiting.send(());
-                Ok(())
-            }
-        };
-        if let Err(err) = result {
-            tracing::warn!(error = %fault::chain(&err), "tree left behind");
-        }
-    }
 }
