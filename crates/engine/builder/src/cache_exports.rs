@@ -91,7 +91,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(worker: &Worker) -> Arc<dyn Results> {
+    fn over(worker: &Worker) -> Arc<dyn Results> {
         Arc::new(Self {
             results: ops::Results::new(worker.cache.clone(), &worker.options.id),
             cache: worker.cache.clone(),
@@ -130,7 +130,7 @@ impl BuildBridge {
             roots,
             mode,
             options,
-            results: Daemon::new(&self.machinery.worker),
+            results: Daemon::over(&self.machinery.worker),
             excluded: Arc::new(move |vertex| imports.is_kept(vertex)),
         }
     }
