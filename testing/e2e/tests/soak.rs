@@ -63,6 +63,9 @@ fn many_builds_leave_memory_and_disk_as_they_were() {
         std::fs::write(context.path().join("a"), format!("{number}\n")).expect("written");
         daemon.build(context.path(), &[]).ok();
         largest = largest.max(disk(&daemon));
+        if number % 100 == 99 {
+            eprintln!("{} builds: {} kB", number + 1, memory(&daemon));
+        }
     };
     let warm = count / 5;
     (0..warm).for_each(&mut build);

@@ -74,7 +74,7 @@ impl Default for Options {
             flush_after: Duration::from_secs(15),
             flush_bytes: 32 << 20,
             before_flush: None,
-            cache_bytes: 8 << 20,
+            cache_bytes: 2 << 20,
             boot: None,
         }
     }
