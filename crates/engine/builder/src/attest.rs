@@ -142,15 +142,14 @@ impl Accounts<'_> {
                 continue;
             };
             let lazy = lazy(reference)?;
-            let mut capture = origins::of(cx, self.bridge, lazy.edge()).await;
             let scope = lazy.scope();
-            let own: Vec<&str> = outcome.references().map(|it| it.id()).collect();
-            for (id, edge) in scope.loaded() {
-                if !own.contains(&id.as_str()) {
-                    let other = origins::of(cx, self.bridge, &edge).await;
-                    capture.merge(&other);
-                }
-            }
+            // What else was made on the way counts too, but not the results for other platforms.
+            let own: Vec<&str> = results(outcome).map(|it| it.id()).collect();
+            let others = scope.loaded().into_iter();
+            let others = others.filter(|(id, _)| !own.contains(&id.as_str()));
+            let edges = [lazy.edge().clone()].into_iter();
+            let edges = edges.chain(others.map(|(_, edge)| edge));
+            let mut capture = origins::of(cx, self.bridge, edges).await;
             scope.describe(&mut capture);
             let images = scope.images();
             for image in provenance::image_platforms(&images, &platforms, &part.id) {
@@ -180,9 +179,13 @@ impl Accounts<'_> {
         let Some(definition) = definition.filter(|_| mode == Mode::Max) else {
             return Ok((predicate, None));
         };
-        let steps = Steps::new(&definition).map_err(|err| Failure::from_error(&err))?;
-        let added = predicate.add_steps(&definition, &steps);
-        added.map_err(|err| Failure::from_error(&err))?;
+        let (predicate, steps) = tasks::blocking(move || {
+            let steps = Steps::new(&definition)?;
+            predicate.add_steps(&definition, &steps)?;
+            Ok((predicate, steps))
+        })
+        .await
+        .map_err(|err: provenance::Error| Failure::from_error(&err))?;
         let lazy = lazy(&account.reference)?;
         let built = lazy.built(cx).await?;
         let worker = &self.bridge.machinery.worker;
@@ -295,8 +298,7 @@ fn refused(err: &provenance::Error) -> Failure {
         incomplete: incomplete.collect(),
     };
     failure.with(diagnostics::Detail::Unknown {
-        type_url: "github.com/moby/buildkit/solver/errdefs.ProvenanceMaterialsIncomplete+json"
-            .to_owned(),
+        type_url: "github.com/moby/buildkit/errdefs.ProvenanceMaterialsIncomplete+json".to_owned(),
         value: proto::gojson::to_string(&detail).into_bytes().into(),
     })
 }
@@ -307,6 +309,13 @@ fn reference<'a>(outcome: &'a Outcome, part: &Part) -> Option<&'a Arc<dyn Refere
         _ => outcome.platforms.get(&part.id),
     };
     found.and_then(Option::as_ref)
+}
+
+/// All results, and the trees of what frontends say about them.
+fn results(outcome: &Outcome) -> impl Iterator<Item = &Arc<dyn Reference>> {
+    let said = outcome.attestations.values().flatten();
+    let said = said.filter_map(|said| said.reference.as_ref());
+    outcome.references().chain(said)
 }
 
 fn lazy(reference: &Arc<dyn Reference>) -> Result<&LazyReference, Failure> {

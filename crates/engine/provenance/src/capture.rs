@@ -147,30 +147,6 @@ impl Capture {
         add_named(&mut self.request.ssh, id, optional);
     }
 
-    /// Adds everything another result was made of.
-    pub fn merge(&mut self, other: &Self) {
-        let sources = &other.sources;
-        sources
-            .images
-            .iter()
-            .for_each(|it| self.add_image(it.clone()));
-        sources
-            .blobs
-            .iter()
-            .for_each(|it| self.add_blob(it.clone()));
-        sources.local.iter().for_each(|it| self.add_local(it));
-        sources.git.iter().for_each(|it| self.add_git(it.clone()));
-        sources.http.iter().for_each(|it| self.add_http(it.clone()));
-        for secret in &other.request.secrets {
-            self.add_secret(&secret.id, secret.optional);
-        }
-        for ssh in &other.request.ssh {
-            self.add_ssh(&ssh.id, ssh.optional);
-        }
-        self.network |= other.network;
-        self.incomplete |= other.incomplete;
-    }
-
     /// Brings everything in order, and drops images named by digest that are there by tag.
     pub fn finish(&mut self) -> Result<(), Error> {
         let mut tagged = Vec::new();

@@ -12,13 +12,18 @@ use tasks::Cx;
 use crate::bridge::BuildBridge;
 use crate::requests;
 
-/// Everything the steps of `edge` took.
-pub(super) async fn of(cx: &Cx, bridge: &BuildBridge, edge: &Edge) -> Capture {
+/// Everything the steps of `edges` took.
+pub(super) async fn of(
+    cx: &Cx,
+    bridge: &BuildBridge,
+    edges: impl IntoIterator<Item = Edge>,
+) -> Capture {
     let worker = &bridge.machinery.worker;
     let sessions = worker.sessions.group(vec![bridge.session.clone()]);
     let mut capture = Capture::default();
     let mut seen = HashSet::new();
-    let mut pending = vec![edge.vertex.clone()];
+    let mut pending: Vec<_> = edges.into_iter().map(|edge| edge.vertex).collect();
+    pending.reverse();
     while let Some(vertex) = pending.pop() {
         if !seen.insert(vertex.digest.clone()) {
             continue;
