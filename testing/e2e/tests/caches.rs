@@ -170,6 +170,60 @@ fn caches_cross_between_ours_and_the_stock_daemon() {
     }
 }
 
+/// The Dockerfiles of the recorded caches, on a base that any daemon can make.
+#[test]
+fn caches_of_many_dockerfiles_cross() {
+    require!(root, busybox, registry);
+    let Some(stock) = stock() else {
+        eprintln!("SKIPPED: E2E_STOCK names no folder with the stock daemon");
+        return;
+    };
+    const USERS: &str = "RUN mkdir -p /etc && echo root:x:0:0:root:/:/bin/sh > /etc/passwd && \
+                         echo daemon:x:1:1::/: >> /etc/passwd && echo root:x:0: > /etc/group && \
+                         echo daemon:x:1: >> /etc/group\n";
+    let mut count = 0;
+    for name in recorded_names() {
+        let vector = recorded(&name);
+        let dockerfile = vector["dockerfile"].as_str().expect("a Dockerfile");
+        // What needs an argument before the first stage, or rights, is left out.
+        if !dockerfile.starts_with("FROM ") || dockerfile.contains("--network=host") {
+            continue;
+        }
+        let context = context("");
+        write_context(context.path(), &vector["context"]);
+        let ignored = context.path().join(".dockerignore");
+        if let Ok(text) = std::fs::read_to_string(&ignored) {
+            std::fs::write(&ignored, text + "\n!busybox\n").expect("written");
+        }
+        let steps = dockerfile.replace("FROM busybox", "FROM base");
+        let text = format!(
+            "{BASE}{USERS}{}",
+            steps.replace("from=busybox", "from=base")
+        );
+        std::fs::write(context.path().join("Dockerfile"), text).expect("written");
+        for (from, to) in [(None, Some(&stock)), (Some(&stock), None)] {
+            let daemon = |which: Option<&std::path::PathBuf>| {
+                which.map_or_else(Daemon::start, |binary| Daemon::other(binary))
+            };
+            let registry = Registry::start();
+            let cache = format!("type=registry,ref={}/c:1", registry.host());
+            let build = |daemon: Daemon, cache: String| {
+                let mut args = vec![cache];
+                for (key, value) in vector["frontend_options"].as_object().into_iter().flatten() {
+                    args.push(format!("--opt={key}={}", value.as_str().expect("text")));
+                }
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                daemon.build(context.path(), &args).ok().text
+            };
+            build(daemon(from), format!("--export-cache={cache},mode=max"));
+            let text = build(daemon(to), format!("--import-cache={cache}"));
+            check_all_cached(&name, &text);
+        }
+        count += 1;
+    }
+    assert!(count >= 18, "{count}");
+}
+
 #[test]
 fn a_cache_of_a_cache_is_the_same_cache() {
     require!(root, busybox, registry);
@@ -283,6 +337,27 @@ fn answer(
     Some(())
 }
 
+/// The recorded builds, but for the one that adds a file from an address of that day.
+fn recorded_names() -> Vec<String> {
+    let dir = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vectors/cachekeys/dockerfiles"
+    );
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .expect("the vectors")
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| {
+            path.file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|name| name != "base-busybox" && name != "19-add-http")
+        .collect();
+    names.sort();
+    names
+}
+
 fn recorded(name: &str) -> Value {
     let dir = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -348,25 +423,8 @@ fn decode(text: &str) -> Vec<u8> {
 fn recorded_caches_hit_on_every_step_and_nothing_is_fetched() {
     require!(root, busybox);
     let base = recorded("base-busybox");
-    let dir = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../vectors/cachekeys/dockerfiles"
-    );
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .expect("the vectors")
-        .map(|entry| entry.expect("an entry").path())
-        .map(|path| {
-            path.file_stem()
-                .expect("a name")
-                .to_string_lossy()
-                .into_owned()
-        })
-        // The address of the file that 19 adds was one of that day.
-        .filter(|name| name != "base-busybox" && name != "19-add-http")
-        .collect();
-    names.sort();
     let mut count = 0;
-    for name in names {
+    for name in recorded_names() {
         let vector = recorded(&name);
         let context = temp();
         write_context(context.path(), &vector["context"]);
