@@ -81,7 +81,8 @@ impl Cache {
             return self.compose_if_needed(cx, node, progress).await;
         }
         if self.inner.snapshots.is_layered() {
-            return self.unpack_side_by_side(cx, missing, progress).await;
+            self.unpack_side_by_side(cx, missing, progress).await?;
+            return self.compose_if_needed(cx, node, progress).await;
         }
         let mut scope = Scope::new(cx, "unpack layers");
         for layer in &missing {
