@@ -42,7 +42,11 @@ impl Cache {
             return self.set_shape(node, key.0);
         }
         let lower = match node.parents.first() {
-            Some(parent) => Some(Ref::new(self.clone(), parent.clone()).tree(cx).await?),
+            Some(parent) => {
+                // It may itself stand on a merge nobody looked into since it was loaded.
+                Box::pin(self.reshape(cx, parent)).await?;
+                Some(Ref::new(self.clone(), parent.clone()).tree(cx).await?)
+            }
             None => None,
         };
         let (cache, node, cx) = (self.clone(), node.clone(), cx.clone());

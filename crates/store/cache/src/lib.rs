@@ -129,6 +129,7 @@ impl Cache {
         self.inner.make_room(cx).await?;
         if let Some(parent) = parent {
             self.inner.settle(parent.node())?;
+            self.reshape(cx, parent.node()).await?;
         }
         let below = parent.map(|parent| parent.node().chain()).transpose()?;
         let inner = self.inner.clone();
