@@ -3,51 +3,46 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::{Build, Daemon, on_base};
+use e2e::{Daemon, on_base};
 use rand::{RngExt as _, SeedableRng as _};
 use testkit::fixture::list;
 use testkit::require;
 
-/// How often the daemon is killed.
-const ROUNDS: usize = 20;
-
-/// Moments of a build, as parts of the time a whole one takes. `E2E_SEED` repeats those of an earlier run.
+/// Moments of a build, as parts of the time a whole one takes. `E2E_SEED` repeats those of an earlier run, `E2E_KILLS`
+/// says how many.
 fn moments() -> Vec<f64> {
+    let kills = std::env::var("E2E_KILLS")
+        .ok()
+        .and_then(|kills| kills.parse().ok());
     let seed = std::env::var("E2E_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(rand::random);
     eprintln!("E2E_SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-    (0..ROUNDS)
+    (0..kills.unwrap_or(20_u32))
         .map(|_| random.random_range(0.0..1.05))
         .collect()
 }
 
-/// What lies in the directory of trees and in that of unfinished blobs and is no record's.
-fn unaccounted(daemon: &Daemon) -> Vec<String> {
-    let usage = Build::of(
-        daemon
-            .client(&["du", "--format={{json .}}"])
-            .output()
-            .expect("the client runs"),
-    )
-    .ok();
-    let records: serde_json::Value = serde_json::from_str(&usage.text).expect("records as JSON");
-    let records = records.as_array().map_or(0, Vec::len);
-    let names = |dir: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(daemon.root().join(dir)).expect("a directory of the state");
-        let names = entries
-            .flatten()
-            .map(|entry| entry.path().display().to_string());
-        names.collect()
-    };
-    let mut strange = names("content-v1/ingest");
-    let trees = names("snapshots-overlayfs-v1");
-    if trees.len() != records {
-        strange.push(format!("{} trees for {records} records", trees.len()));
-    }
-    strange
+/// Walks everything in the state of a daemon that is not running: what does not fit together, and what is without an
+/// owner.
+fn problems(root: &Path) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let cache = cache::Cache::open(cache::Options::new(root)).expect("the cache opens");
+        cache.settle_removals().await;
+        let report = cache
+            .verify(&tasks::Cx::root(), cache::Depth::Content)
+            .await
+            .expect("walked");
+        assert!(report.records > 0, "{report:?}");
+        let problems = report.problems.iter().map(ToString::to_string);
+        problems.collect()
+    })
 }
 
 fn control_groups() -> usize {
@@ -120,6 +115,7 @@ fn a_killed_daemon_comes_back_and_leaks_nothing() {
     }
     let root = daemon.root();
     daemon.stop();
+    assert_eq!(problems(&root), Vec::<String>::new());
     assert_eq!(e2e::mounts_below(&root), Vec::<String>::new());
     assert_eq!(e2e::processes_below(&root), Vec::<String>::new());
     assert!(
