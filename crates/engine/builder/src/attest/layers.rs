@@ -10,6 +10,9 @@ use ops::{Edge, Value, Worker};
 use provenance::{Layers, Steps};
 use solver::Built;
 
+/// No more descriptors than this are listed: in a long chain each step lists all before it.
+const LIMIT: usize = 1 << 16;
+
 /// What a build knows its steps by.
 pub(super) struct KnownLayers {
     worker: Arc<Worker>,
@@ -53,7 +56,7 @@ impl KnownLayers {
         tasks::blocking(move || {
             let results = ops::Results::new(worker.cache.clone(), &worker.options.id);
             let mut layers = Layers::new();
-            let mut seen = HashSet::new();
+            let (mut seen, mut listed) = (HashSet::new(), 0);
             let mut pending = keys;
             while let Some(key) = pending.pop() {
                 if !seen.insert(key.address()) {
@@ -70,6 +73,11 @@ impl KnownLayers {
                 else {
                     continue;
                 };
+                listed += chain.len();
+                if listed > LIMIT {
+                    tracing::warn!(LIMIT, "too many layers to list them all");
+                    break;
+                }
                 let chains = layers.entry(output).or_default();
                 if !chains.contains(&chain) {
                     chains.push(chain);
@@ -96,6 +104,10 @@ fn tree(key: &Key, stores: &Stores, results: &ops::Results) -> Option<Ref> {
 /// The blobs of a tree's layers, if all of them are there.
 fn blobs(tree: &Ref) -> Option<Vec<Descriptor>> {
     let options = layer::Options::default();
+    // Most trees have no blob of their own, and then those below do not matter.
+    if tree.is_layer() && !matches!(tree.known_layer(&options), Ok(Some(_))) {
+        return None;
+    }
     let layers = tree.layer_refs();
     let blobs = layers.iter().map(|layer| {
         let blob = layer.known_layer(&options).ok().flatten()?;
