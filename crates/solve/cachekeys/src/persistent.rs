@@ -19,7 +19,7 @@ const RECORDS: Table = Table::new("keys-records");
 const RESULTS: Table = Table::new("keys-results");
 
 /// How many nodes that belong to sessions are kept.
-const SESSION_NODES: usize = 2048;
+const SESSION_NODES: usize = 512;
 
 /// Keeps keys in a database.
 #[derive(Debug)]
