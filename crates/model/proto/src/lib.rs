@@ -22,10 +22,10 @@ pub use generated::contenthash;
 pub use generated::errdefs;
 /// Entries and packets of a file transfer: `fsutil.types`.
 pub use generated::fsutil::types as fsutil;
-/// Why steps ran: `kiln.explain.v1`.
-pub use generated::kiln::explain::v1 as explain;
 /// A gRPC status as a message: `google.rpc`.
 pub use generated::google::rpc;
+/// Why steps ran: `kiln.explain.v1`.
+pub use generated::kiln::explain::v1 as explain;
 /// Secrets: `moby.buildkit.secrets.v1`.
 pub use generated::moby::buildkit::secrets::v1 as secrets;
 /// The service of the daemon: `moby.buildkit.v1`.
