@@ -114,7 +114,7 @@ impl Run<'_> {
         let out = tempfile::tempdir().expect("a temporary directory");
         let mut client = self.client(context, out.path());
         std::thread::sleep(after);
-        if after.as_millis() % 2 == 0 {
+        if after.as_millis().is_multiple_of(2) {
             // It may have ended.
             let _ = client.kill();
         } else {
