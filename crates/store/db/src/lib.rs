@@ -18,6 +18,7 @@ mod error;
 mod flush;
 mod log;
 mod memory;
+mod reserve;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,11 @@ impl Log {
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&generation.to_le_bytes());
-        file.write_all(&header)?;
+        if let Err(err) = file.write_all(&header) {
+            // The next attempt makes it anew.
+            let _ = std::fs::remove_file(&path);
+            return Err(err);
+        }
         let length = header.len() as u64;
         Ok(Self {
             path,

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::base::{self, Base, Meta, Opened};
 use crate::log::{self, Found, Log};
 use crate::memory::{Changes, Memory, is_void};
+use crate::reserve::Reserve;
 use crate::{Batch, Error, Options, Pair, Start, Table};
 
 pub use transaction::Transaction;
@@ -42,6 +43,10 @@ struct Files {
 }
 
 impl Files {
+    fn reserve(&self) -> PathBuf {
+        self.dir.join(format!("{}.reserve", self.name))
+    }
+
     fn database(&self) -> PathBuf {
         self.dir.join(format!("{}.redb", self.name))
     }
@@ -95,6 +100,17 @@ struct Writing {
     log: Option<Log>,
     /// Of the log that is written or would be written next.
     generation: u64,
+    reserve: Reserve,
+}
+
+impl Writing {
+    fn write(&mut self, path: &Path, changes: &Memory) -> std::io::Result<()> {
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => none.insert(Log::create(path.to_owned(), self.generation)?),
+        };
+        log.append(changes)
+    }
 }
 
 #[derive(Debug)]
@@ -149,6 +165,7 @@ impl Store {
             None if base.is_some() && meta.boot != boot => Start::Rebooted,
             None => Start::Complete,
         };
+        let reserve = Reserve::new(files.reserve());
         let mut frozen = VecDeque::new();
         if !found.changes.is_empty() {
             frozen.push_back(Frozen {
@@ -168,6 +185,7 @@ impl Store {
             writing: Mutex::new(Writing {
                 log: None,
                 generation,
+                reserve,
             }),
             state: RwLock::new(State {
                 active: Memory::default(),
@@ -279,12 +297,16 @@ impl Store {
             path: path.clone(),
             source,
         };
-        let generation = writing.generation;
-        let log = match &mut writing.log {
-            Some(log) => log,
-            none => none.insert(Log::create(path.clone(), generation).map_err(fail)?),
-        };
-        log.append(&changes).map_err(fail)?;
+        let mut written = writing.write(&path, &changes);
+        // A removal must find room on a full disk.
+        if written
+            .as_ref()
+            .is_err_and(|err| err.kind() == std::io::ErrorKind::StorageFull)
+            && writing.reserve.spend()
+        {
+            written = writing.write(&path, &changes);
+        }
+        written.map_err(fail)?;
         let mut state = self.state.write();
         state.active.absorb(changes);
         if state.active.bytes() > self.options.flush_bytes {
@@ -332,6 +354,7 @@ impl Store {
         if let Err(err) = self.compact_if_worth(written.sum()) {
             tracing::warn!(error = %fault::chain(&err), "database not compacted");
         }
+        self.writing.lock().reserve.fill();
         Ok(())
     }
 
