@@ -14,6 +14,7 @@
 //! is set aside with a warning. A file that became mostly empty is replaced by a smaller one.
 
 mod base;
+mod boot;
 mod error;
 mod flush;
 mod log;

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::base::{self, Base, Meta, Opened};
+use crate::boot;
 use crate::log::{self, Found, Log};
 use crate::memory::{Changes, Memory, is_void};
 use crate::reserve::Reserve;
@@ -149,7 +150,7 @@ impl Store {
             source,
         };
         std::fs::create_dir_all(dir).map_err(fail)?;
-        let boot = file_name_part(options.boot.clone().unwrap_or_else(boot_id));
+        let boot = boot::name(options.boot.as_deref());
         let logs = files.logs().map_err(fail)?;
         let (base, meta, aside) = open_base(&files, &options)?;
         let newest = logs.last().map_or(0, |log| log.generation);
@@ -484,21 +485,4 @@ fn replay(logs: Vec<OldLog>, meta: &Meta, boot: &str, set_aside: bool) -> Result
         std::fs::remove_file(&log.path).map_err(fail)?;
     }
     Ok(replayed)
-}
-
-/// The boot id as a part of a file name.
-fn file_name_part(boot: String) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    boot.chars().filter(|c| allowed(*c)).take(64).collect()
-}
-
-/// Names this run of the machine; a new name each time where the kernel does not tell.
-fn boot_id() -> String {
-    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
-        Ok(id) => id.trim().to_owned(),
-        Err(err) => {
-            tracing::warn!(error = %err, "the kernel does not tell its boot id, a killed daemon loses what was not synced");
-            format!("unknown-{:?}", SystemTime::now())
-        }
-    }
 }
