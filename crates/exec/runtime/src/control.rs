@@ -17,6 +17,8 @@ pub(crate) struct Control {
 struct State {
     killed: bool,
     process: Option<OwnedFd>,
+    /// Signals asked for before there was a process.
+    early: Vec<Signal>,
     /// Who wants to know that there is a process.
     waiting: Option<oneshot::Sender<()>>,
 }
@@ -32,14 +34,16 @@ impl Control {
         }
     }
 
-    /// Sends a signal to the process if there is one.
+    /// Sends a signal to the process, now or as soon as there is one.
     pub(crate) fn signal(&self, number: i32) {
         let Some(signal) = Signal::from_named_raw(number) else {
             tracing::debug!(number, "no such signal");
             return;
         };
-        if let Some(process) = &self.state.lock().process {
-            send(process, signal);
+        let mut state = self.state.lock();
+        match &state.process {
+            Some(process) => send(process, signal),
+            None => state.early.push(signal),
         }
     }
 
@@ -62,6 +66,9 @@ impl Control {
         let mut state = self.state.lock();
         if state.killed {
             kill(&process);
+        }
+        for signal in state.early.drain(..) {
+            send(&process, signal);
         }
         state.process = Some(process);
         if let Some(waiting) = state.waiting.take() {
@@ -109,5 +116,41 @@ impl KillOnDrop {
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    fn sleeper() -> (Child, OwnedFd) {
+        let child = Command::new("sleep").arg("100").spawn().expect("it starts");
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("it runs");
+        (child, pidfd)
+    }
+
+    #[test]
+    fn a_signal_that_comes_before_the_process_is_not_lost() {
+        let control = Control::default();
+        control.signal(libc::SIGTERM);
+        let (mut child, pidfd) = sleeper();
+        control.started(pidfd);
+        let early = child.wait().expect("it ends").signal();
+        assert_eq!(early, Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn whoever_was_killed_before_it_began_does_not_live() {
+        let control = Control::default();
+        control.kill();
+        let (mut child, pidfd) = sleeper();
+        control.started(pidfd);
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 }
