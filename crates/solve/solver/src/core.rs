@@ -11,8 +11,8 @@
 //!
 //! **2. Wishes.** An *edge* is one output of a vertex. Jobs want its result; edges that use it as an input ask for a
 //! level: *fast* (all keys that follow from definitions), *slow* (all keys that can be found without running the
-//! operation) or *done* (the result). The highest wish is the edge's goal. Without a goal an edge stops everything it
-//! started that no other edge of its vertex needs, and keeps what it knows.
+//! operation) or *done* (the result). The highest wish is the edge's goal. Without a goal an edge gives up everything it
+//! started, and keeps what it knows.
 //!
 //! **3. Waking up.** An edge looks at itself when its goal changes, when an input it asks something of changes, or
 //! when work it waits for ends. It takes in what is new:
@@ -57,8 +57,10 @@
 //! tells what it has in common with an older one: such results have no keys for consumers either, are not looked for
 //! in the store (6.2), and are equal only to what is made from the very same input (6.1).
 //!
-//! **8. Stopping.** Work is stopped when the last edge that needs it gives it up. Until it has ended nothing starts
-//! in its place; if it succeeded nevertheless, the success counts, and a failure does not. Work that says it was
+//! **8. Stopping.** Work is stopped when the last edge that needs it gave it up, and not before everything that
+//! follows from the last news has been thought through: an edge that has found all its keys rests until it is asked for
+//! its result, which may be the next thing that happens. Until work has ended nothing starts in its place; if it
+//! succeeded nevertheless, the success counts, and a failure does not. Work that says it was
 //! stopped though it was not may have been for a build that is going away: if there are others, it is tried once more.
 //!
 //! Progress: an edge with an unreached goal always has an open question, running work, or an unreached wish at an
@@ -71,6 +73,7 @@ mod finish;
 mod merge;
 mod replay;
 mod slab;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod vertex;
@@ -130,6 +133,8 @@ pub(crate) struct Core {
     last_ticket: u64,
     index: merge::Index,
     queue: VecDeque<EdgeId>,
+    /// Work that was given up and not looked at since.
+    doubts: BTreeSet<stop::Doubt>,
     effects: Vec<Effect>,
 }
 
@@ -212,6 +217,7 @@ impl Core {
                 nodes,
                 record,
             } => self.saved(ticket, nodes, record),
+            Event::Quiet => self.quiet(),
         }
     }
 

@@ -163,9 +163,7 @@ impl<O: Operation> Owner<O> {
     pub(crate) async fn serve(mut self, mut messages: mpsc::UnboundedReceiver<Message<O>>) {
         while let Some(message) = messages.recv().await {
             self.take(message);
-            while let Some(event) = self.events.pop_front() {
-                self.step(event);
-            }
+            self.think();
         }
         self.cx.cancel("context canceled");
     }
@@ -266,17 +264,33 @@ impl<O: Operation> Owner<O> {
         lines.join("\n")
     }
 
+    /// Goes on until nothing more follows, then has what nobody needs stopped. Answers what that is.
+    fn think(&mut self) -> HashSet<Ticket> {
+        let mut stopped = HashSet::new();
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                self.step(event);
+            }
+            if !self.core.has_doubts() {
+                return stopped;
+            }
+            for effect in self.effects_of(Event::Quiet) {
+                if let Effect::Cancel { ticket } = effect
+                    && self.running.contains_key(&ticket)
+                {
+                    stopped.insert(ticket);
+                }
+                self.perform(effect);
+            }
+        }
+    }
+
     fn unwant(&mut self, want: WantId, done: Option<oneshot::Sender<()>>) {
         self.wants.remove(&want);
-        let mut tickets = HashSet::new();
-        for effect in self.effects_of(Event::Unwant { want }) {
-            if let Effect::Cancel { ticket } = effect
-                && self.running.contains_key(&ticket)
-            {
-                tickets.insert(ticket);
-            }
-            self.perform(effect);
-        }
+        // What others gave up before is not waited for.
+        self.think();
+        self.step(Event::Unwant { want });
+        let tickets = self.think();
         if let Some(done) = done {
             self.leaving.push(Leaving { tickets, done });
         }
@@ -344,6 +358,7 @@ fn ticket_of(event: &Event) -> Option<Ticket> {
         | Event::Refresh { .. }
         | Event::Want { .. }
         | Event::Unwant { .. }
-        | Event::JobGone { .. } => None,
+        | Event::JobGone { .. }
+        | Event::Quiet => None,
     }
 }

@@ -232,6 +232,32 @@ async fn builds_share_a_step_and_it_stops_when_the_last_one_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_source_is_not_stopped_and_started_again() {
+    // What `quick` leads nowhere with is enough to know that `copy` must run; `slow` is needed for that.
+    let bench = Bench::new();
+    let quick = vertex(toy("quick"), &[]);
+    let slow = Toy {
+        map_takes: Duration::from_secs(5),
+        ..toy("slow")
+    };
+    let slow = vertex(slow, &[]);
+    let copy = vertex(toy("copy"), &[&quick, &slow]);
+    let top = vertex(toy("run"), &[&copy]);
+    let (job, seen) = bench.job("a");
+    let built = job.build(&Cx::root(), &top).await.expect("a result");
+    assert_eq!(built.value, "run(copy(quick() slow()))");
+    let lines = seen.lines();
+    let own: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("slow"))
+        .collect();
+    let once = ["slow started", "slow completed"];
+    assert_eq!(own, [once, once].concat(), "{lines:?}");
+    assert_eq!(slow.vertex.op.maps.load(Ordering::Relaxed), 1);
+    bench.check_log();
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_wait_withdraws_the_wish() {
     let bench = Bench::new();
     let step = vertex(doing("step", Deed::Forever), &[]);

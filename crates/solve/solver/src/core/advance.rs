@@ -415,6 +415,7 @@ impl Core {
     /// An edge comes to its end: it wants nothing more, and everybody who waits is told.
     pub(super) fn end(&mut self, id: EdgeId, state: State) {
         self.rest(id);
+        self.stop_load(id);
         self.edge_mut(id).state = state;
         self.notify(id);
         self.answer(id);

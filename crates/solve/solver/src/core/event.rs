@@ -204,6 +204,8 @@ pub(crate) enum Event {
         nodes: Vec<NodeId>,
         record: Option<Record>,
     },
+    /// Every question that could be answered at once has been: what nobody needs now is to be stopped.
+    Quiet,
 }
 
 /// What became of a wish.

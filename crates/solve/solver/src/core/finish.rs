@@ -352,33 +352,6 @@ impl Core {
         }
     }
 
-    /// Rule 2: the result is not wanted any more. What is being saved is saved.
-    pub(super) fn stop_finishing(&mut self, id: EdgeId) {
-        let vertex = self.edge(id).vertex;
-        match &mut self.open_mut(id).finish {
-            Finish::Load {
-                ticket, stopping, ..
-            } if !*stopping => {
-                *stopping = true;
-                let ticket = *ticket;
-                self.effects.push(Effect::Cancel { ticket });
-            }
-            finish @ Finish::Run => {
-                *finish = Finish::Gather;
-                let edges = self.open_edges(vertex);
-                let needed = |edge: &EdgeId| matches!(self.open(*edge).finish, Finish::Run);
-                if edges.iter().any(needed) {
-                    return;
-                }
-                if let Once::Active(ticket) = self.vertex(vertex).run {
-                    self.vertex_mut(vertex).run = Once::Stopping(ticket);
-                    self.effects.push(Effect::Cancel { ticket });
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Whether nothing is left to gather: the operation has run already, for another output.
     pub(super) fn has_run(&self, id: EdgeId) -> bool {
         let edge = self.edge(id);

@@ -144,6 +144,7 @@ impl Core {
             let output = self.edge(edge).output;
             let target = self.edge_of(of, output);
             self.rest(edge);
+            self.stop_load(edge);
             self.move_wishes(edge, target);
             self.edge_mut(edge).state = State::Absorbed(target);
         }

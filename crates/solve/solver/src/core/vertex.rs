@@ -242,7 +242,10 @@ impl Core {
         }
         self.unindex(id);
         let edges: Vec<_> = self.vertex(id).edges.values().copied().collect();
-        edges.iter().for_each(|edge| self.rest(*edge));
+        for edge in &edges {
+            self.rest(*edge);
+            self.stop_load(*edge);
+        }
         edges
             .iter()
             .for_each(|edge| drop(self.edges.remove(edge.0)));

@@ -1,7 +1,8 @@
-//! Rules 2, 5 and 8: what an edge asks of its inputs and of its own operation, and what it gives up.
+//! Rules 2 and 5: what an edge asks of its inputs and of its own operation, and what it gives up.
 
 use super::edge::{Level, Plan};
 use super::event::{EdgeId, Effect};
+use super::stop::Doubt;
 use super::{Core, Once, Purpose};
 
 impl Core {
@@ -105,13 +106,8 @@ impl Core {
                     index,
                 });
             }
-            Once::Active(ticket) if !needed => {
-                let ticket = *ticket;
-                let edges = self.open_edges(vertex);
-                if !edges.iter().any(|edge| self.open(*edge).needs_map) {
-                    self.vertex_mut(vertex).map = Once::Stopping(ticket);
-                    self.effects.push(Effect::Cancel { ticket });
-                }
+            Once::Active(_) if !needed => {
+                self.doubts.insert(Doubt::Map(vertex));
             }
             _ => {}
         }
@@ -146,16 +142,8 @@ impl Core {
 
     fn give_up_content(&mut self, id: EdgeId, at: usize) {
         let vertex = self.edge(id).vertex;
-        let Once::Active(ticket) = self.vertex(vertex).contents[at] else {
-            return;
-        };
-        let edges = self.open_edges(vertex);
-        if !edges
-            .iter()
-            .any(|edge| self.open(*edge).inputs[at].ask == Level::Done)
-        {
-            self.vertex_mut(vertex).contents[at] = Once::Stopping(ticket);
-            self.effects.push(Effect::Cancel { ticket });
+        if matches!(self.vertex(vertex).contents[at], Once::Active(_)) {
+            self.doubts.insert(Doubt::Content(vertex, at));
         }
     }
 }

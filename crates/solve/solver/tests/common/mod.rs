@@ -49,6 +49,8 @@ pub struct Toy {
     pub content: bool,
     pub prepare: bool,
     pub map_fails: Option<&'static str>,
+    /// How long finding the definition key takes.
+    pub map_takes: Duration,
     pub content_fails: Option<&'static str>,
     pub random: bool,
     pub answers: usize,
@@ -69,6 +71,9 @@ impl Operation for Toy {
             return Err(Failure::user(text));
         }
         self.maps.fetch_add(1, Ordering::Relaxed);
+        if !self.map_takes.is_zero() {
+            tokio::time::sleep(self.map_takes).await;
+        }
         let first = self.first.as_ref().filter(|_| index == 0);
         let digest = Digest::of(format!("{} {index}", first.unwrap_or(&self.name)));
         let input = InputMap {

@@ -302,6 +302,9 @@ impl World {
 
     /// Carries out one of the open effects.
     pub(super) fn turn(&mut self, dice: &mut Dice) {
+        if dice.chance(50) {
+            self.step(Event::Quiet);
+        }
         let at = dice.below(self.pending.len());
         let Some(ticket) = self.pending.keys().nth(at).copied() else {
             return;
@@ -591,6 +594,7 @@ impl World {
         while self.is_busy() {
             self.turn(dice);
         }
+        self.step(Event::Quiet);
         assert_eq!(self.core.sizes(), [0; 5], "something was left open");
         assert!(self.vertices.is_empty());
         if let Err(err) = replay(self.log.iter().map(String::as_str)) {
