@@ -53,8 +53,9 @@ impl Control for Services {
         &self,
         request: Request<wire::SolveRequest>,
     ) -> Result<Response<wire::SolveResponse>, Status> {
-        let request = solve_request(request.into_inner())?;
-        let id = request.id.clone();
+        let request = request.into_inner();
+        let id = request.r#ref.clone();
+        let request = solve_request(request).inspect_err(|_| self.builder.refuse(&id))?;
         let cx = Cx::root();
         // When the client goes away this future is dropped, and the build with it.
         let _stop = CancelOnDrop(cx.clone());

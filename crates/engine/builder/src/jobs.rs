@@ -56,6 +56,18 @@ impl Jobs {
         })
     }
 
+    /// Notes a build that was refused before it began, so that nobody waits for its progress.
+    pub fn refuse(self: &Arc<Self>, id: &str) {
+        let job = Job {
+            hub: Arc::default(),
+            gateway: None,
+        };
+        // Another build may go on under this name.
+        if let Ok(registration) = self.add(id, job) {
+            registration.finish();
+        }
+    }
+
     /// Does something while no build runs, and keeps builds from starting meanwhile; `None` when one runs.
     pub fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let jobs = self.jobs.lock();
@@ -194,6 +206,31 @@ mod tests {
         let err = jobs.hub("zz").await.err().expect("unknown");
         assert_eq!(err.to_string(), "no such job zz");
         assert_eq!(start.elapsed().as_secs(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_the_progress_of_a_refused_build() {
+        let jobs = Arc::new(Jobs::default());
+        let start = tokio::time::Instant::now();
+        let refuse = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            jobs.refuse("a");
+        };
+        let (hub, ()) = tokio::join!(jobs.hub("a"), refuse);
+        let hub = hub.map_err(|err| err.to_string()).expect("known");
+        assert!(hub.reader().next().await.is_none());
+        assert_eq!(start.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusing_a_build_leaves_one_of_the_same_name_alone() {
+        let jobs = Arc::new(Jobs::default());
+        let Ok(running) = jobs.add("a", job()) else {
+            panic!("the ref is free");
+        };
+        jobs.refuse("a");
+        assert!(jobs.is_running("a"));
+        running.finish();
     }
 
     #[tokio::test(start_paused = true)]

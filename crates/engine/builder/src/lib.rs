@@ -112,6 +112,11 @@ impl Builder {
         self.jobs.while_idle(work)
     }
 
+    /// Says that there will be no build of this name: its request was refused.
+    pub fn refuse(&self, id: &str) {
+        self.jobs.refuse(id);
+    }
+
     /// The gateway of a build that its client drives; waits a little for one that is about to come.
     pub async fn gateway(&self, id: &str, method: &str) -> Result<Arc<Gateway>, Failure> {
         self.jobs.gateway(id, method).await

@@ -31,19 +31,28 @@ pub struct Response {
     pub exporter: BTreeMap<String, String>,
 }
 
+/// What a request asks for, understood.
+struct Checked {
+    wanted: Wanted,
+    entitlements: Entitlements,
+    exporters: Vec<Arc<dyn Instance>>,
+    caches: Vec<CacheExport>,
+    sources: Sources,
+}
+
 impl Builder {
     /// Runs a build, which must not be dropped: see [`Builder::solve`].
     pub(crate) async fn run(&self, cx: &Cx, request: SolveRequest) -> Result<Response, Failure> {
-        if request.definition.is_some() && !request.frontend.is_empty() {
-            let text = "cannot solve with both Definition and Frontend specified";
-            return Err(Failure::new(Class::User, text));
-        }
-        let wanted = Wanted::parse(&request.frontend_attrs);
-        let wanted = wanted.map_err(|err| Failure::from_error(&err))?;
+        let checked = self.check(&request);
+        let checked = checked.inspect_err(|_| self.jobs.refuse(&request.id));
+        let Checked {
+            wanted,
+            entitlements,
+            exporters,
+            caches,
+            sources,
+        } = checked?;
         let times = Arc::new(Times::begin());
-        let entitlements = self.entitlements(&request.entitlements)?;
-        let exporters = self.exporters(&request)?;
-        let caches = cache_exports::configure(&self.machinery.caches, &request.cache_exports)?;
         let cx = cx.child();
         let asking = running::ask(self, &request.frontend_attrs);
         let hub = Arc::new(Hub::new(asking.is_some()));
@@ -53,10 +62,6 @@ impl Builder {
             .collect();
         let sink: Arc<dyn Sink> = hub.clone();
         let job = Arc::new(self.machinery.solver.job(&request.id, sink, sessions));
-        let sources = Sources::new(
-            request.source_policy.clone(),
-            request.source_policy_session.clone(),
-        )?;
         let bridge = BuildBridge {
             sources: Arc::new(sources),
             containers: Arc::default(),
@@ -124,6 +129,25 @@ impl Builder {
         drop((bridge, job));
         self.machinery.solver.settled().await;
         running::end(recording, &hub, kept, ended).await
+    }
+
+    /// What can be said of a request before anything of it is done.
+    fn check(&self, request: &SolveRequest) -> Result<Checked, Failure> {
+        if request.definition.is_some() && !request.frontend.is_empty() {
+            let text = "cannot solve with both Definition and Frontend specified";
+            return Err(Failure::new(Class::User, text));
+        }
+        let wanted = Wanted::parse(&request.frontend_attrs);
+        Ok(Checked {
+            wanted: wanted.map_err(|err| Failure::from_error(&err))?,
+            entitlements: self.entitlements(&request.entitlements)?,
+            exporters: self.exporters(request)?,
+            caches: cache_exports::configure(&self.machinery.caches, &request.cache_exports)?,
+            sources: Sources::new(
+                request.source_policy.clone(),
+                request.source_policy_session.clone(),
+            )?,
+        })
     }
 
     fn entitlements(&self, wanted: &[String]) -> Result<Entitlements, Failure> {
