@@ -1,5 +1,6 @@
 //! The parts put together: memory over file, log beside memory, and the flush from one to the other.
 
+mod begin;
 mod compact;
 mod transaction;
 
@@ -337,13 +338,18 @@ impl Store {
         if let Some(sync) = &self.options.before_flush {
             sync().map_err(|source| Error::Sync { source })?;
         }
-        let base = self.base()?;
         let meta = Meta {
             generation: newest.generation,
             boot: self.boot.clone(),
             synced: Some(began),
         };
-        base.write(frozen.iter().map(|frozen| frozen.changes.as_ref()), &meta)?;
+        let base = self.state.read().base.clone();
+        match base {
+            Some(base) => {
+                base.write(frozen.iter().map(|frozen| frozen.changes.as_ref()), &meta)?;
+            }
+            None => self.begin_file(&frozen, &meta)?,
+        }
         self.state.write().frozen.drain(..frozen.len());
         for path in frozen.iter().flat_map(|frozen| &frozen.logs) {
             if let Err(err) = std::fs::remove_file(path) {
@@ -396,24 +402,6 @@ impl Store {
             writing.generation += 1;
         }
         state.frozen.iter().cloned().collect()
-    }
-
-    fn base(&self) -> Result<Arc<Base>, Error> {
-        if let Some(base) = &self.state.read().base {
-            return Ok(base.clone());
-        }
-        let path = self.files.database();
-        match Base::open(&path, self.options.cache_bytes)? {
-            Opened::Ready(base, _) => {
-                let base = Arc::new(base);
-                self.state.write().base = Some(base.clone());
-                Ok(base)
-            }
-            Opened::Damaged(source) => Err(Error::Storage {
-                action: "create",
-                source: Box::new(source),
-            }),
-        }
     }
 }
 
