@@ -15,6 +15,11 @@ pub fn indented(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     write(value, PrettyFormatter::with_indent(b"  "))
 }
 
+/// Indented by tabs: the form of the indexes in layers.
+pub fn tabbed(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    write(value, PrettyFormatter::with_indent(b"\t"))
+}
+
 fn write(value: &impl Serialize, layout: impl Formatter) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut out, Escaping(layout));

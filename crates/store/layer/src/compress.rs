@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use libdeflater::{CompressionLvl, Compressor};
-use oci::{Descriptor, Digest, Hasher};
+use oci::{Descriptor, Hasher};
 
-use crate::{Compression, Error, LayerBlob, Options};
+use crate::{Compression, Error, LayerBlob, Options, chunked};
 
 /// Uncompressed bytes of a gzip member.
 const GZIP_BLOCK: usize = 1 << 20;
@@ -32,32 +32,45 @@ pub(crate) fn store(
     store_with(options, threads.min(MAX_THREADS), store, produce)
 }
 
-fn store_with(
+pub(crate) fn store_with(
     options: &Options,
     threads: usize,
     store: &content::Store,
     produce: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
 ) -> Result<LayerBlob, Error> {
-    let out = store.writer(None)?;
-    let (stored, diff_id, uncompressed_size) = if options.compression == Compression::Uncompressed {
-        let mut out = out;
-        produce(&mut out)?;
-        let stored = out.commit()?;
-        let diff_id = stored.0.clone();
-        let size = stored.1;
-        (stored, diff_id, size)
-    } else {
-        std::thread::scope(|scope| {
-            let mut blocks = Blocks::new(scope, Codec::new(options), threads, out);
-            let produced = produce(&mut blocks);
-            blocks.finish(produced)
-        })?
+    let mut out = store.writer(None)?;
+    let mut annotations = Vec::new();
+    let (stored, diff_id, uncompressed_size) = match options.compression {
+        Compression::Uncompressed => {
+            produce(&mut out)?;
+            let stored = out.commit()?;
+            let diff_id = stored.0.clone();
+            let size = stored.1;
+            (stored, diff_id, size)
+        }
+        Compression::Gzip | Compression::Zstd => {
+            let written = std::thread::scope(|scope| {
+                let codec = Codec::new(options);
+                let mut blocks = Blocks::new(scope, codec, codec.block(), threads, out);
+                let produced = produce(&mut blocks);
+                blocks.finish(produced)
+            })?;
+            let stored = written.out.commit()?;
+            (stored, written.hash.finish(), written.size)
+        }
+        Compression::Estargz | Compression::ZstdChunked => {
+            let made = chunked::write(options, threads, out, produce)?;
+            annotations = made.annotations;
+            (made.out.commit()?, made.diff_id, made.size)
+        }
     };
     let (digest, size) = stored;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     let media_type = options.compression.media_type(options.oci_types);
+    let mut descriptor = Descriptor::new(media_type, digest, size);
+    descriptor.annotations.extend(annotations);
     Ok(LayerBlob {
-        descriptor: Descriptor::new(media_type, digest, size),
+        descriptor,
         diff_id,
         uncompressed_size,
     })
@@ -65,20 +78,20 @@ fn store_with(
 
 /// A compression with its level.
 #[derive(Debug, Clone, Copy)]
-enum Codec {
+pub(crate) enum Codec {
     Gzip(CompressionLvl),
     Zstd(i32),
 }
 
 impl Codec {
-    fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         match options.compression {
-            Compression::Zstd => {
+            Compression::Zstd | Compression::ZstdChunked => {
                 let level = options.level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
                 let level = level.clamp(1, *zstd::compression_level_range().end());
                 Self::Zstd(level)
             }
-            Compression::Gzip | Compression::Uncompressed => {
+            Compression::Gzip | Compression::Estargz | Compression::Uncompressed => {
                 // Level 1 of this encoder is smaller than the default of Go's, which it replaces, and 1.5 times as
                 // fast. Compat: -1 asks for the default, -2 for speed.
                 let level = match options.level {
@@ -97,7 +110,7 @@ impl Codec {
         }
     }
 
-    fn encoder(self) -> io::Result<Encoder> {
+    pub(crate) fn encoder(self) -> io::Result<Encoder> {
         Ok(match self {
             Self::Gzip(level) => Encoder::Gzip(Compressor::new(level)),
             Self::Zstd(level) => Encoder::Zstd(zstd::bulk::Compressor::new(level)?),
@@ -105,14 +118,14 @@ impl Codec {
     }
 }
 
-enum Encoder {
+pub(crate) enum Encoder {
     Gzip(Compressor),
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
 impl Encoder {
     /// Replaces `out` with a complete member or frame.
-    fn encode(&mut self, block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn encode(&mut self, block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Gzip(encoder) => {
                 out.resize(encoder.gzip_compress_bound(block.len()), 0);
@@ -140,20 +153,36 @@ struct Job {
     result: SyncSender<io::Result<Vec<u8>>>,
 }
 
-type Stored = (Digest, u64);
+/// A blob all blocks of which are written.
+pub(crate) struct Written {
+    pub(crate) out: content::Writer,
+    /// Compressed bytes of each block.
+    pub(crate) lengths: Vec<u64>,
+    /// Of the stream.
+    pub(crate) hash: Hasher,
+    /// Bytes of the stream.
+    pub(crate) size: u64,
+}
+
+type Output = (content::Writer, Vec<u64>);
 
 /// What runs beside the producer once there is more than one block.
 struct Running<'scope> {
     jobs: SyncSender<Job>,
     results: SyncSender<Receiver<io::Result<Vec<u8>>>>,
-    writer: ScopedJoinHandle<'scope, Result<content::Writer, Error>>,
+    writer: ScopedJoinHandle<'scope, Result<Output, Error>>,
     /// Buffers of blocks that are done with.
     spare: Receiver<Vec<u8>>,
 }
 
-struct Blocks<'scope, 'env> {
+/// A stream on its way into a blob.
+pub(crate) struct Blocks<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     codec: Codec,
+    /// Bytes of the largest block.
+    limit: usize,
+    /// Blocks that were sent away.
+    cuts: usize,
     threads: usize,
     hash: Hasher,
     size: u64,
@@ -164,15 +193,18 @@ struct Blocks<'scope, 'env> {
 }
 
 impl<'scope> Blocks<'scope, '_> {
-    fn new<'env>(
+    pub(crate) fn new<'env>(
         scope: &'scope Scope<'scope, 'env>,
         codec: Codec,
+        limit: usize,
         threads: usize,
         out: content::Writer,
     ) -> Blocks<'scope, 'env> {
         Blocks {
             scope,
             codec,
+            limit,
+            cuts: 0,
             threads: threads.max(1),
             hash: Hasher::new(),
             size: 0,
@@ -201,6 +233,14 @@ impl<'scope> Blocks<'scope, '_> {
         }
     }
 
+    /// What comes next begins a block. Returns the number of that block.
+    pub(crate) fn begin_block(&mut self) -> io::Result<usize> {
+        if !self.block.is_empty() {
+            self.cut()?;
+        }
+        Ok(self.cuts)
+    }
+
     /// Sends the gathered block away.
     fn cut(&mut self) -> io::Result<()> {
         if let Some(out) = self.out.take() {
@@ -209,6 +249,7 @@ impl<'scope> Blocks<'scope, '_> {
         let Some(running) = &self.running else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
+        self.cuts += 1;
         let next = running.spare.try_recv().unwrap_or_default();
         let block = std::mem::replace(&mut self.block, next);
         self.block.clear();
@@ -222,8 +263,8 @@ impl<'scope> Blocks<'scope, '_> {
     }
 
     /// Completes the blob, unless the producer or the writer failed.
-    fn finish(mut self, produced: Result<(), Error>) -> Result<(Stored, Digest, u64), Error> {
-        let out = match self.out.take() {
+    pub(crate) fn finish(mut self, produced: Result<(), Error>) -> Result<Written, Error> {
+        let (out, lengths) = match self.out.take() {
             Some(out) => {
                 produced?;
                 self.write_only_block(out)?
@@ -235,21 +276,26 @@ impl<'scope> Blocks<'scope, '_> {
                 out
             }
         };
-        Ok((out.commit()?, self.hash.finish(), self.size))
+        Ok(Written {
+            out,
+            lengths,
+            hash: self.hash,
+            size: self.size,
+        })
     }
 
-    fn write_only_block(&self, mut out: content::Writer) -> Result<content::Writer, Error> {
+    fn write_only_block(&self, mut out: content::Writer) -> Result<Output, Error> {
+        let mut bytes = Vec::new();
         let mut encode = || -> io::Result<()> {
-            let mut bytes = Vec::new();
             self.codec.encoder()?.encode(&self.block, &mut bytes)?;
             out.write_all(&bytes)
         };
         encode().map_err(|source| Error::Write { source })?;
-        Ok(out)
+        Ok((out, vec![bytes.len() as u64]))
     }
 
     /// Waits for everything that is under way.
-    fn join(&mut self) -> Result<content::Writer, Error> {
+    fn join(&mut self) -> Result<Output, Error> {
         if !self.block.is_empty() {
             // When this fails the writer is gone, and says why below.
             let _ = self.cut();
@@ -268,11 +314,10 @@ impl<'scope> Blocks<'scope, '_> {
 
 impl Write for Blocks<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let limit = self.codec.block();
-        if self.block.len() == limit {
+        if self.block.len() == self.limit {
             self.cut()?;
         }
-        let taken = bytes.len().min(limit - self.block.len());
+        let taken = bytes.len().min(self.limit - self.block.len());
         self.hash.update(&bytes[..taken]);
         self.size += taken as u64;
         self.block.extend_from_slice(&bytes[..taken]);
@@ -305,20 +350,26 @@ fn work(codec: Codec, queue: &Mutex<Receiver<Job>>, give_back: &SyncSender<Vec<u
 fn write(
     mut out: content::Writer,
     ordered: Receiver<Receiver<io::Result<Vec<u8>>>>,
-) -> Result<content::Writer, Error> {
+) -> Result<Output, Error> {
+    let mut lengths = Vec::new();
     for result in ordered {
         let bytes = result
             .recv()
             .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
         bytes
-            .and_then(|bytes| out.write_all(&bytes))
+            .and_then(|bytes| {
+                lengths.push(bytes.len() as u64);
+                out.write_all(&bytes)
+            })
             .map_err(|source| Error::Write { source })?;
     }
-    Ok(out)
+    Ok((out, lengths))
 }
 
 #[cfg(test)]
 mod tests {
+    use oci::Digest;
+
     use super::*;
     use crate::decompress;
 

@@ -1,6 +1,6 @@
 //! Reads a blob whatever its compression, known by its first bytes, on a thread of its own.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use oci::{Digest, Hasher};
@@ -15,8 +15,12 @@ const DEPTH: usize = 8;
 pub(crate) fn reader<'a>(blob: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut blob = BufReader::with_capacity(BUFFER, blob);
     Ok(match Compression::detect(blob.fill_buf()?) {
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(blob)?),
+        Compression::Gzip | Compression::Estargz => {
+            Box::new(flate2::bufread::MultiGzDecoder::new(blob))
+        }
+        Compression::Zstd | Compression::ZstdChunked => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(blob)?)
+        }
         Compression::Uncompressed => Box::new(blob),
     })
 }
@@ -77,6 +81,74 @@ fn produce(
                 return hash.finish();
             }
         }
+    }
+}
+
+/// A stream from one thread to another: what is written to the one is read from the other.
+pub(crate) fn pipe() -> (Pipe, Chunks) {
+    let (full, chunks) = sync_channel(DEPTH);
+    let (give_back, spare) = sync_channel(DEPTH + 2);
+    let pipe = Pipe {
+        full,
+        spare,
+        current: Vec::new(),
+        finished: false,
+    };
+    let chunks = Chunks {
+        chunks,
+        give_back,
+        current: Vec::new(),
+        used: 0,
+    };
+    (pipe, chunks)
+}
+
+/// The end of a pipe that is written to.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    full: SyncSender<io::Result<Vec<u8>>>,
+    spare: Receiver<Vec<u8>>,
+    current: Vec<u8>,
+    finished: bool,
+}
+
+impl Pipe {
+    /// The stream is complete. Without this its reader gets an error at the end.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nobody may be reading any more.
+            let _ = self.full.send(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.current.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        let taken = bytes.len().min(BUFFER);
+        self.current.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.current.is_empty() {
+            return Ok(());
+        }
+        let mut next = self.spare.try_recv().unwrap_or_default();
+        next.clear();
+        let chunk = std::mem::replace(&mut self.current, next);
+        let sent = self.full.send(Ok(chunk));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 

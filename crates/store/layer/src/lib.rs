@@ -11,6 +11,7 @@
 mod apply;
 pub mod archive;
 mod carve;
+mod chunked;
 mod compress;
 mod decompress;
 mod diff;
@@ -20,7 +21,7 @@ mod options;
 mod write;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 
 use fstree::Root;
@@ -30,7 +31,7 @@ use tasks::Cx;
 pub use carve::{carve, is_carved};
 pub use error::Error;
 pub use names::names;
-pub use options::{Compression, Options, convert_media_type, is_nondistributable};
+pub use options::{Compression, Options, annotation, convert_media_type, is_nondistributable};
 
 /// A change to a tree.
 #[derive(Debug, Clone)]
@@ -54,11 +55,11 @@ pub enum Change {
 /// A layer in the content store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerBlob {
-    /// The blob, with the media type of its compression. No annotations.
+    /// The blob, with the media type of its compression, and the annotations that belong to an index of files.
     pub descriptor: Descriptor,
-    /// Digest of the uncompressed tar.
+    /// Digest of the uncompressed stream: the archive, and the index of an eStargz layer behind it.
     pub diff_id: Digest,
-    /// Bytes of the uncompressed tar.
+    /// Bytes of that stream.
     pub uncompressed_size: u64,
 }
 
@@ -198,7 +199,10 @@ fn remake(
     options: &Options,
     change: impl FnOnce(&mut decompress::Chunks, &mut dyn Write) -> Result<(), Error>,
 ) -> Result<LayerBlob, Error> {
-    let file = store.open_blob(&blob.digest)?;
+    // An index in the old blob is none of the new one's.
+    let mut file = store.open_blob(&blob.digest)?;
+    let payload = chunked::payload(&mut file).map_err(reading(blob))?;
+    let file = file.take(payload);
     let (layer, _) = decompress::with_stream(file, |mut stream| {
         compress::store(options, store, |out| change(&mut stream, out))
     })?;

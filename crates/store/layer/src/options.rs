@@ -1,6 +1,28 @@
 //! How layers are compressed, and what that is called.
 
-use oci::media_type;
+use oci::{Descriptor, media_type};
+
+/// What the descriptors of layers with an index tell of it.
+pub mod annotation {
+    /// Digest of the index of an eStargz layer.
+    pub const ESTARGZ_TOC: &str = "containerd.io/snapshot/stargz/toc.digest";
+    /// Bytes of an eStargz layer when it is decompressed.
+    pub const ESTARGZ_SIZE: &str = "io.containers.estargz.uncompressed-size";
+    /// Digest of the compressed index of a zstd:chunked layer.
+    pub const ZSTD_TOC: &str = "io.github.containers.zstd-chunked.manifest-checksum";
+    /// Where that index is: offset, bytes, bytes when decompressed, form.
+    pub const ZSTD_TOC_PLACE: &str = "io.github.containers.zstd-chunked.manifest-position";
+    /// Where that is which makes the archive whole again: offset, bytes, bytes when decompressed.
+    pub const ZSTD_TARSPLIT_PLACE: &str = "io.github.containers.zstd-chunked.tarsplit-position";
+    /// All that belong to one compression, and to no other of the same layer.
+    pub const ALL: [&str; 5] = [
+        ESTARGZ_TOC,
+        ESTARGZ_SIZE,
+        ZSTD_TOC,
+        ZSTD_TOC_PLACE,
+        ZSTD_TARSPLIT_PLACE,
+    ];
+}
 
 /// How a blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -12,6 +34,10 @@ pub enum Compression {
     Gzip,
     /// Independent zstd frames.
     Zstd,
+    /// Gzip with an index of its files, which can be read one by one.
+    Estargz,
+    /// Zstd with an index of its files, as podman and its family know it.
+    ZstdChunked,
 }
 
 /// What new layers should be like.
@@ -42,14 +68,32 @@ impl Default for Options {
 }
 
 impl Compression {
-    /// The compression of this option value: `gzip`, `zstd`, `uncompressed`.
+    /// The compression of this option value: `gzip`, `zstd`, `uncompressed`, `estargz`, `zstd:chunked`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "gzip" => Some(Self::Gzip),
             "zstd" => Some(Self::Zstd),
             "uncompressed" => Some(Self::Uncompressed),
+            "estargz" => Some(Self::Estargz),
+            "zstd:chunked" => Some(Self::ZstdChunked),
             _ => None,
         }
+    }
+
+    /// Whether a layer tells what is in it by annotations, which only OCI's documents have.
+    pub fn needs_annotations(self) -> bool {
+        matches!(self, Self::Estargz | Self::ZstdChunked)
+    }
+
+    /// The compression that a descriptor promises; `None` when it is no layer's.
+    pub fn of(blob: &Descriptor) -> Option<Self> {
+        let plain = Self::of_media_type(&blob.media_type)?;
+        let told = |key| blob.annotations.contains_key(key);
+        Some(match plain {
+            Self::Gzip if told(annotation::ESTARGZ_TOC) => Self::Estargz,
+            Self::Zstd if told(annotation::ZSTD_TOC) => Self::ZstdChunked,
+            plain => plain,
+        })
     }
 
     /// As an option value.
@@ -58,6 +102,8 @@ impl Compression {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
             Self::Uncompressed => "uncompressed",
+            Self::Estargz => "estargz",
+            Self::ZstdChunked => "zstd:chunked",
         }
     }
 
@@ -72,7 +118,7 @@ impl Compression {
         }
     }
 
-    /// The compression that a media type promises; `None` when it is no layer's.
+    /// The compression that a media type promises, an index in it or not; `None` when it is no layer's.
     pub fn of_media_type(media_type: &str) -> Option<Self> {
         match media_type {
             media_type::OCI_LAYER
@@ -94,11 +140,11 @@ impl Compression {
     pub fn media_type(self, oci: bool) -> &'static str {
         match (self, oci) {
             (Self::Uncompressed, true) => media_type::OCI_LAYER,
-            (Self::Gzip, true) => media_type::OCI_LAYER_GZIP,
-            (Self::Zstd, true) => media_type::OCI_LAYER_ZSTD,
+            (Self::Gzip | Self::Estargz, true) => media_type::OCI_LAYER_GZIP,
+            (Self::Zstd | Self::ZstdChunked, true) => media_type::OCI_LAYER_ZSTD,
             (Self::Uncompressed, false) => media_type::DOCKER_LAYER,
-            (Self::Gzip, false) => media_type::DOCKER_LAYER_GZIP,
-            (Self::Zstd, false) => media_type::DOCKER_LAYER_ZSTD,
+            (Self::Gzip | Self::Estargz, false) => media_type::DOCKER_LAYER_GZIP,
+            (Self::Zstd | Self::ZstdChunked, false) => media_type::DOCKER_LAYER_ZSTD,
         }
     }
 }
@@ -122,12 +168,12 @@ pub fn convert_media_type(given: &str, oci: bool, keep_nondistributable: bool) -
     }
     let kept = match (compression, oci) {
         (Compression::Uncompressed, true) => media_type::OCI_LAYER_FOREIGN,
-        (Compression::Gzip, true) => media_type::OCI_LAYER_FOREIGN_GZIP,
-        (Compression::Zstd, true) => media_type::OCI_LAYER_FOREIGN_ZSTD,
+        (Compression::Gzip | Compression::Estargz, true) => media_type::OCI_LAYER_FOREIGN_GZIP,
+        (Compression::Zstd | Compression::ZstdChunked, true) => media_type::OCI_LAYER_FOREIGN_ZSTD,
         (Compression::Uncompressed, false) => media_type::DOCKER_LAYER_FOREIGN,
-        (Compression::Gzip, false) => media_type::DOCKER_LAYER_FOREIGN_GZIP,
+        (Compression::Gzip | Compression::Estargz, false) => media_type::DOCKER_LAYER_FOREIGN_GZIP,
         // There is no such docker type.
-        (Compression::Zstd, false) => given,
+        (Compression::Zstd | Compression::ZstdChunked, false) => given,
     };
     kept.to_owned()
 }

@@ -39,11 +39,20 @@ pub struct Member {
     pub mtime: Time,
     /// Last access, where the archive tells.
     pub atime: Option<Time>,
+    /// Last change of its attributes, where the archive tells.
+    pub ctime: Option<Time>,
     /// Number of a device node.
     pub device: Device,
     /// Extended attributes in the order of their names.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: Option<Sparse>,
+}
+
+impl Member {
+    /// Whether the archive has the content without its holes.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse.is_some()
+    }
 }
 
 /// What a member is.
@@ -92,6 +101,30 @@ impl<R: BufRead> Reader<R> {
     /// What stands behind the archive, and any content that was not read.
     pub fn into_inner(self) -> R {
         self.input
+    }
+
+    /// The stream the archive is in.
+    pub(crate) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
+    /// Content of the current member as it is stored: at most what is left of it, and nothing at its end.
+    pub(crate) fn stored(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.input.fill_buf()?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let now = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        Ok(&bytes[..now])
+    }
+
+    /// So much of [`Reader::stored`] was used; it must not be more.
+    pub(crate) fn used(&mut self, len: usize) {
+        self.input.consume(len);
+        self.left = self.left.saturating_sub(len as u64);
     }
 
     /// The next member, passing over content that was not read.
@@ -311,6 +344,7 @@ fn read_header(block: &[u8; 512]) -> io::Result<Member> {
             nsec: 0,
         },
         atime: None,
+        ctime: None,
         device,
         xattrs: Vec::new(),
         sparse: None,
@@ -392,6 +426,7 @@ fn merge(member: &mut Member, records: &Records) -> io::Result<()> {
             b"size" => member.size = number()?,
             b"mtime" => member.mtime = time()?,
             b"atime" => member.atime = Some(time()?),
+            b"ctime" => member.ctime = Some(time()?),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
                     member.xattrs.push((name.to_vec(), value.clone()));
