@@ -42,15 +42,8 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     )?;
     let bin = root.join("target/release");
     let bin = bin.to_string_lossy();
-    cargo(
+    crate::rings::run(
         root,
-        &[
-            "test",
-            "--locked",
-            "--workspace",
-            "--no-fail-fast",
-            "--quiet",
-        ],
         &[
             ("KILN_BIN", &bin),
             ("INSTA_UPDATE", "no"),

@@ -4,6 +4,7 @@ mod ci;
 mod codegen;
 mod licences;
 mod metadata;
+mod rings;
 mod status;
 mod tidy;
 
