@@ -7,6 +7,7 @@ mod read;
 mod tree;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use proto::fsutil::packet::PacketType;
@@ -65,6 +66,8 @@ where
 
 /// Batches that may wait for the connection.
 pub(crate) const QUEUE: usize = 8;
+/// How long the end of a call may take to get here after it was closed for what we send.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Entries in one batch, once the first have gone out.
 const ENTRIES_AT_ONCE: usize = 256;
 
@@ -101,9 +104,17 @@ pub(crate) async fn send_batches<L: Listing>(
         tasks::spawn("list tree", list)
     };
     let all = async {
+        let mut answered = std::pin::pin!(answer(incoming, &files, progress));
         tokio::select! {
-            Some(err) = failed.recv() => Err(err),
-            answered = answer(incoming, &files, progress) => answered,
+            Some(err) = failed.recv() => match err {
+                // Nobody takes what we send: the call is over, and how it ended says why.
+                Error::Eof => match tokio::time::timeout(LAST_WORDS, answered).await {
+                    Ok(answered) => answered,
+                    Err(_) => Err(Error::Eof),
+                },
+                err => Err(err),
+            },
+            answered = &mut answered => answered,
         }
     };
     let ended = cx.run(all).await.map_err(Error::from).flatten();
@@ -191,4 +202,29 @@ async fn answer(
         progress(files.sent());
     }
     Err(Error::Eof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_is_told_also_when_it_comes_after_the_call_was_closed() {
+        let (out, closed) = mpsc::channel(QUEUE);
+        drop(closed);
+        let refusal = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err(tonic::Status::permission_denied("not here"))
+        };
+        let mut incoming: Incoming = Box::pin(futures::stream::once(refusal));
+        let listing = |emit: Emit<'_>| {
+            emit(Item {
+                stat: Stat::default(),
+                content: Content::None,
+            })
+        };
+        let sent = send_batches(&Cx::root(), listing, &mut incoming, &out, |_| {}).await;
+        let err = sent.expect_err("refused").to_string();
+        assert!(err.contains("not here"), "{err}");
+    }
 }

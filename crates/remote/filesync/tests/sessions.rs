@@ -316,7 +316,7 @@ async fn a_client_that_waits_for_the_listing_gets_it() {
     let (session, _client) = daemon.attach(&cx, client).await;
     let tree = Tree::new(Root::open(from.path()).expect("open"));
     let push = push::directory(&cx, &session, 0, false, tree, |_| {});
-    tokio::time::timeout(std::time::Duration::from_secs(5), push)
+    tokio::time::timeout(std::time::Duration::from_secs(60), push)
         .await
         .expect("an end in time")
         .expect("pushed");
