@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Sandbox, run, run_in};
+use common::{PATIENCE, Sandbox, abandon_after, run, run_in, run_until, until_nobody_makes};
 use executor::{Error, Executor, MountSource, NetMode, Security, Step, StepMount};
 use runtime::Runtime;
 use tasks::Cx;
@@ -22,7 +22,7 @@ fn runtime(sandbox: &Sandbox) -> Runtime {
 
 /// Mounts, and containers that are still noted, after a moment for what happens in the background.
 fn leftovers(sandbox: &Sandbox) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let left = leftovers_now(sandbox);
         if left.is_empty() || Instant::now() > deadline {
@@ -99,21 +99,15 @@ async fn a_cancelled_step_is_killed_with_all_it_started() {
     testkit::require!(root, busybox);
     let sandbox = Sandbox::new();
     let runtime = runtime(&sandbox);
-    let cx = Cx::root();
-    let stop = cx.clone();
     let started = Instant::now();
-    let _timer = tasks::spawn("stop", async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        stop.cancel("context canceled");
-    });
     let step = sandbox
         .shell("trap '' TERM INT; sleep 1000 & sleep 1001 & echo up; while :; do sleep 1; done");
-    let ran = run_in(&runtime, &cx, step).await;
+    let ran = run_until(&runtime, "up\n", step).await;
     let err = ran.result.expect_err("cancelled");
     assert!(matches!(err, Error::Cancelled { code: 137, .. }), "{err:?}");
     assert_eq!(err.to_string(), "exit code: 137: context canceled");
     assert_eq!(ran.stdout, "up\n");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
     assert!(leftovers(&sandbox).is_empty(), "{:?}", leftovers(&sandbox));
 }
 
@@ -134,17 +128,30 @@ async fn dropping_the_call_kills_the_step() {
     testkit::require!(root, busybox);
     let sandbox = Sandbox::new();
     let runtime = runtime(&sandbox);
-    let step = sandbox.shell("while :; do sleep 0.1; touch /alive; done");
-    let quick = tokio::time::timeout(Duration::from_millis(300), run(&runtime, step)).await;
-    assert!(quick.is_err());
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !leftovers(&sandbox).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", leftovers(&sandbox));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    std::fs::remove_file(sandbox.root().join("alive")).expect("it ran");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!sandbox.root().join("alive").exists());
+    let step = sandbox.shell("while :; do sleep 0.1; touch /alive; echo alive; done");
+    abandon_after(&runtime, "alive\n", step).await;
+    until_nobody_makes(&sandbox.root().join("alive")).await;
+    assert!(leftovers(&sandbox).is_empty(), "{:?}", leftovers(&sandbox));
+}
+
+#[tokio::test]
+async fn a_program_that_is_still_open_for_writing_is_waited_for() {
+    testkit::require!(root, busybox);
+    let sandbox = Sandbox::new();
+    let runtime = runtime(&sandbox);
+    let program = sandbox.root().join("bin/new");
+    std::fs::copy("/bin/busybox", &program).expect("copied");
+    let open = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&program)
+        .expect("ours");
+    let _closing = tasks::spawn("close", async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(open);
+    });
+    let ran = run(&runtime, sandbox.step(&["/bin/new", "echo", "works"])).await;
+    // Busybox goes by its name.
+    assert!(ran.stderr.contains("applet not found"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -173,7 +180,7 @@ async fn output_of_what_is_left_behind_neither_hangs_nor_gets_lost() {
     let started = Instant::now();
     let step = sandbox.shell("(echo early; sleep 100; echo late) & sleep 0.2; echo done");
     assert_eq!(run(&runtime, step).await.ok(), "early\ndone\n");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < PATIENCE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -206,27 +213,36 @@ async fn no_run_hangs_while_many_threads_allocate() {
             })
         })
         .collect();
-    let runs = async {
-        for round in 0..75 {
-            let step = |n: usize| sandbox.shell(&format!("echo {round} {n}"));
-            let (a, b, c, d) = tokio::join!(
+    let begun = Instant::now();
+    let mut hung = false;
+    for round in 0..75 {
+        let step = |n: usize| sandbox.shell(&format!("echo {round} {n}"));
+        let runs = async {
+            tokio::join!(
                 run(&runtime, step(0)),
                 run(&runtime, step(1)),
                 run(&runtime, step(2)),
                 run(&runtime, sandbox.step(&["nope"])),
-            );
-            for (n, ran) in [a, b, c].into_iter().enumerate() {
-                assert_eq!(ran.ok(), format!("{round} {n}\n"));
-            }
-            assert_eq!(d.code(), 1);
+            )
+        };
+        let Ok((a, b, c, d)) = tokio::time::timeout(2 * PATIENCE, runs).await else {
+            hung = true;
+            break;
+        };
+        for (n, ran) in [a, b, c].into_iter().enumerate() {
+            assert_eq!(ran.ok(), format!("{round} {n}\n"));
         }
-    };
-    let finished = tokio::time::timeout(Duration::from_secs(240), runs).await;
+        assert_eq!(d.code(), 1);
+        // A slow machine need not do them all.
+        if begun.elapsed() > PATIENCE {
+            break;
+        }
+    }
     stop.store(true, Ordering::Relaxed);
     threads
         .into_iter()
         .for_each(|thread| thread.join().expect("no panic"));
-    finished.expect("no run hangs");
+    assert!(!hung, "a run hangs");
     assert!(leftovers(&sandbox).is_empty(), "{:?}", leftovers(&sandbox));
 }
 
@@ -327,17 +343,14 @@ async fn steps_of_a_killed_daemon_die_and_are_swept() {
     let sandbox = Sandbox::new();
     let alive = sandbox.root().join("alive");
     let mut daemon = helper("daemon", &sandbox).spawn().expect("starts");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !alive.exists() {
         assert!(Instant::now() < deadline, "the step does not start");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     daemon.kill().expect("ours");
     daemon.wait().expect("ours");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    std::fs::remove_file(&alive).expect("it ran");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!alive.exists(), "the step lives on");
+    until_nobody_makes(&alive).await;
     let groups = || {
         let dirs = std::fs::read_dir("/sys/fs/cgroup")
             .expect("mounted")

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::Winsize;
+use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr};
 use tasks::Cx;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -90,6 +90,10 @@ impl Wires {
         unlockpt(&master)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags)?;
+        // The runtime does this as well, but begins to write before: lines would end twice.
+        let mut modes = tcgetattr(&slave)?;
+        modes.make_raw();
+        tcsetattr(&slave, OptionalActions::Now, &modes)?;
         let (sender, receiver) = oneshot::channel();
         let terminal = Terminal::new(receiver, stdin, stdout)?;
         // The receiver is in our own hands.

@@ -115,14 +115,40 @@ pub(super) fn become_program(plan: &Plan) -> Step {
                 continue;
             }
         }
-        let (argv, envp) = (plan.argv.pointers.as_ptr(), plan.envp.pointers.as_ptr());
-        // SAFETY: a C string and two null-terminated lists of C strings, all owned by the plan.
-        let Err(errno) = (unsafe { syscall!(Sysno::execve, path.as_ptr(), argv, envp) }) else {
-            continue;
-        };
-        return Err(Failed(Stage::Exec, errno, index as u32));
+        return Err(Failed(Stage::Exec, execute(plan, path), index as u32));
     }
     Err(last)
+}
+
+/// Comes back only with the reason why it could not.
+///
+/// A file that was written a moment ago may still be open for writing in some other child of the daemon, between its
+/// clone and its exec. That passes.
+fn execute(plan: &Plan, path: &CString) -> Errno {
+    const ATTEMPTS: usize = 300;
+    let pause = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    let (argv, envp) = (plan.argv.pointers.as_ptr(), plan.envp.pointers.as_ptr());
+    let mut attempt = 0;
+    loop {
+        // SAFETY: a C string and two null-terminated lists of C strings, all owned by the plan.
+        let errno = match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv, envp) } {
+            Err(errno) => errno,
+            Ok(_) => Errno::EIO,
+        };
+        attempt += 1;
+        if errno != Errno::ETXTBSY || attempt == ATTEMPTS {
+            return errno;
+        }
+        // What we inherited ourselves may be what another child waits for.
+        // SAFETY: plain integers; the parent keeps its own table of descriptors.
+        let _ = unsafe { syscall!(Sysno::close_range, 3, u32::MAX, 0) };
+        let null = std::ptr::null_mut::<libc::timespec>();
+        // SAFETY: a live structure; the rest of an interrupted pause is not asked for.
+        let _ = unsafe { syscall!(Sysno::nanosleep, &raw const pause, null) };
+    }
 }
 
 /// Whether this user may run a file: not a directory, some execute bit set, and access granted.

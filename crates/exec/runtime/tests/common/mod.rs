@@ -5,10 +5,14 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use executor::{Error, Executor, Process, Settings, Step};
 use progress::Stream;
 use tasks::Cx;
+
+/// The longest that anything may take, on a machine that has much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -114,12 +118,66 @@ pub async fn run(executor: &dyn Executor, step: Step) -> Ran {
 }
 
 pub async fn run_in(executor: &dyn Executor, cx: &Cx, step: Step) -> Ran {
+    run_telling(executor, cx, step, |_| {}).await
+}
+
+/// Runs a step and cancels it as soon as it has written `word`.
+pub async fn run_until(executor: &dyn Executor, word: &'static str, step: Step) -> Ran {
+    let cx = Cx::root();
+    let stop = cx.clone();
+    let tell = move |stdout: &[u8]| {
+        if stdout.ends_with(word.as_bytes()) {
+            stop.cancel("context canceled");
+        }
+    };
+    run_telling(executor, &cx, step, tell).await
+}
+
+/// Runs a step and lets go of it as soon as it has written `word`.
+pub async fn abandon_after(executor: &dyn Executor, word: &'static str, step: Step) {
+    let said = Arc::new(tokio::sync::Notify::new());
+    let saying = said.clone();
+    let tell = move |stdout: &[u8]| {
+        if stdout.ends_with(word.as_bytes()) {
+            saying.notify_one();
+        }
+    };
+    let cx = Cx::root();
+    tokio::select! {
+        ran = run_telling(executor, &cx, step, tell) => panic!("it ended: {ran:?}"),
+        () = said.notified() => {}
+    }
+}
+
+/// Waits until nobody makes this file any more, and it is gone.
+pub async fn until_nobody_makes(file: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Whoever made it may have ended already.
+        let _ = std::fs::remove_file(file);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if !file.exists() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the step lives on");
+    }
+}
+
+async fn run_telling(
+    executor: &dyn Executor,
+    cx: &Cx,
+    step: Step,
+    tell: impl Fn(&[u8]) + Send + Sync + 'static,
+) -> Ran {
     let written = Arc::new(Mutex::new((Vec::new(), Vec::new())));
     let into = written.clone();
     let output = Arc::new(move |stream, data: bytes::Bytes| {
         let mut into = into.lock().expect("no panic inside");
         match stream {
-            Stream::Stdout => into.0.extend_from_slice(&data),
+            Stream::Stdout => {
+                into.0.extend_from_slice(&data);
+                tell(&into.0);
+            }
             Stream::Stderr => into.1.extend_from_slice(&data),
         }
     });
@@ -136,7 +194,8 @@ pub async fn run_in(executor: &dyn Executor, cx: &Cx, step: Step) -> Ran {
 /// All paths below a directory.
 pub fn tree(dir: &Path) -> Vec<String> {
     fn walk(base: &Path, dir: &Path, into: &mut Vec<String>) {
-        for entry in std::fs::read_dir(dir).expect("readable").flatten() {
+        // A folder may be removed at this moment.
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             into.push(
                 path.strip_prefix(base)
