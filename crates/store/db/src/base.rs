@@ -72,6 +72,35 @@ impl Base {
         }
     }
 
+    /// Opens a file that was left by another process, and looks at every page of it.
+    pub(crate) fn open_checked(path: &Path, cache_bytes: usize) -> Result<Opened, Error> {
+        let open = || match Self::open(path, cache_bytes)? {
+            Opened::Ready(base, meta) => Ok(base.checked(meta)),
+            damaged => Ok(damaged),
+        };
+        // Numbers in a damaged file may lead redb where it does not expect to get.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_or_else(|_| {
+            let text = "reading it panicked".to_owned();
+            Ok(Opened::Damaged(redb::Error::Corrupted(text)))
+        })
+    }
+
+    fn checked(mut self, meta: Meta) -> Opened {
+        match self.database.check_integrity() {
+            Ok(true) => Opened::Ready(self, meta),
+            Err(err) => Opened::Damaged(err.into()),
+            // Repaired: by returning to an earlier state, or in things that do not matter.
+            Ok(false) => match self.meta() {
+                Ok(now) if now == meta => Opened::Ready(self, meta),
+                Ok(_) => {
+                    let text = "its last transaction is damaged".to_owned();
+                    Opened::Damaged(redb::Error::Corrupted(text))
+                }
+                Err(err) => Opened::Damaged(err),
+            },
+        }
+    }
+
     fn meta(&self) -> Result<Meta, redb::Error> {
         let read = self.database.begin_read()?;
         let table = match read.open_table(META) {

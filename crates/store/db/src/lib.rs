@@ -11,7 +11,8 @@
 //!    the changes talk about may be half-written. The database file only holds what was synced before.
 //!
 //! Reading looks at the memory first and then at the file. The format version is part of the file name; a damaged file
-//! is set aside with a warning. A file that became mostly empty is replaced by a smaller one.
+//! is set aside with a warning, and so is a damaged log: all of the file is checked at start. A file that became mostly
+//! empty is replaced by a smaller one.
 
 mod base;
 mod boot;
@@ -105,6 +106,11 @@ pub enum Start {
         /// When that sync began; absent: there was none.
         synced: Option<SystemTime>,
     },
+    /// A log was damaged: what was committed after the damage is gone, though the machine did not go down.
+    Shortened {
+        /// The damaged log. It was renamed.
+        path: PathBuf,
+    },
     /// The file was damaged; it was renamed, and this is a new one.
     SetAside {
         /// Its name now.
@@ -129,6 +135,11 @@ impl Db {
     /// In which state the database was found.
     pub fn start(&self) -> &Start {
         &self.handle.store.start
+    }
+
+    /// Whether the last process ended without [`Db::sync`], so that its last changes came from a log.
+    pub fn was_killed(&self) -> bool {
+        self.handle.store.was_killed
     }
 
     /// The value under `key`.

@@ -1,9 +1,11 @@
 //! The log: batches since the last flush, one record each, in a file that only grows.
 //!
-//! Header: magic, generation (8 bytes, little endian). Record: length and checksum of the payload (4 and 8 bytes), payload. Payload: changes, each with kind (0 removed, 1 set), length (1)
-//! and name of the table, length (4) and bytes of the key, and if set length (4) and bytes of the value.
+//! Header: magic, generation (8 bytes, little endian). Record: length and checksum of the payload (4 and 8 bytes),
+//! checksum of these (4), payload. Payload: changes, each with kind (0 removed, 1 set), length (1) and name of the
+//! table, length (4) and bytes of the key, and if set length (4) and bytes of the value.
 //!
-//! A record that is cut off ends the log: the process died while writing it, so nobody was told that it is there.
+//! A record that is cut off ends the log: the process died while writing it, so nobody was told that it is there. A
+//! record that is whole and wrong was damaged later, and what stands behind it may not be used: it may build on it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use crate::memory::Memory;
 
-const MAGIC: &[u8; 8] = b"kilnlog2";
+const MAGIC: &[u8; 8] = b"kilnlog3";
 const HEADER: usize = 16;
+/// Of a record.
+const HEAD: usize = 16;
 
 /// A log being written.
 #[derive(Debug)]
@@ -59,13 +63,15 @@ impl Log {
             return Err(io::Error::other("an earlier write to the log failed"));
         }
         self.buffer.clear();
-        self.buffer.extend_from_slice(&[0; 12]);
+        self.buffer.extend_from_slice(&[0; HEAD]);
         encode(changes, &mut self.buffer)?;
-        let payload = &self.buffer[12..];
+        let payload = &self.buffer[HEAD..];
         let length = u32::try_from(payload.len()).map_err(too_large)?;
         let sum = checksum(payload);
         self.buffer[..4].copy_from_slice(&length.to_le_bytes());
         self.buffer[4..12].copy_from_slice(&sum.to_le_bytes());
+        let head = head_sum(&self.buffer[..12]);
+        self.buffer[12..HEAD].copy_from_slice(&head);
         if let Err(err) = self.file.write_all(&self.buffer) {
             // The file may end with half a record; the next one must not stand behind it.
             self.broken = self.file.set_len(self.length).is_err();
@@ -85,27 +91,43 @@ pub(crate) enum Found {
     Changes(Memory),
     /// Its header was cut off: nothing was ever written behind it.
     Begun,
-    /// Not a log of this generation.
-    Damaged,
+    /// Something in it is not what was written; what stands before that is.
+    Damaged {
+        changes: Memory,
+        /// So many bytes of the file were read.
+        good: usize,
+    },
 }
 
 /// Reads a log back.
 pub(crate) fn read(path: &Path, generation: u64) -> io::Result<Found> {
-    let bytes = std::fs::read(path)?;
-    let mut rest = Reader(&bytes);
+    Ok(parse(&std::fs::read(path)?, generation))
+}
+
+pub(crate) fn parse(bytes: &[u8], generation: u64) -> Found {
+    let mut rest = Reader(bytes);
+    let mut changes = Memory::default();
     match header(&mut rest) {
-        None if bytes.len() < HEADER => return Ok(Found::Begun),
-        found if found != Some(generation) => return Ok(Found::Damaged),
+        None if bytes.len() < HEADER => return Found::Begun,
+        found if found != Some(generation) => return Found::Damaged { changes, good: 0 },
         _ => {}
     }
-    let mut changes = Memory::default();
-    while let Some(payload) = record(&mut rest) {
-        match decode(payload) {
-            Some(batch) => changes.absorb(batch),
-            None => break,
+    loop {
+        let good = bytes.len() - rest.0.len();
+        match record(&mut rest) {
+            Next::Batch(batch) => changes.absorb(batch),
+            Next::End => return Found::Changes(changes),
+            Next::Damaged => return Found::Damaged { changes, good },
         }
     }
-    Ok(Found::Changes(changes))
+}
+
+/// What follows in a log.
+enum Next {
+    Batch(Memory),
+    /// Nothing, or a record that was cut off.
+    End,
+    Damaged,
 }
 
 fn header(rest: &mut Reader<'_>) -> Option<u64> {
@@ -115,11 +137,28 @@ fn header(rest: &mut Reader<'_>) -> Option<u64> {
     Some(u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?))
 }
 
-fn record<'a>(rest: &mut Reader<'a>) -> Option<&'a [u8]> {
-    let length = rest.length()?;
-    let sum = u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?);
-    let payload = rest.bytes(length)?;
-    (checksum(payload) == sum).then_some(payload)
+fn record(rest: &mut Reader<'_>) -> Next {
+    let Some(mut head) = rest.bytes(HEAD).map(Reader) else {
+        return Next::End;
+    };
+    let sums = &head.0[..12];
+    if head_sum(sums) != head.0[12..] {
+        return Next::Damaged;
+    }
+    let (length, sum) = (head.length(), head.bytes(8));
+    let Some(payload) = length.and_then(|length| rest.bytes(length)) else {
+        return Next::End;
+    };
+    if sum != Some(&checksum(payload).to_le_bytes()) {
+        return Next::Damaged;
+    }
+    decode(payload).map_or(Next::Damaged, Next::Batch)
+}
+
+/// Of the first bytes of a record.
+fn head_sum(head: &[u8]) -> [u8; 4] {
+    let [_, _, _, _, last @ ..] = checksum(head).to_le_bytes();
+    last
 }
 
 fn encode(changes: &Memory, out: &mut Vec<u8>) -> io::Result<()> {
@@ -234,23 +273,27 @@ mod tests {
         let found = changes(&path, 7);
         assert_eq!(found.look("t", b"a"), Some(Some(&b"1".to_vec())));
         assert_eq!(found.look("t", b"b"), Some(None));
-        assert!(matches!(read(&path, 8), Ok(Found::Damaged)));
+        assert!(matches!(read(&path, 8), Ok(Found::Damaged { good: 0, .. })));
     }
 
     #[test]
-    fn every_single_changed_byte_of_a_record_is_noticed() {
+    fn every_single_changed_byte_is_noticed() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("log");
         let mut log = Log::create(path.clone(), 1).expect("made");
         log.append(&change("some key", Some("some value")))
             .expect("written");
+        log.append(&change("other", None)).expect("written");
         let whole = std::fs::read(&path).expect("read");
-        for at in 16..whole.len() {
+        for at in 0..whole.len() {
             let mut bent = whole.clone();
             bent[at] ^= 0x20;
-            std::fs::write(&path, &bent).expect("written");
-            let found = changes(&path, 1);
-            assert!(found.is_empty(), "byte {at}");
+            let Found::Damaged { changes, good } = parse(&bent, 1) else {
+                panic!("byte {at}");
+            };
+            // What stands before the damage is there.
+            assert!(good <= at, "byte {at}");
+            assert_eq!(changes.is_empty(), good <= HEADER, "byte {at}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod begin;
 mod compact;
+mod found;
 mod transaction;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -13,13 +14,14 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use crate::base::{self, Base, Meta, Opened};
+use crate::base::{Base, Meta};
 use crate::boot;
-use crate::log::{self, Found, Log};
+use crate::log::Log;
 use crate::memory::{Changes, Memory, is_void};
 use crate::reserve::Reserve;
 use crate::{Batch, Error, Options, Pair, Start, Table};
 
+use found::{OldLog, open_base, replay};
 pub use transaction::Transaction;
 
 /// A database without its background work.
@@ -31,6 +33,7 @@ pub(crate) struct Store {
     options: Options,
     boot: String,
     pub(crate) start: Start,
+    pub(crate) was_killed: bool,
     /// Bytes written to the file since somebody looked whether it is worth compacting.
     churn: AtomicU64,
     flushing: Mutex<()>,
@@ -85,14 +88,6 @@ impl Files {
         logs.sort();
         Ok(logs)
     }
-}
-
-/// A log found at the start, by its name.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct OldLog {
-    generation: u64,
-    boot: String,
-    path: PathBuf,
 }
 
 /// Belongs to whoever writes.
@@ -154,18 +149,24 @@ impl Store {
         let boot = boot::name(options.boot.as_deref());
         let logs = files.logs().map_err(fail)?;
         let (base, meta, aside) = open_base(&files, &options)?;
+        // With all logs there ever were, a file that was damaged is no loss.
+        let mut generations = (1..).zip(&logs);
+        let all_logged = !logs.is_empty()
+            && generations.all(|(at, log)| log.generation == at && log.boot == boot);
         let newest = logs.last().map_or(0, |log| log.generation);
         let generation = newest.max(meta.generation) + 1;
         let is_new = base.is_none() && logs.is_empty();
-        let found = replay(logs, &meta, &boot, aside.is_some())?;
-        let start = match aside {
-            Some(path) => Start::SetAside { path },
-            None if is_new => Start::New,
-            None if found.lost => Start::Lost {
+        let found = replay(logs, &meta, &boot, aside.is_some() && !all_logged)?;
+        let was_killed = !found.kept.is_empty();
+        let start = match (aside, found.damaged) {
+            (Some(path), _) if !all_logged => Start::SetAside { path },
+            (_, Some(path)) => Start::Shortened { path },
+            _ if is_new => Start::New,
+            _ if found.lost => Start::Lost {
                 synced: meta.synced,
             },
-            None if base.is_some() && meta.boot != boot => Start::Rebooted,
-            None => Start::Complete,
+            _ if base.is_some() && meta.boot != boot => Start::Rebooted,
+            _ => Start::Complete,
         };
         let reserve = Reserve::new(files.reserve());
         let mut frozen = VecDeque::new();
@@ -181,6 +182,7 @@ impl Store {
             options,
             boot,
             start,
+            was_killed,
             // The first flush looks.
             churn: AtomicU64::new(u64::from(u32::MAX)),
             flushing: Mutex::new(()),
@@ -415,62 +417,4 @@ impl State {
                 .find_map(|frozen| frozen.changes.look(table.name(), key))
         })
     }
-}
-
-fn open_base(
-    files: &Files,
-    options: &Options,
-) -> Result<(Option<Base>, Meta, Option<PathBuf>), Error> {
-    let path = files.database();
-    if !path.exists() {
-        return Ok((None, Meta::default(), None));
-    }
-    match Base::open(&path, options.cache_bytes)? {
-        Opened::Ready(base, meta) => Ok((Some(base), meta, None)),
-        Opened::Damaged(err) => {
-            let aside = base::set_aside(&path)?;
-            tracing::warn!(
-                path = %path.display(), set_aside = %aside.display(), error = %err,
-                "database is damaged, starting with an empty one"
-            );
-            Ok((None, Meta::default(), Some(aside)))
-        }
-    }
-}
-
-#[derive(Default)]
-struct Replayed {
-    changes: Memory,
-    kept: Vec<PathBuf>,
-    lost: bool,
-}
-
-/// Reads the logs that are not in the file yet; removes those that are, and those of another boot.
-fn replay(logs: Vec<OldLog>, meta: &Meta, boot: &str, set_aside: bool) -> Result<Replayed, Error> {
-    let mut replayed = Replayed::default();
-    for log in logs {
-        let fail = |source| Error::File {
-            path: log.path.clone(),
-            source,
-        };
-        // Without the file it was an addition to, a log says nothing.
-        if log.generation > meta.generation && !set_aside {
-            if log.boot != boot {
-                // Even an empty one: it may have been cut off by the power cut.
-                replayed.lost = true;
-            } else {
-                match log::read(&log.path, log.generation).map_err(fail)? {
-                    Found::Changes(changes) => {
-                        replayed.changes.absorb(changes);
-                        replayed.kept.push(log.path);
-                        continue;
-                    }
-                    Found::Begun => {}
-                    Found::Damaged => replayed.lost = true,
-                }
-            }
-        }
-        std::fs::remove_file(&log.path).map_err(fail)?;
-    }
-    Ok(replayed)
 }

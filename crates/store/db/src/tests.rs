@@ -268,6 +268,65 @@ fn a_damaged_file_is_set_aside() {
 }
 
 #[test]
+fn a_file_that_became_empty_by_damage_is_set_aside() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "v");
+    db.sync().expect("synced");
+    put(&db, T, "later", "v");
+    drop(db);
+    std::fs::write(dir.path().join("test-v1.redb"), "").expect("written");
+    let db = open(dir.path(), "b");
+    assert!(matches!(db.start(), Start::SetAside { .. }));
+    assert_eq!((value(&db, "k"), value(&db, "later")), (None, None));
+}
+
+#[test]
+fn a_damaged_file_is_no_loss_while_all_logs_are_there() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "v");
+    drop(db);
+    std::fs::write(dir.path().join("test-v1.redb"), "half a database").expect("written");
+    let db = open(dir.path(), "b");
+    assert_eq!(db.start(), &Start::Complete);
+    assert!(db.was_killed());
+    assert_eq!(value(&db, "k").as_deref(), Some("v"));
+    db.sync().expect("synced");
+    drop(db);
+    assert!(!open(dir.path(), "b").was_killed());
+}
+
+#[test]
+fn a_damaged_log_counts_up_to_the_damage() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "flushed", "v");
+    db.sync().expect("synced");
+    put(&db, T, "first", "v");
+    put(&db, T, "second", "v");
+    put(&db, T, "third", "v");
+    drop(db);
+    let log = dir.path().join("test-v1.2.b.log");
+    let mut bytes = std::fs::read(&log).expect("read");
+    let at = bytes.windows(6).position(|part| part == b"second");
+    bytes[at.expect("written")] ^= 1;
+    std::fs::write(&log, &bytes).expect("written");
+    for _ in 0..2 {
+        let db = open(dir.path(), "b");
+        assert_eq!(value(&db, "flushed").as_deref(), Some("v"));
+        assert_eq!(value(&db, "first").as_deref(), Some("v"));
+        assert_eq!((value(&db, "second"), value(&db, "third")), (None, None));
+        // What is left is an ordinary log from then on.
+        if let Start::Shortened { path } = db.start() {
+            assert_eq!(std::fs::read(path).expect("kept"), bytes);
+        } else {
+            assert_eq!(db.start(), &Start::Complete);
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_open_already_is_left_alone() {
     let dir = scratch();
     let db = open(dir.path(), "b");
