@@ -72,14 +72,11 @@ impl Blobs {
     }
 
     pub(crate) fn writer(&self) -> io::Result<BlobWriter<'_>> {
-        let path = self.scratch();
-        let file = File::create_new(&path)?;
         Ok(BlobWriter {
             blobs: self,
-            path: Some(path),
             hash: Hasher::new(),
             size: 0,
-            encoder: Some(zstd::Encoder::new(file, LEVEL)?),
+            body: Body::Small(Vec::new()),
         })
     }
 
@@ -182,25 +179,69 @@ impl Blobs {
 /// A blob being written. Dropping it forgets the blob.
 pub(crate) struct BlobWriter<'b> {
     blobs: &'b Blobs,
-    path: Option<PathBuf>,
     hash: Hasher,
     size: u64,
-    encoder: Option<zstd::Encoder<'static, File>>,
+    body: Body,
+}
+
+enum Body {
+    /// All of it so far. Most blobs stay small, and what is compressed at once needs a fraction of the tables that a
+    /// stream of unknown length needs.
+    Small(Vec<u8>),
+    Large(Scratch, zstd::Encoder<'static, File>),
+}
+
+/// More than this goes to the file as it comes.
+const SMALL: usize = 256 << 10;
+
+/// A file that goes with this unless it gets a name of its own.
+struct Scratch(Option<PathBuf>);
+
+impl Scratch {
+    fn create(blobs: &Blobs) -> io::Result<(Self, File)> {
+        let path = blobs.scratch();
+        let file = File::create_new(&path)?;
+        Ok((Self(Some(path)), file))
+    }
+
+    fn rename(mut self, to: &Path) -> io::Result<()> {
+        if let Some(path) = &self.0 {
+            std::fs::rename(path, to)?;
+            self.0 = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // The next start removes what is left.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl BlobWriter<'_> {
-    pub(crate) fn commit(mut self, media_type: &str) -> io::Result<Descriptor> {
-        let (Some(encoder), Some(path)) = (self.encoder.take(), self.path.clone()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let mut file = encoder.finish()?;
+    pub(crate) fn commit(self, media_type: &str) -> io::Result<Descriptor> {
         let mut tail = TAIL.to_vec();
         tail.extend(self.size.to_le_bytes());
-        file.write_all(&tail)?;
-        let digest = std::mem::take(&mut self.hash).finish();
+        let scratch = match self.body {
+            Body::Small(bytes) => {
+                let mut whole = zstd::bulk::compress(&bytes, LEVEL)?;
+                whole.extend(tail);
+                let (scratch, mut file) = Scratch::create(self.blobs)?;
+                file.write_all(&whole)?;
+                scratch
+            }
+            Body::Large(scratch, encoder) => {
+                encoder.finish()?.write_all(&tail)?;
+                scratch
+            }
+        };
+        let digest = self.hash.finish();
         // Over one that is there already: that one may be what a power cut left.
-        std::fs::rename(path, self.blobs.path(&digest))?;
-        self.path = None;
+        scratch.rename(&self.blobs.path(&digest))?;
         Ok(Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.to_string(),
@@ -212,10 +253,18 @@ impl BlobWriter<'_> {
 
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(encoder) = &mut self.encoder else {
-            return Err(io::ErrorKind::InvalidInput.into());
+        if let Body::Small(held) = &mut self.body
+            && held.len() + bytes.len() > SMALL
+        {
+            let (scratch, file) = Scratch::create(self.blobs)?;
+            let mut encoder = zstd::Encoder::new(file, LEVEL)?;
+            encoder.write_all(held)?;
+            self.body = Body::Large(scratch, encoder);
+        }
+        let written = match &mut self.body {
+            Body::Small(held) => held.write(bytes)?,
+            Body::Large(_, encoder) => encoder.write(bytes)?,
         };
-        let written = encoder.write(bytes)?;
         self.hash.update(&bytes[..written]);
         self.size += written as u64;
         Ok(written)
@@ -223,15 +272,6 @@ impl Write for BlobWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for BlobWriter<'_> {
-    fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            // The next start removes what is left.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 
@@ -259,11 +299,35 @@ mod tests {
     }
 
     #[test]
+    fn a_large_blob_reads_back_as_it_was_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(dir.path()).expect("open");
+        let text: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut writer = blobs.writer().expect("a writer");
+        for part in text.chunks(SMALL / 3) {
+            writer.write_all(part).expect("write");
+        }
+        let descriptor = writer.commit("x").expect("commit");
+        assert_eq!(descriptor.digest, Digest::of(&text).to_string());
+        let digest = Digest::of(&text);
+        assert_eq!(blobs.info(&digest).expect("info").size, 800_000);
+        let mut read = Vec::new();
+        let mut reader = blobs.reader(&digest).expect("open");
+        reader.read_to_end(&mut read).expect("read");
+        assert!(read == text);
+    }
+
+    #[test]
     fn what_was_not_finished_is_gone_at_the_next_start() {
         let dir = tempfile::tempdir().expect("a directory");
         let blobs = Blobs::open(dir.path()).expect("open");
-        std::mem::forget(blobs.writer().expect("a writer"));
-        drop(blobs.writer().expect("a writer"));
+        let large = || {
+            let mut writer = blobs.writer().expect("a writer");
+            writer.write_all(&vec![0; SMALL + 1]).expect("write");
+            writer
+        };
+        std::mem::forget(large());
+        drop(large());
         let left = || {
             std::fs::read_dir(dir.path().join("ingest"))
                 .expect("there")
