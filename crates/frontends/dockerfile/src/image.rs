@@ -282,7 +282,7 @@ impl Image {
 
     /// Replaces a variable in place, or adds it.
     pub(crate) fn set_env(&mut self, key: &str, value: &str) {
-        let line = format!("{key}={value}");
+        let line = [key, "=", value].concat();
         let known = self
             .config
             .env

@@ -1,6 +1,7 @@
 //! Named contexts: images, repositories, directories and inputs that take the place of a name.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -73,6 +74,12 @@ pub(crate) fn with_image(mut state: State, image: &Image) -> State {
     state
 }
 
+/// Whether nobody needs to parse the name to know that it is a reference. May say no of one that is.
+fn is_plainly_valid(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..64).contains(&name.len()) && name.bytes().all(plain)
+}
+
 impl Files {
     /// Looks for a context that replaces `name` on `platform`.
     pub(crate) fn named_context(
@@ -84,6 +91,9 @@ impl Files {
             .iter()
             .any(|reserved| name.eq_ignore_ascii_case(reserved))
         {
+            return Ok(None);
+        }
+        if self.has_no_contexts() && is_plainly_valid(name) {
             return Ok(None);
         }
         let named =
@@ -105,6 +115,13 @@ impl Files {
             }
         }
         Ok(None)
+    }
+
+    fn has_no_contexts(&self) -> bool {
+        const PREFIX: &str = "context:";
+        let from = (Bound::Included(PREFIX), Bound::Unbounded);
+        let mut known = self.options.attributes.range::<str, _>(from);
+        known.next().is_none_or(|(key, _)| !key.starts_with(PREFIX))
     }
 
     /// Makes a tree of a named context. A policy of the client may turn an image into something else.

@@ -52,6 +52,10 @@ pub(crate) fn clean(path: &str) -> String {
     cleaned
 }
 
+fn cleaned(path: String) -> String {
+    if is_clean(&path) { path } else { clean(&path) }
+}
+
 /// Whether there is nothing to clean. May say no where there is not.
 fn is_clean(path: &str) -> bool {
     let rest = path.strip_prefix('/').unwrap_or(path);
@@ -66,7 +70,7 @@ pub(crate) fn join(first: &str, second: &str) -> String {
     match (first, second) {
         ("", "") => String::new(),
         ("", only) | (only, "") => clean(only),
-        _ => clean(&format!("{first}/{second}")),
+        _ => cleaned([first, "/", second].concat()),
     }
 }
 
@@ -75,7 +79,7 @@ pub(crate) fn rooted(path: &str) -> String {
     if path.starts_with('/') {
         clean(path)
     } else {
-        clean(&format!("/{path}"))
+        cleaned(["/", path].concat())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The forms of arguments, and the flags in front of them.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::ast::{Flag, Pair};
@@ -56,7 +58,12 @@ pub(crate) fn parse(
         b"maintainer" | b"stopsignal" | b"user" | b"workdir" => Ok(line(rest)),
         b"env" => pairs("ENV", rest, escape),
         b"label" => pairs("LABEL", rest, escape),
-        b"arg" => Ok(Args::Words(quoted_words(rest, escape))),
+        b"arg" => Ok(Args::Words(
+            quoted_words(rest, escape)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+        )),
         b"healthcheck" => {
             let end = rest.find(is_blank).unwrap_or(rest.len());
             let (word, command) = rest.split_at(end);
@@ -125,12 +132,12 @@ fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Proble
             legacy: true,
         });
     }
-    let pair = |word: String| match word.split_once('=') {
+    let pair = |word: &str| match word.split_once('=') {
         Some((key, value)) => Ok(Pair {
             key: key.to_owned(),
             value: value.to_owned(),
         }),
-        None => Err(Problem::NoAssignment(word)),
+        None => Err(Problem::NoAssignment(word.to_owned())),
     };
     let pairs = words.into_iter().map(pair).collect::<Result<_, _>>()?;
     Ok(Args::Pairs {
@@ -140,38 +147,40 @@ fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Proble
 }
 
 /// Splits at white space outside of quotes. Quotes and escapes stay in the words; an escape at the very end goes.
-pub(crate) fn quoted_words(text: &str, escape: char) -> Vec<String> {
+pub(crate) fn quoted_words(text: &str, escape: char) -> Vec<&str> {
     let mut words = Vec::new();
-    let mut rest = text.chars();
-    loop {
-        let tail = rest.as_str().trim_start();
-        if tail.is_empty() {
-            return words;
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (end, next) = word_end(rest, escape);
+        if end > 0 {
+            words.push(&rest[..end]);
         }
-        rest = tail.chars();
-        let mut word = String::new();
-        let mut quote = None;
-        while let Some(c) = rest.next() {
-            if quote.is_none() && c.is_whitespace() {
-                break;
+        rest = rest[next..].trim_start();
+    }
+    words
+}
+
+/// Where the first word of `text` ends, and where to look for the next one.
+fn word_end(text: &str, escape: char) -> (usize, usize) {
+    let mut quote = None;
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if c == escape && quote != Some('\'') {
+            if chars.next().is_none() {
+                return (at, text.len());
             }
-            if c == escape && quote != Some('\'') {
-                if let Some(escaped) = rest.next() {
-                    word.extend([c, escaped]);
-                }
-                continue;
+        } else if quote == Some(c) {
+            quote = None;
+        } else if quote.is_none() {
+            if c.is_whitespace() {
+                return (at, at);
             }
-            if quote == Some(c) {
-                quote = None;
-            } else if quote.is_none() && matches!(c, '\'' | '"') {
+            if matches!(c, '\'' | '"') {
                 quote = Some(c);
             }
-            word.push(c);
-        }
-        if !word.is_empty() {
-            words.push(word);
         }
     }
+    (text.len(), text.len())
 }
 
 /// White space between flags. Other blanks than those of ASCII belong to values.
@@ -209,8 +218,16 @@ pub(crate) fn leading_flags(text: &str, escape: char, offset: usize) -> (Vec<Fla
 }
 
 /// One word in which quotes group, and quotes and escapes go away; and how long it was as written.
-fn flag_word(text: &str, escape: char) -> (String, usize) {
-    let mut word = String::new();
+fn flag_word(text: &str, escape: char) -> (Cow<'_, str>, usize) {
+    let special = |c: char| c == escape || is_blank(c) || matches!(c, '\'' | '"');
+    match text.find(special) {
+        None => return (text.into(), text.len()),
+        Some(at) if text[at..].starts_with(is_blank) && !text[at..].starts_with(escape) => {
+            return (text[..at].into(), at);
+        }
+        Some(_) => {}
+    }
+    let mut word = String::with_capacity(text.len());
     let mut quote = None;
     let mut rest = text.char_indices();
     while let Some((at, c)) = rest.next() {
@@ -223,12 +240,12 @@ fn flag_word(text: &str, escape: char) -> (String, usize) {
         } else if matches!(c, '\'' | '"') {
             quote = Some(c);
         } else if is_blank(c) {
-            return (word, at);
+            return (word.into(), at);
         } else {
             word.push(c);
         }
     }
-    (word, text.len())
+    (word.into(), text.len())
 }
 
 #[cfg(test)]

@@ -99,52 +99,56 @@ pub(crate) fn trigger(expression: &str) -> Result<Instruction, Problem> {
 
 impl Meaning {
     fn of(mut statement: Statement, linter: &mut Linter) -> Result<Self, Problem> {
-        let keyword = statement.keyword.to_ascii_lowercase();
-        if keyword == "from" {
+        let keyword = NAMES
+            .iter()
+            .find(|name| name.eq_ignore_ascii_case(&statement.keyword))
+            .copied()
+            .unwrap_or_default();
+        if keyword == "FROM" {
             return stage(statement, linter).map(Self::Stage);
         }
-        let kind =
-            match keyword.as_str() {
-                "add" => files::add(&statement).map(Kind::Add),
-                "arg" => arg(&statement, linter).map(Kind::Arg),
-                "cmd" => plain_command(&statement).map(|command| Kind::Cmd(Cmd { command })),
-                "copy" => files::copy(&statement).map(Kind::Copy),
-                "entrypoint" => plain_command(&statement)
-                    .map(|command| Kind::Entrypoint(Entrypoint { command })),
-                "env" => pairs("ENV", &mut statement)
-                    .map(|(pairs, legacy)| Kind::Env(Env { pairs, legacy })),
-                "expose" => expose(&statement).map(Kind::Expose),
-                "healthcheck" => health::healthcheck(&statement).map(Kind::Healthcheck),
-                "label" => pairs("LABEL", &mut statement)
-                    .map(|(pairs, legacy)| Kind::Label(Label { pairs, legacy })),
-                "maintainer" => {
-                    linter.report(
-                        Lint::MaintainerDeprecated,
-                        statement.span,
-                        &statement.comments,
-                    );
-                    one_text("MAINTAINER", &statement)
-                        .map(|author| Kind::Maintainer(Maintainer { author }))
-                }
-                "onbuild" => onbuild(&statement).map(Kind::Onbuild),
-                "run" => run(&mut statement).map(Kind::Run),
-                "shell" => shell(&statement).map(Kind::Shell),
-                "stopsignal" => match words(&statement) {
-                    [signal] => Ok(Kind::StopSignal(StopSignal {
-                        signal: signal.clone(),
-                    })),
-                    _ => Err(Problem::ExactlyOneArgument("STOPSIGNAL")),
-                },
-                "user" => one_text("USER", &statement).map(|user| Kind::User(User { user })),
-                "volume" => volume(&statement).map(Kind::Volume),
-                "workdir" => {
-                    one_text("WORKDIR", &statement).map(|path| Kind::Workdir(Workdir { path }))
-                }
-                _ => Err(Problem::UnknownInstruction {
-                    hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
-                    keyword: statement.keyword.clone(),
-                }),
-            }?;
+        let kind = match keyword {
+            "ADD" => files::add(&mut statement).map(Kind::Add),
+            "ARG" => arg(&statement, linter).map(Kind::Arg),
+            "CMD" => plain_command(&mut statement).map(|command| Kind::Cmd(Cmd { command })),
+            "COPY" => files::copy(&mut statement).map(Kind::Copy),
+            "ENTRYPOINT" => plain_command(&mut statement)
+                .map(|command| Kind::Entrypoint(Entrypoint { command })),
+            "ENV" => {
+                pairs("ENV", &mut statement).map(|(pairs, legacy)| Kind::Env(Env { pairs, legacy }))
+            }
+            "EXPOSE" => expose(&statement).map(Kind::Expose),
+            "HEALTHCHECK" => health::healthcheck(&mut statement).map(Kind::Healthcheck),
+            "LABEL" => pairs("LABEL", &mut statement)
+                .map(|(pairs, legacy)| Kind::Label(Label { pairs, legacy })),
+            "MAINTAINER" => {
+                linter.report(
+                    Lint::MaintainerDeprecated,
+                    statement.span,
+                    &statement.comments,
+                );
+                one_text("MAINTAINER", &mut statement)
+                    .map(|author| Kind::Maintainer(Maintainer { author }))
+            }
+            "ONBUILD" => onbuild(&statement).map(Kind::Onbuild),
+            "RUN" => run(&mut statement).map(Kind::Run),
+            "SHELL" => shell(&statement).map(Kind::Shell),
+            "STOPSIGNAL" => match words(&statement) {
+                [signal] => Ok(Kind::StopSignal(StopSignal {
+                    signal: signal.clone(),
+                })),
+                _ => Err(Problem::ExactlyOneArgument("STOPSIGNAL")),
+            },
+            "USER" => one_text("USER", &mut statement).map(|user| Kind::User(User { user })),
+            "VOLUME" => volume(&statement).map(Kind::Volume),
+            "WORKDIR" => {
+                one_text("WORKDIR", &mut statement).map(|path| Kind::Workdir(Workdir { path }))
+            }
+            _ => Err(Problem::UnknownInstruction {
+                hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
+                keyword: statement.keyword.clone(),
+            }),
+        }?;
         let Statement {
             keyword,
             flags,
@@ -267,25 +271,32 @@ fn pairs(name: &'static str, statement: &mut Statement) -> Result<(Vec<Pair>, bo
     }
 }
 
-fn one_text(name: &'static str, statement: &Statement) -> Result<String, Problem> {
-    let [text] = words(statement) else {
+fn one_text(name: &'static str, statement: &mut Statement) -> Result<String, Problem> {
+    let (Args::Words(words) | Args::Json(words)) = &mut statement.args else {
+        return Err(Problem::ExactlyOneArgument(name));
+    };
+    let [text] = words.as_mut_slice() else {
         return Err(Problem::ExactlyOneArgument(name));
     };
     check(&statement.flags, flags::NONE)?;
-    Ok(text.clone())
+    Ok(std::mem::take(text))
 }
 
-fn command_of(args: &Args) -> Command {
-    match args {
-        Args::Json(words) => Command::Exec(words.clone()),
+/// Takes the arguments of the statement.
+fn command_of(args: &mut Args) -> Command {
+    match std::mem::replace(args, Args::NONE) {
+        Args::Json(words) => Command::Exec(words),
+        Args::Words(mut words) if words.len() == 1 => {
+            Command::Shell(words.pop().unwrap_or_default())
+        }
         Args::Words(words) => Command::Shell(words.join(" ")),
         _ => Command::Shell(String::new()),
     }
 }
 
-fn plain_command(statement: &Statement) -> Result<Command, Problem> {
+fn plain_command(statement: &mut Statement) -> Result<Command, Problem> {
     check(&statement.flags, flags::NONE)?;
-    Ok(command_of(&statement.args))
+    Ok(command_of(&mut statement.args))
 }
 
 fn run(statement: &mut Statement) -> Result<Run, Problem> {
@@ -310,7 +321,7 @@ fn run(statement: &mut Statement) -> Result<Run, Problem> {
         Some(other) => return Err(Problem::Security(other.to_owned())),
     };
     Ok(Run {
-        command: command_of(&statement.args),
+        command: command_of(&mut statement.args),
         heredocs: std::mem::take(&mut statement.heredocs),
         mounts,
         network,

@@ -155,12 +155,15 @@ impl Lex {
         }
     }
 
+    /// Whether there is nothing to expand in `word`, which is so for most.
+    pub fn leaves_alone(&self, word: &str) -> bool {
+        let active = |c: char| matches!(c, '$' | '\'' | '"' | '\u{feff}') || c == self.escape;
+        !word.contains(active)
+    }
+
     /// Expands `word` to one text.
     pub fn process_word(&self, word: &str, env: &dyn Env) -> Result<Expansion, ExpandError> {
-        // Most words have nothing to do in them.
-        let plain =
-            |c: char| c != '$' && c != '\'' && c != '"' && c != self.escape && c != '\u{feff}';
-        if word.chars().all(plain) {
+        if self.leaves_alone(word) {
             return Ok(Expansion {
                 text: word.to_owned(),
                 ..Expansion::default()

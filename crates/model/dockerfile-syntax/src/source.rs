@@ -13,8 +13,10 @@ use crate::span::Position;
 pub struct Text {
     line: String,
     trimmed: Range<usize>,
-    /// Where in `line` each physical line starts, and where that is in the file.
-    pieces: Vec<(usize, Position)>,
+    /// Where the first physical line is in the file.
+    first: Option<Position>,
+    /// Where in `line` each further physical line starts, and where that is in the file.
+    further: Vec<(usize, Position)>,
     /// The lines of the documents below it, as written.
     documents: Vec<u8>,
 }
@@ -31,11 +33,11 @@ impl Text {
         if offset > self.line.len() {
             return None;
         }
-        let index = self
-            .pieces
-            .partition_point(|(start, _)| *start <= offset)
-            .checked_sub(1)?;
-        let (start, position) = self.pieces[index];
+        let before = self.further.partition_point(|(start, _)| *start <= offset);
+        let (start, position) = match before.checked_sub(1) {
+            Some(index) => self.further[index],
+            None => (0, self.first?),
+        };
         let column = position.column + u32::try_from(offset - start).ok()?;
         Some(Position { column, ..position })
     }
@@ -47,7 +49,10 @@ impl Text {
 
     /// Adds a physical line whose first byte here stands at `position`.
     pub(crate) fn push(&mut self, piece: &str, position: Position) {
-        self.pieces.push((self.line.len(), position));
+        match self.first {
+            None => self.first = Some(position),
+            Some(_) => self.further.push((self.line.len(), position)),
+        }
         self.line.push_str(piece);
     }
 

@@ -113,9 +113,11 @@ impl Lower<'_> {
             }
             record.resolved = self.all_stages || needed.contains(&at);
             if record.base == SCRATCH && record.named.is_none() {
-                record.image = Image::empty(&self.target_platform);
-                record.platform = Some(self.target_platform.clone());
                 record.done = record.external;
+                if !record.external {
+                    record.image = Image::empty(&self.target_platform);
+                    record.platform = Some(self.target_platform.clone());
+                }
                 continue;
             }
             let span = record.span;

@@ -19,11 +19,12 @@ impl Lower<'_> {
         env: &syntax::Env,
     ) -> Result<()> {
         let pairs = self.expand_pairs(at, instruction, &env.pairs)?;
-        let mut history = "ENV".to_owned();
+        let mut history = String::with_capacity(instruction.text.len() + 16);
+        history.push_str("ENV");
         for (key, value) in &pairs {
             self.lint_pair(instruction, env.legacy);
             self.lint_secret(instruction, "ENV", key);
-            history.push_str(&format!(" {key}={value}"));
+            history.extend([" ", key, "=", value]);
             let record = &mut self.records[at];
             record.state = std::mem::take(&mut record.state).env(key, value);
             record.image.set_env(key, value);
@@ -39,10 +40,11 @@ impl Lower<'_> {
         label: &syntax::Label,
     ) -> Result<()> {
         let pairs = self.expand_pairs(at, instruction, &label.pairs)?;
-        let mut history = "LABEL".to_owned();
+        let mut history = String::with_capacity(instruction.text.len() + 16);
+        history.push_str("LABEL");
         for (key, value) in pairs {
             self.lint_pair(instruction, label.legacy);
-            history.push_str(&format!(" {key}={value}"));
+            history.extend([" ", &key, "=", &value]);
             self.records[at].image.config.labels.insert(key, value);
         }
         self.commit(at, history, false);
@@ -87,7 +89,8 @@ impl Lower<'_> {
         instruction: &Instruction,
         arg: &syntax::Arg,
     ) -> Result<()> {
-        let mut history = Vec::with_capacity(arg.args.len());
+        let mut history = String::with_capacity(instruction.text.len() + 16);
+        history.push_str("ARG");
         for one in &arg.args {
             self.lint_secret(instruction, "ARG", &one.name);
             let value = match (self.build_args.get(&one.name), &one.default) {
@@ -107,28 +110,29 @@ impl Lower<'_> {
             {
                 record.state = std::mem::take(&mut record.state).env(&one.name, value);
             }
-            history.push(match &value {
-                Some(value) => format!("{}={value}", one.name),
-                None => one.name.clone(),
-            });
+            history.extend([" ", &one.name]);
+            if let Some(value) = &value {
+                history.extend(["=", value]);
+            }
             record.args.push(Arg {
                 name: one.name.as_str().into(),
                 value: value.map(Into::into),
             });
         }
-        self.commit(at, format!("ARG {}", history.join(" ")), false);
+        self.commit(at, history, false);
         Ok(())
     }
 
     /// The command with its shell in front, if it needs one.
-    pub(super) fn with_shell(&self, at: usize, line: &str) -> Vec<String> {
+    pub(super) fn with_shell(&self, at: usize, line: String) -> Vec<String> {
         let image = &self.records[at].image;
-        let mut args = match image.config.shell.as_slice() {
-            [] if image.os == "windows" => vec!["cmd".to_owned(), "/S".to_owned(), "/C".to_owned()],
-            [] => vec!["/bin/sh".to_owned(), "-c".to_owned()],
-            shell => shell.to_vec(),
-        };
-        args.push(line.to_owned());
+        let mut args = Vec::with_capacity(image.config.shell.len().max(3) + 1);
+        match image.config.shell.as_slice() {
+            [] if image.os == "windows" => args.extend(["cmd", "/S", "/C"].map(str::to_owned)),
+            [] => args.extend(["/bin/sh", "-c"].map(str::to_owned)),
+            shell => args.extend_from_slice(shell),
+        }
+        args.push(line);
         args
     }
 
@@ -148,7 +152,7 @@ impl Lower<'_> {
                     self.linter
                         .report(lint, instruction.span, &instruction.comments);
                 }
-                self.with_shell(at, line)
+                self.with_shell(at, line.clone())
             }
         }
     }

@@ -163,9 +163,11 @@ impl Lower<'_> {
         }
         let name = self.instruction_name(at, &job.instruction.text);
         let mut op = FileOp::new();
-        for path in job.paths.clone() {
-            op = self.add_path(at, op, job, &common, &path, &name)?;
+        let sources = std::mem::take(&mut job.paths);
+        for path in &sources {
+            op = self.add_path(at, op, job, &common, path, &name)?;
         }
+        job.paths = sources;
         let os = self.os(at);
         for (file, content) in &job.files {
             let name =
@@ -467,7 +469,8 @@ fn has_wildcards(text: &str) -> bool {
 }
 
 fn history(job: &Job<'_>) -> String {
-    let mut text = if job.add.is_some() { "ADD" } else { "COPY" }.to_owned();
+    let mut text = String::with_capacity(job.instruction.text.len() + 24);
+    text.push_str(if job.add.is_some() { "ADD" } else { "COPY" });
     if job.parents {
         text.push_str(" --parents");
     }

@@ -71,6 +71,9 @@ impl Lower<'_> {
     /// The text of an instruction as shown.
     pub(super) fn shown(&self, at: usize, text: &str) -> String {
         let env = self.records[at].state.env_list();
+        if self.lex.leaves_alone(text) {
+            return upper_first(text.to_owned());
+        }
         match self.lex.process_word(text, &Vars(env)) {
             Ok(expanded) => upper_first(expanded.text),
             Err(_) => upper_first(text.to_owned()),

@@ -1,5 +1,8 @@
 //! RUN.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
 use dockerfile_syntax::shell::{Env as Lookup, Lex};
 use dockerfile_syntax::{self as syntax, Command, Heredoc, MountKind, Network, Security};
 use llb::build::{FileOp, Mount, Options as OpOptions, Run, State};
@@ -32,7 +35,7 @@ impl Lower<'_> {
             Command::Exec(args) => args.clone(),
             Command::Shell(line) => {
                 let line = self.script(at, run, line, &mut exec);
-                self.with_shell(at, &line)
+                self.with_shell(at, line)
             }
         };
         exec.proxy.clone_from(&self.proxy);
@@ -100,9 +103,9 @@ impl Lower<'_> {
         run: &syntax::Run,
         mounts: &[syntax::Mount],
     ) -> String {
-        let mut text = step.instruction.text.as_str().to_owned();
+        let mut text = Cow::Borrowed(step.instruction.text.as_str());
         if let Some(document) = run.script() {
-            text.push_str(&format!(" ({})", summary(document)));
+            text.to_mut().push_str(&format!(" ({})", summary(document)));
         }
         let secrets = mounts
             .iter()
@@ -115,12 +118,12 @@ impl Lower<'_> {
         };
         let shown = match Lex::for_display(self.lex.escape).process_word(&text, &masked) {
             Ok(expanded) => upper_first(expanded.text),
-            Err(_) => upper_first(text),
+            Err(_) => upper_first(text.into_owned()),
         };
         self.count_step(at);
-        let platform = self.records[at].state.current_platform().cloned();
-        let platform = platform.unwrap_or_else(|| self.target_platform.clone());
-        self.step_name(at, &shown, Some(&platform), Some(&env))
+        let platform = self.records[at].state.current_platform();
+        let platform = platform.unwrap_or(&self.target_platform);
+        self.step_name(at, &shown, Some(platform), Some(&env))
     }
 
     fn add_limits(&self, exec: &mut Run, options: &mut OpOptions) {
@@ -143,7 +146,7 @@ impl Lower<'_> {
 
     fn run_history(&self, at: usize, args: &[String]) -> String {
         let record = &self.records[at];
-        let mut values: Vec<(&str, &str)> = Vec::new();
+        let mut values: Vec<(&str, &str)> = Vec::with_capacity(record.args.len());
         for arg in &record.args {
             let own = arg.value.as_deref().unwrap_or_default();
             let value = record.state.env_list().get(&arg.name).unwrap_or(own);
@@ -152,9 +155,15 @@ impl Lower<'_> {
                 None => values.push((&arg.name, value)),
             }
         }
-        let mut text = "RUN ".to_owned();
+        let named: usize = values
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum();
+        let words: usize = args.iter().map(|arg| arg.len() + 1).sum();
+        let mut text = String::with_capacity("RUN |00 # buildkit".len() + named + words);
+        text.push_str("RUN ");
         if !values.is_empty() {
-            text.push_str(&format!("|{} ", values.len()));
+            write!(text, "|{} ", values.len()).expect("a string takes everything");
             for (name, value) in values {
                 text.extend([name, "=", value, " "]);
             }

@@ -1,5 +1,6 @@
 //! `ADD` and `COPY`.
 
+use crate::args::Args;
 use crate::ast::{Add, Copy, Sources};
 use crate::error::Problem;
 use crate::flags::{self, check};
@@ -8,25 +9,29 @@ use crate::statement::Statement;
 
 use super::words;
 
-fn sources(name: &'static str, statement: &Statement) -> Result<Sources, Problem> {
-    let Some((dest, from)) = words(statement).split_last() else {
+/// Takes the arguments of the statement.
+fn sources(name: &'static str, args: &mut Args, heredocs: &[Heredoc]) -> Result<Sources, Problem> {
+    let (Args::Words(words) | Args::Json(words)) = args else {
         return Err(Problem::NoDestination(name));
     };
-    if heredoc::from_word(dest).is_some() {
+    let mut from = std::mem::take(words);
+    let Some(dest) = from.pop() else {
+        return Err(Problem::NoDestination(name));
+    };
+    if heredoc::from_word(&dest).is_some() {
         return Err(Problem::HeredocDestination(name));
     }
     let mut sources = Sources {
-        paths: Vec::new(),
+        paths: Vec::with_capacity(from.len()),
         files: Vec::new(),
-        dest: dest.clone(),
+        dest,
     };
     for word in from {
-        match heredoc::from_word(word) {
-            None => sources.paths.push(word.clone()),
+        match heredoc::from_word(&word) {
+            None => sources.paths.push(word),
             Some(announced) => {
                 // Of several documents with one name the last one counts; a JSON list has none.
-                let body = statement
-                    .heredocs
+                let body = heredocs
                     .iter()
                     .rfind(|document| document.name == announced.name);
                 let content = body
@@ -54,11 +59,11 @@ fn list<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     values.map(str::to_owned).collect()
 }
 
-pub(super) fn add(statement: &Statement) -> Result<Add, Problem> {
+pub(super) fn add(statement: &mut Statement) -> Result<Add, Problem> {
     at_least_two("ADD", statement)?;
     let flags = check(&statement.flags, flags::ADD)?;
     Ok(Add {
-        sources: sources("ADD", statement)?,
+        sources: sources("ADD", &mut statement.args, &statement.heredocs)?,
         chown: flags.value("chown").to_owned(),
         chmod: flags.value("chmod").to_owned(),
         checksum: flags.value("checksum").to_owned(),
@@ -69,11 +74,11 @@ pub(super) fn add(statement: &Statement) -> Result<Add, Problem> {
     })
 }
 
-pub(super) fn copy(statement: &Statement) -> Result<Copy, Problem> {
+pub(super) fn copy(statement: &mut Statement) -> Result<Copy, Problem> {
     at_least_two("COPY", statement)?;
     let flags = check(&statement.flags, flags::COPY)?;
     Ok(Copy {
-        sources: sources("COPY", statement)?,
+        sources: sources("COPY", &mut statement.args, &statement.heredocs)?,
         from: flags.value("from").to_owned(),
         chown: flags.value("chown").to_owned(),
         chmod: flags.value("chmod").to_owned(),

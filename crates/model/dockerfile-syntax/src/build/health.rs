@@ -11,8 +11,8 @@ use crate::statement::Statement;
 
 use super::command_of;
 
-pub(super) fn healthcheck(statement: &Statement) -> Result<Healthcheck, Problem> {
-    let Args::Typed(word, command) = &statement.args else {
+pub(super) fn healthcheck(statement: &mut Statement) -> Result<Healthcheck, Problem> {
+    let Args::Typed(word, command) = &mut statement.args else {
         return Err(Problem::AtLeastOneArgument("HEALTHCHECK"));
     };
     let command = command_of(command);

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::iter::Peekable;
-use std::str::Chars;
 
 use super::{Env, Lex, Problem, pattern};
 
@@ -94,10 +92,42 @@ impl From<Problem> for Stop {
     }
 }
 
+/// What is not read yet.
+struct Rest<'a>(&'a str);
+
+impl<'a> Rest<'a> {
+    fn peek(&self) -> Option<char> {
+        self.0.chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        self.next_if(|_| true)
+    }
+
+    fn next_if(&mut self, wanted: impl FnOnce(char) -> bool) -> Option<char> {
+        let mut chars = self.0.chars();
+        let c = chars.next().filter(|&c| wanted(c))?;
+        self.0 = chars.as_str();
+        Some(c)
+    }
+
+    fn next_if_eq(&mut self, wanted: char) -> Option<char> {
+        self.next_if(|c| c == wanted)
+    }
+
+    /// All up to the first character that is not wanted.
+    fn take_while(&mut self, wanted: impl Fn(char) -> bool) -> &'a str {
+        let end = self.0.find(|c| !wanted(c)).unwrap_or(self.0.len());
+        let (taken, rest) = self.0.split_at(end);
+        self.0 = rest;
+        taken
+    }
+}
+
 pub(super) struct Scanner<'a> {
     lex: &'a Lex,
     env: &'a dyn Env,
-    rest: Peekable<Chars<'a>>,
+    rest: Rest<'a>,
     keep_escapes: bool,
     depth: usize,
     pub(super) matched: BTreeSet<String>,
@@ -110,7 +140,7 @@ impl<'a> Scanner<'a> {
         Self {
             lex,
             env,
-            rest: word.chars().peekable(),
+            rest: Rest(word),
             keep_escapes: lex.keep_escapes,
             depth: 0,
             matched: BTreeSet::new(),
@@ -131,7 +161,10 @@ impl<'a> Scanner<'a> {
     /// Scans up to `close`, which is taken away, or to the end.
     fn run(&mut self, close: Option<char>) -> Result<Parts, Stop> {
         let mut parts = Parts::default();
-        while let Some(&c) = self.rest.peek() {
+        let escape = self.lex.escape;
+        let plain =
+            |c: char| !matches!(c, '$' | '\'' | '"' | '<') && c != escape && Some(c) != close;
+        while let Some(c) = self.rest.peek() {
             if Some(c) == close {
                 self.rest.next();
                 return Ok(parts);
@@ -144,9 +177,10 @@ impl<'a> Scanner<'a> {
                 '\'' if !self.lex.plain_quotes => parts.solid(&self.single_quoted()?),
                 '"' if !self.lex.plain_quotes => parts.solid(&self.double_quoted()?),
                 '<' => parts.solid(&self.heredoc_mark()),
+                _ if plain(c) => parts.loose(self.rest.take_while(plain)),
                 _ => {
                     self.rest.next();
-                    if c != self.lex.escape {
+                    if c != escape {
                         parts.loose(c.encode_utf8(&mut [0; 4]));
                         continue;
                     }
@@ -170,11 +204,9 @@ impl<'a> Scanner<'a> {
     fn heredoc_mark(&mut self) -> String {
         self.rest.next();
         let mut text = String::from("<");
-        if self.rest.next_if_eq(&'<').is_some() {
+        if self.rest.next_if_eq('<').is_some() {
             text.push('<');
-            while let Some(blank) = self.rest.next_if(|c| matches!(c, '\t' | '\r' | ' ')) {
-                text.push(blank);
-            }
+            text.push_str(self.rest.take_while(|c| matches!(c, '\t' | '\r' | ' ')));
         }
         text
     }
@@ -186,13 +218,15 @@ impl<'a> Scanner<'a> {
             match self.rest.peek() {
                 None => return Err(Problem::OpenSingleQuote),
                 Some('\'') => break self.quote_mark(&mut text),
-                Some(_) => text.extend(self.rest.next()),
+                Some(_) => text.push_str(self.rest.take_while(|c| c != '\'')),
             }
         }
         Ok(text)
     }
 
     fn double_quoted(&mut self) -> Result<String, Problem> {
+        let escape = self.lex.escape;
+        let plain = |c: char| !matches!(c, '$' | '"') && c != escape;
         let mut text = String::new();
         self.quote_mark(&mut text);
         loop {
@@ -200,12 +234,11 @@ impl<'a> Scanner<'a> {
                 None => return Err(Problem::OpenDoubleQuote),
                 Some('"') => break self.quote_mark(&mut text),
                 Some('$') => text.push_str(&self.dollar()?),
-                Some(&c) if c == self.lex.escape => {
+                Some(c) if c == escape => {
                     self.rest.next();
-                    let escape = self.lex.escape;
                     let escaped = self
                         .rest
-                        .next_if(|&next| matches!(next, '"' | '$') || next == escape);
+                        .next_if(|next| matches!(next, '"' | '$') || next == escape);
                     if self.keep_escapes {
                         text.push(escape);
                     }
@@ -216,7 +249,7 @@ impl<'a> Scanner<'a> {
                         None => text.push(escape),
                     }
                 }
-                Some(_) => text.extend(self.rest.next()),
+                Some(_) => text.push_str(self.rest.take_while(plain)),
             }
         }
         Ok(text)
@@ -230,17 +263,17 @@ impl<'a> Scanner<'a> {
     }
 
     /// Everything that starts with `$`.
-    fn dollar(&mut self) -> Result<String, Problem> {
+    fn dollar(&mut self) -> Result<Cow<'a, str>, Problem> {
         self.rest.next();
-        if self.rest.next_if_eq(&'{').is_none() {
+        if self.rest.next_if_eq('{').is_none() {
             let name = self.name();
             if name.is_empty() {
-                return Ok("$".to_owned());
+                return Ok("$".into());
             }
-            return Ok(match self.look_up(&name) {
-                Some(value) => value.into_owned(),
-                None if self.lex.keep_unset => format!("${name}"),
-                None => String::new(),
+            return Ok(match self.look_up(name) {
+                Some(value) => value,
+                None if self.lex.keep_unset => format!("${name}").into(),
+                None => "".into(),
             });
         }
         match self.rest.peek() {
@@ -250,22 +283,22 @@ impl<'a> Scanner<'a> {
         }
         let name = self.name();
         match self.rest.next() {
-            Some('}') => Ok(match self.look_up(&name) {
-                Some(value) => value.into_owned(),
-                None if self.lex.keep_unset => format!("${{{name}}}"),
-                None => String::new(),
+            Some('}') => Ok(match self.look_up(name) {
+                Some(value) => value,
+                None if self.lex.keep_unset => format!("${{{name}}}").into(),
+                None => "".into(),
             }),
             Some(':') => {
                 // What is read beyond the end prints as a replacement character.
                 let sign = self.rest.next().unwrap_or(char::REPLACEMENT_CHARACTER);
                 match sign {
                     '#' | '%' => Err(Problem::Modifier(format!(":{sign}"))),
-                    _ => self.operator(&name, sign, true),
+                    _ => self.operator(name, sign, true).map(Cow::Owned),
                 }
             }
-            Some(sign @ ('-' | '+' | '?')) => self.operator(&name, sign, false),
-            Some(sign @ ('#' | '%')) => self.trim(&name, sign),
-            Some('/') => self.replace(&name),
+            Some(sign @ ('-' | '+' | '?')) => self.operator(name, sign, false).map(Cow::Owned),
+            Some(sign @ ('#' | '%')) => self.trim(name, sign).map(Cow::Owned),
+            Some('/') => self.replace(name).map(Cow::Owned),
             other => Err(Problem::Modifier(
                 other.unwrap_or(char::REPLACEMENT_CHARACTER).to_string(),
             )),
@@ -320,7 +353,7 @@ impl<'a> Scanner<'a> {
 
     /// `${name/pattern/text}` and `${name//pattern/text}`
     fn replace(&mut self, name: &str) -> Result<String, Problem> {
-        let all = self.rest.next_if_eq(&'/').is_some();
+        let all = self.rest.next_if_eq('/').is_some();
         let pattern = self.operand('/', true, Problem::MissingSlash)?;
         let replacement = self.operand('}', true, Problem::MissingBrace)?;
         let value = self.look_up(name);
@@ -360,26 +393,20 @@ impl<'a> Scanner<'a> {
     }
 
     /// The name of a variable; empty if there is none here.
-    fn name(&mut self) -> String {
-        let mut name = String::new();
-        let Some(&first) = self.rest.peek() else {
-            return name;
+    fn name(&mut self) -> &'a str {
+        let Some(first) = self.rest.peek() else {
+            return "";
         };
         if matches!(first, '@' | '*' | '#' | '?' | '-' | '$' | '!') {
-            name.extend(self.rest.next());
+            let (name, rest) = self.rest.0.split_at(1);
+            self.rest.0 = rest;
+            name
         } else if is_digit(first) {
-            while let Some(digit) = self.rest.next_if(|&c| is_digit(c)) {
-                name.push(digit);
-            }
+            self.rest.take_while(is_digit)
         } else {
-            while let Some(c) = self
-                .rest
-                .next_if(|&c| c == '_' || c.is_alphabetic() || is_digit(c))
-            {
-                name.push(c);
-            }
+            self.rest
+                .take_while(|c| c == '_' || c.is_alphabetic() || is_digit(c))
         }
-        name
     }
 
     fn look_up(&mut self, name: &str) -> Option<Cow<'a, str>> {

@@ -22,9 +22,18 @@ impl Env {
 
     /// Sets `key`; it becomes the last one.
     pub fn set(&mut self, key: &str, value: &str) {
+        let Some(at) = self.0.iter().position(|(name, _)| &**name == key) else {
+            return Arc::make_mut(&mut self.0).push((Arc::from(key), Arc::from(value)));
+        };
+        let same = &*self.0[at].1 == value;
+        if same && at + 1 == self.0.len() {
+            return;
+        }
         let list = Arc::make_mut(&mut self.0);
-        list.retain(|(name, _)| &**name != key);
-        list.push((Arc::from(key), Arc::from(value)));
+        list[at..].rotate_left(1);
+        if !same && let Some(last) = list.last_mut() {
+            last.1 = Arc::from(value);
+        }
     }
 
     /// Forgets `key`.
