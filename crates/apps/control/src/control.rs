@@ -226,6 +226,7 @@ fn solve_request(request: wire::SolveRequest) -> Result<SolveRequest, Status> {
         frontend_attrs: request.frontend_attrs,
         frontend_inputs: request.frontend_inputs,
         exporters,
+        session_exporter: request.enable_session_exporter,
         cache_imports: cache_imports(&cache),
         cache_exports: cache_exports(cache)?,
         session: request.session,

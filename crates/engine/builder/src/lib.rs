@@ -5,6 +5,7 @@
 mod attest;
 mod bridge;
 mod cache_exports;
+mod chosen;
 mod container;
 mod exports;
 mod exposed;

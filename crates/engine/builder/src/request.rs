@@ -28,6 +28,8 @@ pub struct SolveRequest {
     pub frontend_inputs: BTreeMap<String, pb::Definition>,
     /// Outputs.
     pub exporters: Vec<ExporterRequest>,
+    /// Ask the client for more outputs when the results are known.
+    pub session_exporter: bool,
     /// Caches to look into, by type.
     pub cache_imports: Vec<ExporterRequest>,
     /// Cache exports by type.

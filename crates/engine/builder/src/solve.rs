@@ -22,7 +22,7 @@ use crate::hub::Hub;
 use crate::jobs::Job;
 use crate::requests::{Asked, Scope};
 use crate::sources::Sources;
-use crate::{Builder, SolveRequest, result, running, verify, vertex};
+use crate::{Builder, ExporterRequest, SolveRequest, chosen, result, running, verify, vertex};
 
 /// What a build answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Builder {
                 None => self.outcome(&cx, &bridge, &request).await?,
             };
             running::note(&mut kept, &outcome);
-            let to = (exporters.as_slice(), caches.as_slice());
+            let to = (exporters, caches.as_slice());
             let accounts = Accounts {
                 bridge: &bridge,
                 request: &request,
@@ -141,7 +141,7 @@ impl Builder {
         Ok(Checked {
             wanted: wanted.map_err(|err| Failure::from_error(&err))?,
             entitlements: self.entitlements(&request.entitlements)?,
-            exporters: self.exporters(request)?,
+            exporters: self.exporters(&request.exporters)?,
             caches: cache_exports::configure(&self.machinery.caches, &request.cache_exports)?,
             sources: Sources::new(
                 request.source_policy.clone(),
@@ -174,9 +174,8 @@ impl Builder {
         Ok(Entitlements(granted))
     }
 
-    fn exporters(&self, request: &SolveRequest) -> Result<Vec<Arc<dyn Instance>>, Failure> {
-        request
-            .exporters
+    fn exporters(&self, wanted: &[ExporterRequest]) -> Result<Vec<Arc<dyn Instance>>, Failure> {
+        wanted
             .iter()
             .map(|wanted| {
                 let exporter = self
@@ -217,7 +216,7 @@ impl Builder {
         &self,
         cx: &Cx,
         accounts: &Accounts<'_>,
-        (exporters, caches): (&[Arc<dyn Instance>], &[CacheExport]),
+        (mut exporters, caches): (Vec<Arc<dyn Instance>>, &[CacheExport]),
         outcome: Outcome,
         kept: &mut history::Outcome,
     ) -> Result<Response, Failure> {
@@ -236,9 +235,13 @@ impl Builder {
             .await?;
         }
         let known = accounts.attach(cx, &outcome, &mut input).await?;
+        let sessions = &bridge.machinery.worker.sessions;
+        let sessions = sessions.group(vec![bridge.session.clone()]);
+        let chosen = chosen::find(cx, request, &sessions, &outcome).await?;
+        exporters.extend(self.exporters(&chosen)?);
         let outputs = Outputs {
             bridge,
-            exporters,
+            exporters: &exporters,
             caches,
             input: &input,
             epoch,
@@ -259,6 +262,7 @@ impl Builder {
             response.exporter.extend(exported.response);
             kept.made.push(exported.descriptor);
         }
+        chosen::finalize(cx, request, &sessions, &response.exporter).await?;
         Ok(response)
     }
 }
