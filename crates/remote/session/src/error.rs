@@ -70,6 +70,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// A name that no header can carry.
+    #[error("header key {key:?} contains value with non-printable ASCII characters")]
+    Header {
+        /// The header.
+        key: &'static str,
+    },
+
     /// The socket for a forwarded agent could not be made.
     #[error("failed to make the agent socket: {reason}")]
     Socket {
@@ -144,7 +151,7 @@ impl Classify for Error {
         match self {
             Self::NotActive { .. } | Self::TimedOut { .. } => Class::TimedOut,
             Self::NoSessions | Self::KeyLength { .. } | Self::MissingMetadata { .. } => Class::User,
-            Self::NoAgent { .. } | Self::SecretMissing { .. } => Class::User,
+            Self::NoAgent { .. } | Self::SecretMissing { .. } | Self::Header { .. } => Class::User,
             Self::Unsupported { .. } => Class::Unsupported,
             Self::Connect { .. } | Self::Mismatch { .. } => Class::Unavailable,
             Self::Blob { .. } => Class::Internal,

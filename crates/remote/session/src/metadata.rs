@@ -2,6 +2,8 @@
 
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
+use crate::Error;
+
 /// Id of a session.
 pub const SESSION_ID: &str = "x-docker-expose-session-uuid";
 /// Shared key of a session; often empty.
@@ -71,6 +73,19 @@ pub fn append(metadata: &mut MetadataMap, key: &str, value: &str) {
     }
 }
 
+/// Appends the name of something that the client has. Compat: upstream sends printable ASCII only, as gRPC wants it.
+pub(crate) fn append_name(
+    metadata: &mut MetadataMap,
+    key: &'static str,
+    name: &str,
+) -> Result<(), Error> {
+    if !name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Err(Error::Header { key });
+    }
+    append(metadata, key, name);
+    Ok(())
+}
+
 /// Escapes as in a query: blank is plus, everything but letters, digits and `-_.~` is a percent code.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -137,5 +152,20 @@ mod tests {
             (vec!["a b+c%".to_owned(), "größe/*".to_owned()], true)
         );
         assert_eq!(escape("größe x/*"), "gr%C3%B6%C3%9Fe+x%2F%2A");
+    }
+
+    #[test]
+    fn a_name_outside_ascii_is_refused_and_not_left_out() {
+        let mut metadata = MetadataMap::new();
+        let refused = append_name(&mut metadata, STORE_ID, "local:\u{e9}\u{e8}").err();
+        assert_eq!(
+            refused.map(|err| err.to_string()).as_deref(),
+            Some(
+                "header key \"buildkit-attachable-store-id\" contains value with non-printable ASCII characters"
+            )
+        );
+        assert!(metadata.is_empty());
+        assert!(append_name(&mut metadata, STORE_ID, "local:a b").is_ok());
+        assert_eq!(text(&metadata, STORE_ID), Some("local:a b"));
     }
 }

@@ -123,7 +123,7 @@ async fn relay(cx: &Cx, session: &Session, id: &str, stream: UnixStream) -> Resu
     let (mut from_socket, mut to_socket) = stream.into_split();
     let (sender, receiver) = mpsc::channel::<BytesMessage>(4);
     let mut request = Request::new(ReceiverStream::new(receiver));
-    metadata::append(request.metadata_mut(), metadata::SSH_ID, id);
+    metadata::append_name(request.metadata_mut(), metadata::SSH_ID, id)?;
     let mut client = SshClient::new(session.channel());
 
     let upward = async {

@@ -39,10 +39,10 @@ impl Store {
         }
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    fn request<T>(&self, message: T) -> Result<Request<T>, Error> {
         let mut request = Request::new(message);
-        metadata::append(request.metadata_mut(), metadata::STORE_ID, &self.id);
-        request
+        metadata::append_name(request.metadata_mut(), metadata::STORE_ID, &self.id)?;
+        Ok(request)
     }
 
     /// Size of a blob, if it is there.
@@ -52,7 +52,7 @@ impl Store {
             .any(cx, async |session| {
                 let request = self.request(InfoRequest {
                     digest: digest.to_string(),
-                });
+                })?;
                 session.call(cx, client(&session).info(request)).await
             })
             .await;
@@ -97,7 +97,7 @@ impl Store {
             digest: digest.to_string(),
             offset: 0,
             size: 0,
-        });
+        })?;
         let parts = session.call(cx, client(session).read(request)).await?;
         Ok(parts.into_inner())
     }
@@ -148,7 +148,7 @@ impl Store {
         let (sender, receiver) = mpsc::channel(QUEUE);
         // There is room for the first one.
         let _ = sender.try_send(message(WriteAction::Stat));
-        let request = self.request(ReceiverStream::new(receiver));
+        let request = self.request(ReceiverStream::new(receiver))?;
         let call = session.call(cx, async { client(session).write(request).await });
         let mut answers = call.await?.into_inner();
         let begun = session.call(cx, next(&mut answers)).await?;

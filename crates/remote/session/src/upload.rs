@@ -20,8 +20,8 @@ pub async fn pull(
     host: &str,
 ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
     let mut request = Request::new(futures::stream::pending::<BytesMessage>());
-    metadata::append(request.metadata_mut(), metadata::UPLOAD_PATH, path);
-    metadata::append(request.metadata_mut(), metadata::UPLOAD_HOST, host);
+    metadata::append_name(request.metadata_mut(), metadata::UPLOAD_PATH, path)?;
+    metadata::append_name(request.metadata_mut(), metadata::UPLOAD_HOST, host)?;
     let mut client = UploadClient::new(session.channel()).max_decoding_message_size(MAX_MESSAGE);
     let response = session.call(cx, client.pull(request)).await?;
     let (cx, session) = (cx.clone(), session.clone());

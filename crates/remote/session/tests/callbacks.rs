@@ -436,3 +436,87 @@ async fn an_agent_that_waits_to_be_asked_is_asked() {
         .expect("read");
     assert_eq!(&echo, b"hello");
 }
+
+/// Wants one exporter, named after what it is told, and hears `finalize_export` out.
+struct Chooser {
+    finalized: tonic::Code,
+}
+
+#[tonic::async_trait]
+impl proto::exporter::exporter_server::Exporter for Chooser {
+    async fn find_exporters(
+        &self,
+        request: tonic::Request<proto::exporter::FindExportersRequest>,
+    ) -> Result<tonic::Response<proto::exporter::FindExportersResponse>, tonic::Status> {
+        let request = request.into_inner();
+        let facts: Vec<_> = request.metadata.into_keys().collect();
+        let wanted = proto::exporter::ExporterRequest {
+            r#type: "oci".to_owned(),
+            attrs: [(facts.join(","), request.refs.join(","))].into(),
+        };
+        Ok(tonic::Response::new(
+            proto::exporter::FindExportersResponse {
+                exporters: vec![wanted],
+            },
+        ))
+    }
+
+    async fn finalize_export(
+        &self,
+        request: tonic::Request<proto::exporter::FinalizeExportRequest>,
+    ) -> Result<tonic::Response<proto::exporter::FinalizeExportResponse>, tonic::Status> {
+        let told = request.into_inner().exporter_response;
+        assert_eq!(told.get("a").map(String::as_str), Some("b"));
+        match self.finalized {
+            tonic::Code::Ok => Ok(tonic::Response::new(Default::default())),
+            code => Err(tonic::Status::new(code, "no disk left")),
+        }
+    }
+}
+
+/// What the daemon finds with such a client, and how it ends.
+async fn choose(
+    finalized: Option<tonic::Code>,
+) -> (Vec<proto::exporter::ExporterRequest>, Result<(), Error>) {
+    const METHODS: &[&str] = &[
+        "/moby.exporter.v1.Exporter/FindExporters",
+        "/moby.exporter.v1.Exporter/FinalizeExport",
+    ];
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let mut client = Client::new("").await;
+    if let Some(finalized) = finalized {
+        let service = Chooser { finalized };
+        let service = proto::exporter::exporter_server::ExporterServer::new(service);
+        client.add(service, METHODS);
+    }
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let facts = BTreeMap::from([("fact".to_owned(), bytes::Bytes::from_static(b"1"))]);
+    let refs = ["r1".to_owned(), "r2".to_owned()];
+    let found = session::exporters::find(&cx, &group, &facts, &refs).await;
+    let told = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+    let ended = session::exporters::finalize(&cx, &group, &told).await;
+    (found.expect("an answer"), ended)
+}
+
+#[tokio::test]
+async fn a_client_chooses_exporters_when_it_knows_the_results() {
+    let (found, ended) = choose(Some(tonic::Code::Ok)).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].r#type, "oci");
+    let attrs: Vec<_> = found[0].attrs.iter().collect();
+    assert_eq!(attrs, [(&"fact".to_owned(), &"r1,r2".to_owned())]);
+    ended.expect("it is told");
+}
+
+#[tokio::test]
+async fn a_client_that_chooses_nothing_does_not_fail_the_build() {
+    let (found, ended) = choose(None).await;
+    assert!(found.is_empty());
+    ended.expect("nobody to tell");
+    let (_, ended) = choose(Some(tonic::Code::Unavailable)).await;
+    ended.expect("it does not want to be told");
+    let (_, ended) = choose(Some(tonic::Code::Internal)).await;
+    assert_eq!(ended.expect_err("it failed").to_string(), "no disk left");
+}
