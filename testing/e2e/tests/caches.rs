@@ -145,6 +145,21 @@ fn a_cache_hits_on_every_step_of_an_empty_daemon() {
 }
 
 #[test]
+fn a_cache_that_is_not_there_is_told_of_and_the_build_goes_on() {
+    require!(root, busybox, registry);
+    let (daemon, registry) = (Daemon::start(), Registry::start());
+    let context = context("//- Dockerfile\nFROM scratch\nCOPY x /x\n//- x\n1\n");
+    let import = format!(
+        "--import-cache=type=registry,ref={}/none:1",
+        registry.host()
+    );
+    let build = daemon.build(context.path(), &[&import]).ok();
+    let text = "ERROR: failed to configure registry cache importer: ";
+    assert!(build.text.contains(text), "{}", build.text);
+    assert!(build.text.contains("/none:1: not found"), "{}", build.text);
+}
+
+#[test]
 fn caches_cross_between_ours_and_the_stock_daemon() {
     require!(root, busybox, registry);
     let Some(stock) = stock() else {

@@ -108,9 +108,12 @@ impl Importer for Import {
     async fn import(&self, work: &Work) -> Result<Graph, Error> {
         let store = self.folder.store(&work.sessions);
         let size = store.size(&work.cx, &self.digest).await;
-        let Some(size) = size.map_err(|err| Error::place(&err))? else {
+        let Some(size) = size.map_err(|err| Error::absent("local", &err))? else {
             return Err(Error::Place {
-                text: format!("content {}: not found", self.digest),
+                text: format!(
+                    "failed to configure local cache importer: content {}: not found",
+                    self.digest
+                ),
                 class: Class::NotFound,
             });
         };

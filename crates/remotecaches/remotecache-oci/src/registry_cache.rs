@@ -87,7 +87,7 @@ impl Importer for Import {
     async fn import(&self, work: &Work) -> Result<Graph, Error> {
         let repository = self.0.repository(&work.sessions);
         let root = repository.resolve(&work.cx).await;
-        let root = root.map_err(|err| Error::place(&err))?;
+        let root = root.map_err(|err| Error::absent("registry", &err))?;
         let origin: Arc<dyn Origin> = Arc::new(self.0.clone());
         let from = Reader {
             repository,

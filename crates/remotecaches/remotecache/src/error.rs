@@ -81,6 +81,15 @@ impl Error {
         }
     }
 
+    /// From the error of a place that does not have the cache. Compat: upstream looks for it when it makes an importer.
+    pub fn absent<E: std::error::Error + Classify + 'static>(kind: &str, err: &E) -> Self {
+        let text = fault::chain(err);
+        Self::Place {
+            text: format!("failed to configure {kind} cache importer: {text}"),
+            class: err.class(),
+        }
+    }
+
     pub(crate) fn document(text: impl Into<String>) -> Self {
         Self::Document { text: text.into() }
     }
