@@ -240,7 +240,7 @@ impl Gather<'_> {
         let fits = |layer| {
             let blob = from.layers.blob(from.layers.digest(layer));
             blob.is_some_and(|blob| {
-                let is = layer::Compression::of_media_type(&blob.descriptor.media_type);
+                let is = layer::Compression::of(&blob.descriptor);
                 is.is_none_or(|is| is == wanted.compression)
             })
         };

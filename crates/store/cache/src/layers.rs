@@ -16,6 +16,8 @@ use crate::node::Node;
 use crate::record::{BLOBS, Blob, Body, Record, VARIANTS, pair};
 use crate::{Cache, Error, Inner, LayerBlob, Ref, RefId};
 
+/// Says that a variant, decompressed, is not what the blob of its record is: an index may be a part of either.
+const DIFF_ID: &str = "containerd.io/uncompressed";
 /// Layers made at a time; each uses several threads of its own.
 const AT_ONCE: usize = 4;
 
@@ -98,9 +100,13 @@ impl Cache {
     ) -> Result<Descriptor, Error> {
         let (store, cx, wanted) = (self.content().clone(), cx.clone(), options.clone());
         let source = blob.descriptor.clone();
-        let made = tasks::blocking(move || layer::convert(&cx, &store, &source, &wanted))
-            .await?
-            .descriptor;
+        let converted =
+            tasks::blocking(move || layer::convert(&cx, &store, &source, &wanted)).await?;
+        let mut made = converted.descriptor;
+        if converted.diff_id != blob.diff_id {
+            let diff_id = converted.diff_id.to_string();
+            made.annotations.insert(DIFF_ID.to_owned(), diff_id);
+        }
         let json = serde_json::to_vec(&made).map_err(|source| Error::Damaged {
             id: node.id.clone(),
             source,
@@ -172,7 +178,8 @@ impl Inner {
             };
             (blob.clone(), record.created(), record.description.clone())
         };
-        let is = Compression::of_media_type(&blob.descriptor.media_type);
+        let is = Compression::of(&blob.descriptor);
+        let mut diff_id = blob.diff_id;
         let descriptor = if !options.force || is.is_none_or(|is| is == options.compression) {
             // A blob that was made here and is gone can be made again; one that somebody else has need not be here.
             let lost = node.provider.lock().is_none()
@@ -187,13 +194,19 @@ impl Inner {
                 return Ok(None);
             };
             match serde_json::from_slice::<Descriptor>(&json) {
-                Ok(variant) if self.content.contains(&variant.digest) => variant,
+                Ok(mut variant) if self.content.contains(&variant.digest) => {
+                    let other = variant.annotations.remove(DIFF_ID);
+                    if let Some(other) = other.and_then(|text| text.parse().ok()) {
+                        diff_id = other;
+                    }
+                    variant
+                }
                 _ => return Ok(None),
             }
         };
         Ok(Some(LayerBlob {
             descriptor,
-            diff_id: blob.diff_id,
+            diff_id,
             created: Some(created),
             description,
             provider: node.provider.lock().clone(),
