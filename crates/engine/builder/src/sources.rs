@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ::source::{Asked, Attested, Facts, Hash, Memo, Suffixed};
 use diagnostics::Failure;
 use fault::Class;
-use oci::Platform;
 use proto::gateway::checksum_request::ChecksumAlgo;
 use proto::gateway::{
     AttestationChain, Blob, ChecksumResponse, ResolveSourceGitResponse, ResolveSourceHttpResponse,
@@ -120,7 +119,7 @@ impl BuildBridge {
     ) -> Result<ResolveSourceMetaResponse, Failure> {
         let worker = &self.machinery.worker;
         let platform = match &request.platform {
-            Some(platform) => normalized(platform),
+            Some(platform) => ops::platform(platform),
             None => worker.options.platform.clone(),
         };
         let asked = asked(request)?;
@@ -262,15 +261,4 @@ fn chain(attested: Attested) -> AttestationChain {
         signature_manifests: Vec::new(),
         blobs: attested.blobs.into_iter().map(blob).collect(),
     }
-}
-
-fn normalized(platform: &pb::Platform) -> Platform {
-    Platform {
-        architecture: platform.architecture.clone(),
-        os: platform.os.clone(),
-        os_version: platform.os_version.clone(),
-        os_features: platform.os_features.clone(),
-        variant: platform.variant.clone(),
-    }
-    .normalized()
 }

@@ -32,7 +32,7 @@ use solver::{CacheMap, InputMap, Operation, Work};
 pub use build::Nested;
 pub use exec_mounts::CacheDirs;
 pub use explain::{Asking, Explain, Explained};
-pub use load::{Edge, LoadOptions, Loaded, canonical, instance, load, load_parsed};
+pub use load::{Edge, LoadOptions, Loaded, canonical, instance, load, load_parsed, platform};
 pub use logs::LogLimits;
 pub use origin::Origin;
 pub use remains::Remains;

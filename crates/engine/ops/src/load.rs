@@ -220,7 +220,7 @@ fn identify(
 }
 
 /// The platform of an op, as a word of images.
-pub(crate) fn platform(platform: &pb::Platform) -> Platform {
+pub fn platform(platform: &pb::Platform) -> Platform {
     Platform {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::request::Parameters;
-use crate::url::redact;
 
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +120,7 @@ impl Capture {
 
     /// Adds a commit unless it is there.
     pub fn add_git(&mut self, mut git: GitSource) {
-        git.url = redact(&git.url);
+        git.url = source::redacted(&git.url);
         let same = |known: &GitSource| known.url == git.url && known.bundle == git.bundle;
         if !self.sources.git.iter().any(same) {
             self.sources.git.push(git);
@@ -130,7 +129,7 @@ impl Capture {
 
     /// Adds a file unless it is there.
     pub fn add_http(&mut self, mut http: HttpSource) {
-        http.url = redact(&http.url);
+        http.url = source::redacted(&http.url);
         if !self.sources.http.iter().any(|known| known.url == http.url) {
             self.sources.http.push(http);
         }

@@ -12,7 +12,6 @@ use crate::materials::Material;
 use crate::options::{Mode, Options, Version};
 use crate::request::{ConfigSource, Local, Parameters, Requested};
 use crate::steps::{BuildConfig, Places, Steps};
-use crate::url::redact;
 
 /// What kind of build this was, in either version.
 const TYPE_1: &str =
@@ -97,7 +96,7 @@ impl Predicate {
             };
             if !value.is_empty() {
                 let value = if name == "source" {
-                    redact(value)
+                    source::redacted(value)
                 } else {
                     value.clone()
                 };
@@ -199,7 +198,7 @@ impl Predicate {
             internal.insert("buildConfig".to_owned(), serde_json::to_value(config)?);
         }
         // Compat: these are written by way of maps, so all keys are in order.
-        let internal = sorted(Value::Object(internal.into_iter().collect()));
+        let internal = export::attestation::sorted(Value::Object(internal.into_iter().collect()));
         definition.insert("internalParameters".to_owned(), internal);
         let mut metadata = Map::new();
         metadata.insert("invocationId".to_owned(), json!(run.id));
@@ -267,19 +266,6 @@ impl Predicate {
         }
         document.insert("metadata".to_owned(), Value::Object(metadata));
         Ok(Value::Object(document))
-    }
-}
-
-/// Objects with their keys in order.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let map: BTreeMap<String, Value> = map.into_iter().collect();
-            let map = map.into_iter().map(|(key, value)| (key, sorted(value)));
-            Value::Object(map.collect())
-        }
-        Value::Array(list) => Value::Array(list.into_iter().map(sorted).collect()),
-        other => other,
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::capture::{Named, Sources};
-use crate::url::redact;
 
 /// What is the business of the machine the build ran on.
 const OF_HOST: [&str; 4] = [
@@ -86,7 +85,7 @@ pub fn filtered(options: &BTreeMap<String, String>) -> BTreeMap<String, String> 
         .map(|(key, value)| {
             let is_address = key == context || key.starts_with("context:");
             let value = if is_address {
-                redact(value)
+                source::redacted(value)
             } else {
                 value.clone()
             };
@@ -108,10 +107,10 @@ impl Requested {
         if let Some(address) = given(&key) {
             match sources.find(&address) {
                 Some(material) => {
-                    config_source.uri = redact(&material.uri);
+                    config_source.uri = source::redacted(&material.uri);
                     config_source.digest = material.digest;
                 }
-                None => config_source.uri = redact(&address),
+                None => config_source.uri = source::redacted(&address),
             }
             args.remove(&key);
         }

@@ -1,24 +1,4 @@
-//! Addresses without what is secret in them, and addresses of git repositories in one form.
-
-const MASK: &str = "xxxxx";
-
-/// The address with user and password masked. What is no address stays as it is.
-pub(crate) fn redact(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let Some((user, host)) = authority.rsplit_once('@') else {
-        return text.to_owned();
-    };
-    let user = match user.split_once(':') {
-        Some(_) => format!("{MASK}:{MASK}@"),
-        None if user.is_empty() => "@".to_owned(),
-        None => format!("{MASK}@"),
-    };
-    format!("{scheme}://{user}{host}{path}")
-}
+//! Addresses of git repositories in one form.
 
 /// What an address of a git repository stands for.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,18 +70,6 @@ impl GitAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn users_and_passwords_are_masked() {
-        for (text, wanted) in [
-            ("https://u:p@h/x?y#z", "https://xxxxx:xxxxx@h/x?y#z"),
-            ("https://u@h", "https://xxxxx@h"),
-            ("https://h/a@b", "https://h/a@b"),
-            ("git@github.com:a/b", "git@github.com:a/b"),
-        ] {
-            assert_eq!(redact(text), wanted);
-        }
-    }
 
     #[test]
     fn repositories_have_one_form() {

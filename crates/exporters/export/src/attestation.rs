@@ -303,7 +303,7 @@ pub fn made(predicate: Bytes) -> Make {
 }
 
 /// Objects with their keys in order.
-fn sorted(value: Value) -> Value {
+pub fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let map: BTreeMap<String, Value> = map.into_iter().collect();

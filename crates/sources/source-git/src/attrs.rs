@@ -163,7 +163,7 @@ impl Attrs {
 
     /// The address without user and password.
     pub(crate) fn shown(&self) -> String {
-        remote::redacted(&self.remote)
+        source::redacted(&self.remote)
     }
 }
 

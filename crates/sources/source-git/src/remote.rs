@@ -29,7 +29,7 @@ impl Remote {
 
     fn of_url(text: &str) -> Result<Self, Error> {
         let parsed = Url::parse(text).map_err(|source| Error::Url {
-            url: redacted(text),
+            url: source::redacted(text),
             source,
         })?;
         let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
@@ -128,24 +128,6 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// An address without user and password.
-pub(crate) fn redacted(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let Some((user, host)) = authority.rsplit_once('@') else {
-        return text.to_owned();
-    };
-    let user = match user.split_once(':') {
-        Some(("", _)) => ":xxxxx",
-        Some(_) => "xxxxx:xxxxx",
-        None => "xxxxx",
-    };
-    format!("{scheme}://{user}@{host}{path}")
-}
-
 /// Whether this is the full name of an object.
 pub(crate) fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64)
@@ -206,18 +188,6 @@ mod tests {
         assert_eq!(error("file:///etc"), "file: invalid protocol");
         assert_eq!(error("ext::sh -c id"), "unknown protocol");
         assert_eq!(error("-oProxyCommand=x"), "unknown protocol");
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for (text, shown) in [
-            ("https://u:p@h/x", "https://xxxxx:xxxxx@h/x"),
-            ("https://u@h/x", "https://xxxxx@h/x"),
-            ("https://h/x@y", "https://h/x@y"),
-            ("git@h:x", "git@h:x"),
-        ] {
-            assert_eq!(redacted(text), shown);
-        }
     }
 
     #[test]

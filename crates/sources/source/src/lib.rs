@@ -1,5 +1,6 @@
 //! The contract of sources: things a build starts from.
 
+mod address;
 mod facts;
 pub mod file;
 mod index;
@@ -14,6 +15,7 @@ use progress::Progress;
 use session::Group;
 use tasks::Cx;
 
+pub use address::redacted;
 pub use facts::{Asked, Attested, Facts, GitFacts, Hash, HttpFacts, Suffixed};
 pub use index::Index;
 pub use memo::Memo;
