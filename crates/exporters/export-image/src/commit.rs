@@ -1,6 +1,7 @@
 //! From a result to documents in the store.
 
 mod rewrite;
+mod squash;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ impl Committer<'_> {
                 "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
             ));
         }
+        options.check_types(oci_types)?;
         options.check_compatibility(input.compatibility)?;
         let parts = input.parts()?;
         let ids: Vec<&str> = parts.iter().map(|part| part.id.as_str()).collect();
@@ -66,7 +68,12 @@ impl Committer<'_> {
                 "index annotations not supported for single platform export",
             ));
         }
-        let mut layers = self.layers(&parts, oci_types).await?;
+        let mut squashed = Vec::new();
+        let mut layers = Vec::new();
+        for (kept, some) in self.layers(input, &parts, oci_types).await? {
+            squashed.push(kept);
+            layers.push(some);
+        }
         if options.rewrite_timestamp {
             for (part, layers) in parts.iter().zip(&mut layers) {
                 self.rewrite(input, part, layers, oci_types).await?;
@@ -76,8 +83,8 @@ impl Committer<'_> {
         let mut manifests = Vec::new();
         let mut attested = Vec::new();
         let mut single = None;
-        for (part, layers) in parts.iter().zip(&layers) {
-            let composed = self.compose(input, part, layers, oci_types)?;
+        for ((part, layers), squashed) in parts.iter().zip(&layers).zip(squashed) {
+            let composed = self.compose(input, part, layers, squashed)?;
             let mut descriptor = composed.manifest.descriptor.clone();
             descriptor.platform = Some(part.platform.clone());
             self.put("exporting manifest", &composed.manifest).await?;
@@ -116,12 +123,22 @@ impl Committer<'_> {
         })
     }
 
-    /// The layers of every part, made where they do not exist.
-    async fn layers(&self, parts: &[Part], oci_types: bool) -> Result<Vec<Vec<LayerBlob>>, Error> {
+    /// The layers of every part, made where they do not exist, and how many of them are as they were if some were
+    /// squashed.
+    async fn layers(
+        &self,
+        input: &Input,
+        parts: &[Part],
+        oci_types: bool,
+    ) -> Result<Vec<(Option<usize>, Vec<LayerBlob>)>, Error> {
         let _status = self.work.progress.status("exporting layers", "");
         let options = self.options.layers(oci_types);
         let mut all = Vec::with_capacity(parts.len());
         for part in parts {
+            if let Some(squashed) = self.squash(input, part, &options).await? {
+                all.push((Some(squashed.kept), squashed.layers));
+                continue;
+            }
             let layers = match &part.result {
                 Some(result) => result
                     .layers(&self.work.cx, &options, &self.work.progress)
@@ -129,7 +146,7 @@ impl Committer<'_> {
                     .map_err(|err| Error::new(&err))?,
                 None => Vec::new(),
             };
-            all.push(layers);
+            all.push((None, layers));
         }
         Ok(all)
     }
@@ -139,7 +156,7 @@ impl Committer<'_> {
         input: &Input,
         part: &Part,
         layers: &[LayerBlob],
-        oci_types: bool,
+        squashed: Option<usize>,
     ) -> Result<Single, Error> {
         let epoch = self
             .options
@@ -159,7 +176,8 @@ impl Committer<'_> {
             annotations: &places,
             epoch: epoch.map(Timestamp::from_seconds),
             inline_cache: inline.as_deref(),
-            oci_types,
+            squashed,
+            oci_types: self.options.uses_oci_types(input),
             prefer_nondistributable: self.options.prefer_nondistributable,
         })?;
         if composed.unaccounted {

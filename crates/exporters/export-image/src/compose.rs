@@ -33,6 +33,8 @@ pub(crate) struct Source<'a> {
     pub epoch: Option<Timestamp>,
     /// Base64, for the config.
     pub inline_cache: Option<&'a str>,
+    /// The last layer took the place of all but this many.
+    pub squashed: Option<usize>,
     pub oci_types: bool,
     pub prefer_nondistributable: bool,
 }
@@ -152,7 +154,11 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
     };
     config.platform().map_err(fail)?;
     let origins: Vec<LayerOrigin> = source.layers.iter().map(|l| l.origin.clone()).collect();
-    let steps = config.history().map_err(fail)?;
+    let mut steps = config.history().map_err(fail)?;
+    if let Some(kept) = source.squashed {
+        let made = steps.iter_mut().filter(|step| !step.empty_layer);
+        made.skip(kept).for_each(|step| step.empty_layer = true);
+    }
     let (mut history, unaccounted) = oci::align_history(steps, &origins);
     if let Some(epoch) = source.epoch {
         let base = match source.base {

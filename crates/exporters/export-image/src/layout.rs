@@ -39,7 +39,7 @@ impl Instance for Layout {
     }
 
     fn layers(&self, input: &Input) -> Option<layer::Options> {
-        Some(self.commit.layers(self.commit.uses_oci_types(input)))
+        self.commit.shared_layers(self.commit.uses_oci_types(input))
     }
 
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error> {

@@ -31,6 +31,7 @@ pub(crate) struct CommitOptions {
     pub inline_attestations: bool,
     pub epoch: Epoch,
     pub rewrite_timestamp: bool,
+    pub squash: Option<Squash>,
     pub annotations: Annotations,
     pub kind: Kind,
 }
@@ -49,6 +50,7 @@ impl CommitOptions {
             inline_attestations: kind == Kind::Image,
             epoch: Epoch::parse(attrs)?,
             rewrite_timestamp: false,
+            squash: None,
             annotations: Annotations::default(),
             kind,
         };
@@ -66,6 +68,7 @@ impl CommitOptions {
                     options.prefer_nondistributable = parse_bool(key, value)?;
                 }
                 "rewrite-timestamp" => options.rewrite_timestamp = parse_bool(key, value)?,
+                "squash" => options.squash = Some(parse_squash(value)?),
                 "compression" => options.compression = parse_compression(value)?,
                 "force-compression" => {
                     options.force_compression = parse_flag(key, value).map_err(|_| {
@@ -87,10 +90,24 @@ impl CommitOptions {
     }
 
     fn check(&self) -> Result<(), Error> {
+        if self.oci_types == Some(false) {
+            self.check_types(false)?;
+        }
         if self.oci_types == Some(false) && self.oci_artifact == Some(true) {
             return Err(Error::user(
                 "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"",
             ));
+        }
+        Ok(())
+    }
+
+    /// Documents of docker's types cannot say everything.
+    pub(crate) fn check_types(&self, oci_types: bool) -> Result<(), Error> {
+        if !oci_types && self.compression.needs_annotations() {
+            return Err(Error::user(format!(
+                "exporter option \"compression={}\" conflicts with \"oci-mediatypes=false\"",
+                self.compression.as_str()
+            )));
         }
         Ok(())
     }
@@ -109,7 +126,11 @@ impl CommitOptions {
 
     /// Releases that a client wants may not have known everything.
     pub(crate) fn check_compatibility(&self, compatibility: Option<u32>) -> Result<(), Error> {
-        if compatibility != Some(WITHOUT_ZSTD) || self.compression != Compression::Zstd {
+        let is_zstd = matches!(
+            self.compression,
+            Compression::Zstd | Compression::ZstdChunked
+        );
+        if compatibility != Some(WITHOUT_ZSTD) || !is_zstd {
             return Ok(());
         }
         let kind = match self.kind {
@@ -125,6 +146,11 @@ impl CommitOptions {
         })
     }
 
+    /// What layers are like for those who speak of them. Who squashes them makes others than anybody else knows.
+    pub(crate) fn shared_layers(&self, oci_types: bool) -> Option<layer::Options> {
+        self.squash.is_none().then(|| self.layers(oci_types))
+    }
+
     /// How new layers are made.
     pub(crate) fn layers(&self, oci_types: bool) -> layer::Options {
         layer::Options {
@@ -137,17 +163,30 @@ impl CommitOptions {
     }
 }
 
+/// Which layers become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Squash {
+    /// Those above the base image.
+    Base,
+    /// All.
+    All,
+}
+
+fn parse_squash(text: &str) -> Result<Squash, Error> {
+    match text {
+        "base" => Ok(Squash::Base),
+        "all" => Ok(Squash::All),
+        _ => Err(Error::user(format!(
+            "invalid value {text:?} specified for squash, it should be base or all"
+        ))),
+    }
+}
+
 fn is_current(input: &Input) -> bool {
     input.compatibility.unwrap_or(CURRENT) >= CURRENT
 }
 
 fn parse_compression(text: &str) -> Result<Compression, Error> {
-    if text == "estargz" {
-        return Err(Error {
-            message: "unimplemented: compression=estargz".to_owned(),
-            class: fault::Class::Unsupported,
-        });
-    }
     Compression::parse(text)
         .ok_or_else(|| Error::user(format!("unsupported compression type {text}")))
 }
@@ -257,9 +296,17 @@ mod tests {
             error(&[("compression", "lz4")]),
             "unsupported compression type lz4"
         );
+        assert_eq!(
+            error(&[("squash", "true")]),
+            "invalid value \"true\" specified for squash, it should be base or all"
+        );
         assert!(
             error(&[("compression-level", "max")])
                 .starts_with("non-integer value max specified for compression-level")
+        );
+        assert_eq!(
+            error(&[("oci-mediatypes", "false"), ("compression", "estargz")]),
+            "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\""
         );
         assert_eq!(
             error(&[("oci-mediatypes", "false"), ("oci-artifact", "true")]),

@@ -131,7 +131,9 @@ impl Rewrite {
         rewritten.diff_id = made.diff_id;
         rewritten.provider = None;
         let annotations = &mut rewritten.descriptor.annotations;
-        annotations.clone_from(&self.layer.descriptor.annotations);
+        let before = self.layer.descriptor.annotations.iter();
+        let kept = before.filter(|(key, _)| !layer::annotation::ALL.contains(&key.as_str()));
+        annotations.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
         annotations.insert(ANNOTATION.to_owned(), self.epoch.to_string());
         Ok(rewritten)
     }

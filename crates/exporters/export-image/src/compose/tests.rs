@@ -69,6 +69,7 @@ fn check_single(image: &Value, wanted: &Descriptor, places: &Places) {
         annotations: places,
         epoch: Some(epoch),
         inline_cache: None,
+        squashed: None,
         oci_types: manifest.media_type == media_type::OCI_MANIFEST,
         prefer_nondistributable: false,
     })
@@ -135,6 +136,7 @@ fn a_result_without_a_config_gets_one() {
         annotations: &Places::default(),
         epoch: None,
         inline_cache: Some("e30="),
+        squashed: None,
         oci_types: true,
         prefer_nondistributable: false,
     })
@@ -143,4 +145,53 @@ fn a_result_without_a_config_gets_one() {
     assert_eq!(config["created"], Value::Null);
     assert_eq!(config["moby.buildkit.cache.v0"], "e30=");
     assert_eq!(config["config"]["WorkingDir"], "/");
+}
+
+#[test]
+fn steps_of_squashed_layers_stay_as_steps_that_made_none() {
+    let origin = |description: &str| LayerOrigin {
+        created: Some(Timestamp::from_seconds(7)),
+        description: description.to_owned(),
+    };
+    let layer = |text: &str| Layer {
+        descriptor: Descriptor::new(media_type::OCI_LAYER_GZIP, Digest::of(text), 1),
+        diff_id: Digest::of(text),
+        origin: origin(text),
+    };
+    let config = br#"{"os":"linux","architecture":"amd64","rootfs":{},"history":[
+        {"created_by":"base"},{"created_by":"env","empty_layer":true},{"created_by":"a"},{"created_by":"b"}]}"#;
+    let history = |kept, layers: &[&str]| {
+        let composed = single(&Source {
+            config: Some(config),
+            base: None,
+            layers: layers.iter().map(|text| layer(text)).collect(),
+            annotations: &Places::default(),
+            epoch: None,
+            inline_cache: None,
+            squashed: Some(kept),
+            oci_types: true,
+            prefer_nondistributable: false,
+        })
+        .expect("composed");
+        assert!(!composed.unaccounted);
+        let config: Value = serde_json::from_slice(&composed.config.bytes).expect("JSON");
+        let steps = config["history"].as_array().expect("steps").clone();
+        let made = |step: &Value| {
+            let by = step["created_by"].as_str().expect("text").to_owned();
+            (by, step["empty_layer"] != true)
+        };
+        steps.iter().map(made).collect::<Vec<_>>()
+    };
+    let expected = |made: [bool; 5]| {
+        let by = ["base", "env", "a", "b", "top"].map(str::to_owned);
+        by.into_iter().zip(made).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        history(1, &["low", "top"]),
+        expected([true, false, false, false, true])
+    );
+    assert_eq!(
+        history(0, &["top"]),
+        expected([false, false, false, false, true])
+    );
 }
