@@ -82,10 +82,10 @@ pub(crate) fn run(root: &Path, env: &[(&str, &str)]) -> Result<()> {
         println!("failed: {name}");
     }
     for name in &unsteady {
-        println!("failed the first time only, which is a bug to find: {name}");
+        println!("unsteady: passed only when run again, a race to find: {name}");
     }
     let (no, rare) = (failed.len(), unsteady.len());
-    println!("{passed} passed, {no} failed, {rare} of those passed at the second attempt only");
+    println!("{passed} passed, {no} failed, {rare} unsteady");
     if no > 0 {
         bail!("{no} tests failed");
     }
