@@ -23,6 +23,12 @@ pub enum Error {
         /// What should have come.
         expected: Digest,
     },
+    /// A blob is not what was stored under its name. It is gone now.
+    #[error("content {digest} was damaged on disk and has been removed, try again")]
+    Damaged {
+        /// Which.
+        digest: Digest,
+    },
     /// A blob could not be read.
     #[error("failed to read blob {digest}")]
     Read {
@@ -96,7 +102,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } => Class::NotFound,
-            Self::Mismatch { .. } => Class::Unavailable,
+            Self::Mismatch { .. } | Self::Damaged { .. } => Class::Unavailable,
             Self::Read { source, .. } | Self::Write { source, .. } | Self::Store { source, .. } => {
                 fault::class_of(source, Class::Internal)
             }

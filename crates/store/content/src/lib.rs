@@ -8,6 +8,7 @@
 //! Who needs a blob, and for how long, is not known here; but when somebody last asked for it, so that what belongs to
 //! nobody can be removed some time later ([`Store::remove_unused`]).
 
+mod check;
 mod error;
 mod writer;
 
@@ -42,6 +43,7 @@ struct Inner {
     next: AtomicU64,
     /// Written while something unused is removed: who was told that a blob is there finds it there.
     removing: RwLock<()>,
+    checked: check::Checked,
 }
 
 /// How exactly is known when a blob was last asked for.
@@ -88,6 +90,7 @@ impl Store {
                 root: root.to_owned(),
                 next: AtomicU64::new(0),
                 removing: RwLock::new(()),
+                checked: check::Checked::new(),
             }),
         };
         store.prepare().map_err(|source| Error::Store {
@@ -140,16 +143,19 @@ impl Store {
         info(digest.clone(), &meta).map_err(Error::reading(digest))
     }
 
-    /// Opens a blob for reading.
+    /// Opens a blob for reading. One that was damaged on disk meanwhile is removed, and an error.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, Error> {
         self.contains(digest);
-        File::open(self.path(digest)).map_err(Error::reading(digest))
+        let mut file = File::open(self.path(digest)).map_err(Error::reading(digest))?;
+        self.check(digest, &mut file)?;
+        Ok(file)
     }
 
     /// The whole of a small blob: a manifest, a config.
     pub fn read(&self, digest: &Digest) -> Result<Bytes, Error> {
         self.contains(digest);
         let bytes = std::fs::read(self.path(digest)).map_err(Error::reading(digest))?;
+        self.check_bytes(digest, &bytes)?;
         Ok(Bytes::from(bytes))
     }
 

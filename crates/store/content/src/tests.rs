@@ -175,3 +175,29 @@ proptest! {
         prop_assert_eq!(store.read(&digest).expect("read"), all);
     }
 }
+
+#[test]
+fn a_blob_that_was_damaged_on_disk_is_removed_when_it_is_read() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    let written = Store::open(dir.path()).expect("opened");
+    let digests = ["one", "two", "three"].map(|text| written.put(text).expect("stored"));
+    let long_ago =
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for (digest, text) in digests.iter().zip(["oNe", "tw", "three"]) {
+        let path = written.path(digest);
+        std::fs::write(&path, text).expect("damaged");
+        let file = std::fs::File::open(&path).expect("there");
+        file.set_modified(long_ago).expect("set");
+    }
+    let store = Store::open(dir.path()).expect("opened");
+    let opened = store.open_blob(&digests[0]).map(drop);
+    assert!(matches!(opened, Err(Error::Damaged { .. })), "{opened:?}");
+    let read = store.read(&digests[1]);
+    assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+    assert!(!store.contains(&digests[0]) && !store.contains(&digests[1]));
+    assert_eq!(store.read(&digests[2]).expect("whole"), "three");
+    let mut text = String::new();
+    let mut file = store.open_blob(&digests[2]).expect("whole");
+    std::io::Read::read_to_string(&mut file, &mut text).expect("read");
+    assert_eq!(text, "three");
+}
