@@ -22,6 +22,8 @@ mod combine;
 mod elsewhere;
 mod error;
 mod fresh;
+#[cfg(test)]
+mod fuzz;
 mod gc;
 mod image;
 mod keeper;
@@ -33,6 +35,7 @@ mod reaper;
 mod record;
 mod refs;
 mod remove;
+mod repair;
 mod types;
 mod unpack;
 mod usage;

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use content::Store;
 use db::{Batch, Db, Start};
 use parking_lot::Mutex;
-use snapshot::{Native, Overlay, Snapshotter};
+use snapshot::{Key, Native, Overlay, Snapshotter};
 
 use crate::fresh::NEXT_KEY;
 use crate::node::Nodes;
 use crate::reaper::{Job, Reaper};
-use crate::record::{BLOBS, Body, INDEXED, SNAPSHOTS, STATE, pair, read};
-use crate::{Cache, Error, Inner, RecordType, RefId};
+use crate::record::{BLOBS, Body, SNAPSHOTS, STATE, pair};
+use crate::{Cache, Error, Inner, RefId, repair};
 
 /// Clocks are not exact, and a blob gets its time before it gets its name.
 const DOUBT: Duration = Duration::from_secs(120);
@@ -85,16 +85,22 @@ impl Cache {
         let snapshots = layout.open(&root)?;
         let content = Store::open(&root.join("content-v1"))?;
         let _ = std::fs::remove_dir_all(root.join("mounts"));
-        let next = db
+        let mut next = db
             .value(STATE, NEXT_KEY)?
             .and_then(|raw| raw.try_into().ok().map(u64::from_le_bytes))
             .unwrap_or(1);
         after_reboot(&start, &db, &content)?;
+        if db.was_killed() || matches!(start, Start::Lost { .. } | Start::Shortened { .. }) {
+            let trees = snapshots.keys()?.into_iter().collect();
+            repair::drop_records_without_trees(&db, &trees)?;
+            repair::forget_checksums(&db)?;
+            // Keys that were reserved and not logged are not given out again.
+            next = next.max(trees.last().map_or(0, |Key(last)| last + 1));
+        }
         let reaper = Reaper::new(snapshots.clone(), db.clone());
         match start {
-            // Trees of keys that were reserved but not synced may be in the way of new ones.
-            Start::Lost { .. } => {
-                sweep(&db, snapshots.as_ref(), u64::MAX, &AtomicBool::new(false))?
+            Start::Lost { .. } | Start::Shortened { .. } => {
+                sweep(&db, snapshots.as_ref(), u64::MAX, &AtomicBool::new(false))?;
             }
             _ => reaper.send(Job::Sweep { below: next }),
         }
@@ -221,7 +227,8 @@ fn remove_in_background(path: PathBuf) {
         .spawn(work);
 }
 
-/// Drops what may be half-written because the machine went down.
+/// Drops what may be half-written because the machine went down, and clients' directories that may be newer than what
+/// is known of them.
 fn after_reboot(start: &Start, db: &Db, content: &Store) -> Result<(), Error> {
     let lost = match start {
         Start::Lost { synced } => {
@@ -239,36 +246,15 @@ fn after_reboot(start: &Start, db: &Db, content: &Store) -> Result<(), Error> {
             );
             true
         }
+        Start::Shortened { .. } => true,
         Start::Rebooted => false,
         Start::New | Start::Complete | Start::SetAside { .. } => return Ok(()),
     };
     let mut batch = Batch::new();
-    for (row, _) in db.prefix(INDEXED, b"")? {
-        let Some(id) = row.split(|byte| *byte == 0).next() else {
-            continue;
-        };
-        let Some(id) = std::str::from_utf8(id).ok().and_then(RefId::parse) else {
-            continue;
-        };
-        let Some(record) = read(db, &id)? else {
-            continue;
-        };
-        // A client's directory is compared by times and sizes, and those may be there without the content.
-        let doubtful = match record.body {
-            Body::Mutable { open, .. } => {
-                (open || lost) && record.record_type == RecordType::SourceLocal
-            }
-            _ => false,
-        };
-        if doubtful {
-            if let Body::Mutable {
-                view: Some(view), ..
-            } = &record.body
-                && let Some(shown) = read(db, view)?
-            {
-                shown.erase(view, db, &mut batch)?;
-            }
-            record.erase(&id, db, &mut batch)?;
+    for (id, record) in repair::local_sources(db)? {
+        // It is compared by times and sizes, and those may be there without the content.
+        if lost || matches!(record.body, Body::Mutable { open: true, .. }) {
+            repair::erase_mutable(db, &id, &record, &mut batch)?;
         }
     }
     Ok(db.commit(batch)?)

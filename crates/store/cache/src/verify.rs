@@ -86,6 +86,24 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// What to do about it, for people.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) | Self::NoRecord { .. } | Self::NoTree { .. } => {
+                "steps that use it fail: buildctl prune --all removes it"
+            }
+            Self::OrphanTree(_) => "takes room only: the next start of the daemon removes it",
+            Self::NoRow { .. } | Self::StrayRow { .. } => {
+                "harms no build; buildctl prune --all puts it right"
+            }
+            Self::WrongBlob(_) => {
+                "never used: it is removed, and made or fetched again, when a build asks for it"
+            }
+        }
+    }
+}
+
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -99,13 +117,44 @@ impl Cache {
     /// Walks over every record, tree and blob. Nothing may be going on meanwhile; what is open is left out.
     pub async fn verify(&self, cx: &Cx, depth: Depth) -> Result<Report, Error> {
         self.settle_removals().await;
-        let (inner, cx) = (self.inner.clone(), cx.clone());
-        tasks::blocking(move || inner.verify(&cx, depth)).await
+        let (cache, cx) = (self.clone(), cx.clone());
+        tasks::blocking(move || {
+            let mut report = cache.verify_names()?;
+            if depth == Depth::Content {
+                cache.verify_blobs(&cx, |_, problem| report.problems.extend(problem))?;
+            }
+            report.problems.sort();
+            Ok(report)
+        })
+        .await
+    }
+
+    /// Whether everything that is named is there, and everything that is there is named. Nothing may be going on
+    /// meanwhile. Blocks, not for long.
+    pub fn verify_names(&self) -> Result<Report, Error> {
+        self.inner.verify()
+    }
+
+    /// Reads all blobs, and tells the size of each and whether it is wrong. Builds may run. Blocks, for long.
+    pub fn verify_blobs(
+        &self,
+        cx: &Cx,
+        mut tell: impl FnMut(u64, Option<Problem>),
+    ) -> Result<(), Error> {
+        for blob in self.inner.content.list()? {
+            cx.check()?;
+            let right = blob.digest.algorithm() != "sha256" || self.inner.is_right(&blob.digest)?;
+            tell(
+                blob.size,
+                (!right).then_some(Problem::WrongBlob(blob.digest)),
+            );
+        }
+        Ok(())
     }
 }
 
 impl Inner {
-    fn verify(&self, cx: &Cx, depth: Depth) -> Result<Report, Error> {
+    fn verify(&self) -> Result<Report, Error> {
         let mut report = Report::default();
         let mut records = BTreeMap::new();
         for (row, json) in self.db.prefix(RECORDS, b"")? {
@@ -121,7 +170,7 @@ impl Inner {
         report.records = records.len();
         self.check_rows(&records, &mut report)?;
         self.check_trees(&records, &mut report)?;
-        self.check_blobs(cx, &records, depth, &mut report)?;
+        self.count_blobs(&records, &mut report)?;
         report.problems.sort();
         report.problems.dedup();
         Ok(report)
@@ -230,11 +279,9 @@ impl Inner {
         Ok(())
     }
 
-    fn check_blobs(
+    fn count_blobs(
         &self,
-        cx: &Cx,
         records: &BTreeMap<RefId, Record>,
-        depth: Depth,
         report: &mut Report,
     ) -> Result<(), Error> {
         let mut named = HashSet::new();
@@ -247,22 +294,17 @@ impl Inner {
             .iter()
             .filter(|blob| !named.contains(&blob.digest))
             .count();
-        if depth == Depth::Names {
-            return Ok(());
-        }
-        for blob in blobs {
-            cx.check()?;
-            if blob.digest.algorithm() == "sha256" && !self.is_right(&blob.digest)? {
-                report.problems.push(Problem::WrongBlob(blob.digest));
-            }
-        }
         Ok(())
     }
 
     fn is_right(&self, digest: &Digest) -> Result<bool, Error> {
         let fail = Error::io("read a blob");
         let read = || {
-            let mut file = std::fs::File::open(self.content.path(digest))?;
+            let mut file = match std::fs::File::open(self.content.path(digest)) {
+                // It was removed meanwhile.
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+                opened => opened?,
+            };
             let mut hash = Hasher::new();
             let mut buffer = vec![0; 256 << 10];
             loop {
