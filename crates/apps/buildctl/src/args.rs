@@ -225,6 +225,12 @@ pub(crate) enum DebugCommand {
         #[arg(default_value = "")]
         step: String,
     },
+    /// check that everything the daemon has stored fits together
+    Verify {
+        /// do not read the blobs
+        #[arg(long)]
+        names_only: bool,
+    },
     /// control build records
     Ctl(CtlArgs),
     /// retrieve a blob from contentstore

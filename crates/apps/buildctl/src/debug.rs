@@ -5,7 +5,7 @@ use proto::types::WorkerRecord;
 
 use crate::args::{DebugCommand, Global};
 use crate::connection::connect;
-use crate::{dump, explain, histories, logs, metadata};
+use crate::{dump, explain, histories, logs, metadata, verify};
 
 /// Runs one of the debug commands.
 pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
@@ -42,6 +42,7 @@ pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
             trace,
         } => logs::logs(global, build.as_deref(), progress, *trace).await,
         DebugCommand::Explain { build, step } => explain::run(global, build.as_deref(), step).await,
+        DebugCommand::Verify { names_only } => verify::run(global, *names_only).await,
         DebugCommand::Ctl(args) => histories::ctl(global, args).await,
         DebugCommand::Get { digest } => logs::get(global, digest.as_deref()).await,
         DebugCommand::Histories(args) => histories::list(global, args.format.as_deref()).await,

@@ -17,6 +17,7 @@ mod policy;
 mod table;
 mod template;
 mod usage;
+mod verify;
 
 use std::process::ExitCode;
 

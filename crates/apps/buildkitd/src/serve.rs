@@ -42,6 +42,7 @@ async fn router(mut server: Server, services: &Services) -> anyhow::Result<Route
         .add_service(services.bridge())
         .add_service(services.content())
         .add_service(services.explain())
+        .add_service(services.verify())
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha))

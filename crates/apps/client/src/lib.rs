@@ -23,6 +23,7 @@ mod history;
 mod layout;
 mod output;
 mod usage;
+mod verify;
 
 pub use ask::Answer;
 pub use build::{Build, CacheOption, Response};
@@ -31,6 +32,7 @@ pub use error::Error;
 pub use output::{Destination, Output};
 pub use proto::control::{PruneRequest, StatusResponse, UsageRecord};
 pub use proto::explain::ExplainedStep;
+pub use proto::verify::{Counts as VerifyCounts, Problem as VerifyProblem};
 pub use session::client::DockerConfig;
 pub use session::client::secrets::SecretSource;
 pub use session::client::ssh::Agent;

@@ -11,6 +11,7 @@ mod outcome;
 mod serve;
 mod signals;
 mod usage;
+mod verify;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use proto::content::content_server::ContentServer;
 use proto::control::control_server::ControlServer;
 use proto::explain::explain_server::ExplainServer;
 use proto::gateway::llb_bridge_server::LlbBridgeServer;
+use proto::verify::verify_server::VerifyServer;
 
 pub use bridge::Bridges;
 pub use info::{GcRule, Package, WorkerRecord};
@@ -74,6 +76,11 @@ impl Services {
     /// Why steps ran.
     pub fn explain(&self) -> ExplainServer<Services> {
         ExplainServer::new(self.clone()).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Whether what is stored fits together.
+    pub fn verify(&self) -> VerifyServer<Services> {
+        VerifyServer::new(self.clone())
     }
 
     /// The blobs.

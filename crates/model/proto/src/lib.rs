@@ -26,6 +26,8 @@ pub use generated::fsutil::types as fsutil;
 pub use generated::google::rpc;
 /// Why steps ran: `kiln.explain.v1`.
 pub use generated::kiln::explain::v1 as explain;
+/// Whether what is stored fits together: `kiln.verify.v1`.
+pub use generated::kiln::verify::v1 as verify;
 /// Secrets: `moby.buildkit.secrets.v1`.
 pub use generated::moby::buildkit::secrets::v1 as secrets;
 /// The service of the daemon: `moby.buildkit.v1`.

@@ -30,6 +30,11 @@ pub mod kiln {
             include!("kiln.explain.v1.rs");
         }
     }
+    pub mod verify {
+        pub mod v1 {
+            include!("kiln.verify.v1.rs");
+        }
+    }
 }
 pub mod moby {
     pub mod buildkit {
