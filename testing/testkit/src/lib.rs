@@ -4,6 +4,7 @@
 
 pub mod fixture;
 pub mod registry;
+pub mod stores;
 pub mod web;
 
 use std::path::{Path, PathBuf};

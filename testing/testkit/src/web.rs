@@ -39,6 +39,8 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// The connection ends after so many bytes of the body.
+    pub cut: Option<usize>,
 }
 
 impl Response {
@@ -48,6 +50,7 @@ impl Response {
             status,
             headers: Vec::new(),
             body: Vec::new(),
+            cut: None,
         }
     }
 
@@ -56,6 +59,15 @@ impl Response {
         Self {
             body: body.into(),
             ..Self::status(200)
+        }
+    }
+
+    /// The connection ends after so many bytes of the body.
+    #[must_use]
+    pub fn cut(self, after: usize) -> Self {
+        Self {
+            cut: Some(after),
+            ..self
         }
     }
 
@@ -173,6 +185,10 @@ fn write(stream: &mut TcpStream, request: &Request, response: &Response) -> std:
     }
     head.push_str(&format!("Content-Length: {}\r\n\r\n", response.body.len()));
     stream.write_all(head.as_bytes())?;
+    if let Some(after) = response.cut {
+        stream.write_all(&response.body[..after.min(response.body.len())])?;
+        return Err(std::io::ErrorKind::ConnectionAborted.into());
+    }
     if request.method != "HEAD" {
         stream.write_all(&response.body)?;
     }
