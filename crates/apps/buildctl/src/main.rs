@@ -18,6 +18,7 @@ mod table;
 mod template;
 mod usage;
 mod verify;
+mod workflow;
 
 use std::process::ExitCode;
 

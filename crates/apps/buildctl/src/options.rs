@@ -113,6 +113,9 @@ pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
     let Some(kind) = attrs.remove("type").filter(|kind| !kind.is_empty()) else {
         bail!("{flag} requires type=<type>");
     };
+    if kind == "gha" {
+        crate::workflow::fill(&mut attrs, |name| std::env::var(name).ok())?;
+    }
     Ok(CacheOption { kind, attrs })
 }
 
