@@ -1,0 +1,146 @@
+//! Damaged rows and blobs of the history: no panic, an answer within a second, and bounded memory.
+//!
+//! The inputs follow from a fixed seed; only how many are tried depends on the machine. `FUZZ_SECONDS` says how long,
+//! CI takes a minute.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use db::{Batch, Db, Table};
+use diagnostics::Failure;
+use history::{Ended, History, Limits, Options, Started};
+use progress::{Event, Vertex};
+
+/// Unoptimised and beside other tests.
+const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+
+/// Marsaglia's xorshift: the same numbers on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
+    }
+
+    fn damage(&mut self, bytes: &mut Vec<u8>) {
+        let at = self.below(bytes.len() + 1);
+        match self.below(6) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
+            2 => {
+                let end = (at + 4).min(bytes.len());
+                bytes[at..end].fill(0xff);
+            }
+            3 => {
+                let end = (at + self.below(60)).min(bytes.len());
+                let copied = bytes[at..end].to_vec();
+                bytes.splice(at..at, copied);
+            }
+            _ if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+            _ => {}
+        }
+    }
+}
+
+async fn build(history: &History, name: &str) {
+    let recording = history.begin(Started {
+        name: name.to_owned(),
+        frontend: "dockerfile.v0".to_owned(),
+        attrs: [("build-arg:a".to_owned(), "b".to_owned())].into(),
+        exporters: vec![("oci".to_owned(), [].into())],
+    });
+    let steps = (0..20).map(|at| {
+        Event::Vertex(Vertex {
+            digest: oci::Digest::of(at.to_string()).to_string(),
+            name: format!("step {at}"),
+            ..Vertex::default()
+        })
+    });
+    let ended = Ended {
+        events: steps.collect(),
+        failure: Some(Failure::user("it failed")),
+        ..Ended::default()
+    };
+    recording.end(ended).await.expect("recorded");
+}
+
+/// Everything that can be read. What cannot is an error.
+async fn read(history: &History, name: &str) {
+    if let Ok(Some(mut log)) = history.log(name).await {
+        while let Ok(Some(message)) = log.read() {
+            drop(message);
+        }
+    }
+    for blob in history.blobs().unwrap_or_default() {
+        if let Ok(reader) = history.open_blob(&blob.digest) {
+            // A damaged blob may say of itself that it is large.
+            let _ = std::io::copy(&mut reader.take(64 << 20), &mut std::io::sink());
+        }
+    }
+    drop(history.record(name).await);
+}
+
+#[tokio::test]
+async fn nothing_that_was_damaged_panics_or_takes_long() {
+    let seconds = std::env::var("FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+    let dir = tempfile::tempdir().expect("a directory");
+    let db = Db::open(dir.path(), "cache-v1", db::Options::default()).expect("a database");
+    let root = dir.path().join("history-v1");
+    let history = History::open(Options {
+        root: root.clone(),
+        db: db.clone(),
+        content: content::Store::open(&dir.path().join("content")).expect("a store"),
+        limits: Limits::default(),
+    })
+    .expect("a history");
+    build(&history, "one").await;
+    let entries = std::fs::read_dir(root.join("blobs"))
+        .expect("read")
+        .flatten();
+    let blobs: Vec<(PathBuf, Vec<u8>)> = entries
+        .map(|entry| (entry.path(), std::fs::read(entry.path()).expect("read")))
+        .collect();
+    assert!(!blobs.is_empty());
+    let mut rows: Vec<(Table, Vec<u8>, Vec<u8>)> = Vec::new();
+    db.dump(|table, key, value| {
+        let table = Table::new(String::leak(table.to_owned()));
+        rows.push((table, key.to_vec(), value.to_vec()));
+    })
+    .expect("read");
+    assert!(!rows.is_empty());
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    while Instant::now() < end {
+        let state = dice.0;
+        let blob = (dice.below(2) == 0).then(|| blobs[dice.below(blobs.len())].clone());
+        let (table, key, value) = rows[dice.below(rows.len())].clone();
+        if let Some((path, bytes)) = &blob {
+            let mut bent = bytes.clone();
+            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent));
+            std::fs::write(path, bent).expect("written");
+        } else {
+            let mut bent = value.clone();
+            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent));
+            let mut batch = Batch::new();
+            batch.put(table, key.clone(), bent);
+            db.commit(batch).expect("committed");
+        }
+        let begun = Instant::now();
+        read(&history, "one").await;
+        assert!(begun.elapsed() < LIMIT, "state {state:#x}");
+        if let Some((path, bytes)) = &blob {
+            std::fs::write(path, bytes).expect("written");
+        }
+        let mut batch = Batch::new();
+        batch.put(table, key, value);
+        db.commit(batch).expect("committed");
+    }
+    let mut log = history.log("one").await.expect("read").expect("a log");
+    assert!(log.read().expect("whole").is_some());
+}
