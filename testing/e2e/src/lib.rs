@@ -59,6 +59,19 @@ fn ends(process: &mut Child, within: Duration) -> bool {
     true
 }
 
+/// Whether the client under test is ours.
+pub fn is_our_client() -> bool {
+    std::env::var_os("E2E_BUILDCTL").is_none()
+}
+
+/// Whether a case is to be left out since `holds` does not; says so.
+pub fn skipped_unless(holds: bool, why: &str) -> bool {
+    if !holds {
+        eprintln!("SKIPPED: {why}");
+    }
+    !holds
+}
+
 /// A running daemon with a state directory of its own.
 pub struct Daemon {
     process: Option<Child>,
@@ -104,6 +117,9 @@ impl Daemon {
 
     /// Starts the process again on the same state; after [`Daemon::kill`].
     pub fn run(&mut self) {
+        // A step that a killed daemon was about to start holds its sockets for some moments: whoever connects to them is
+        // not connected to the new one.
+        let _ = std::fs::remove_file(self.socket());
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)

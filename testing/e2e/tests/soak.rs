@@ -33,12 +33,13 @@ fn disk(daemon: &Daemon) -> u64 {
     first.parse().expect("a number of megabytes")
 }
 
-/// The smallest value within a while: what is given back in the background takes a moment.
+/// The smallest value within a while: what is given back in the background takes a moment. Unless the disk loses room,
+/// which others may make at the same time, garbage is collected once a minute.
 fn settled(limit: u64, value: impl Fn() -> u64) -> u64 {
     let start = Instant::now();
     loop {
         let now = value();
-        if now <= limit || start.elapsed() > Duration::from_secs(40) {
+        if now <= limit || start.elapsed() > Duration::from_secs(150) {
             return now;
         }
         std::thread::sleep(Duration::from_millis(500));
@@ -48,6 +49,9 @@ fn settled(limit: u64, value: impl Fn() -> u64) -> u64 {
 #[test]
 fn many_builds_leave_memory_and_disk_as_they_were() {
     require!(root, busybox);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon goes over its limit") {
+        return;
+    }
     let count = std::env::var("E2E_SOAK")
         .ok()
         .and_then(|text| text.parse().ok());
