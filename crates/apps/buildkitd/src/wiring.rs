@@ -13,6 +13,7 @@ use executor::{DefaultNetwork, Dns, Executor};
 use oci::Platform;
 use ops::{LogLimits, Results, Worker, WorkerOptions};
 use parking_lot::Mutex;
+use remotecache::Kind;
 use session::Manager;
 use solver::{ResultStore as _, Solver};
 
@@ -77,14 +78,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             )),
             Arc::new(export_files::FilesExporter),
         ],
-        caches: vec![
-            Arc::new(remotecache_oci::Registry::new(registry)),
-            Arc::new(remotecache_oci::Local),
-            Arc::new(remotecache_oci::Inline),
-            Arc::new(remotecache_object::S3::new(Arc::new(|name| {
-                std::env::var(name).ok()
-            }))),
-        ],
+        caches: caches(registry),
         platforms,
         entitlements: settings.entitlements.clone(),
         history: history::History::open(history::Options {
@@ -111,6 +105,19 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         worker: record,
     };
     Ok((services, cache))
+}
+
+/// All kinds of remote caches.
+fn caches(registry: registry::Client) -> Vec<Arc<dyn Kind>> {
+    // For options that are not given.
+    let environment: remotecache_object::Environment = Arc::new(|name| std::env::var(name).ok());
+    let mut kinds: Vec<Arc<dyn Kind>> = vec![
+        Arc::new(remotecache_oci::Registry::new(registry)),
+        Arc::new(remotecache_oci::Local),
+        Arc::new(remotecache_oci::Inline),
+    ];
+    kinds.extend(remotecache_object::kinds(&environment));
+    kinds
 }
 
 /// Keys whose results garbage collection removed are looked for at most so often.

@@ -1,7 +1,7 @@
 //! What all such caches do alike: layers under their digests, and documents whose layers say what they are.
 
-use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,29 +11,119 @@ use futures::StreamExt as _;
 use oci::{Descriptor, Digest, Timestamp};
 use progress::Progress;
 use remotecache::document::{Annotations, Document, beginning};
-use remotecache::{Blob, Error, Graph, Origin, Work, parse, write};
+use remotecache::{Blob, Error, Exporter, Graph, Importer, Kind, Origin, Work, parse, write};
 use reqwest::Response;
 use session::Group;
 use tasks::Cx;
-use tokio::sync::mpsc;
 
-/// A store of objects.
+use crate::Environment;
+use crate::attrs::Attrs;
+use crate::download::download;
+
+/// A place in a store of objects where caches are.
 #[async_trait]
-pub(crate) trait Objects: Send + Sync + 'static {
+pub(crate) trait Objects: Send + Sync + Sized + 'static {
+    /// What users call such caches.
+    const KIND: &'static str;
+    /// What they see while one is written.
+    const EXPORT: &'static str;
+
+    /// Checks the options of a cache. Nobody is asked anything yet.
+    fn configured(attrs: &Attrs<'_>) -> Result<Self, Error>;
+    /// Blobs sent beside each other.
+    fn at_once(&self) -> usize {
+        4
+    }
+    /// The documents of the cache, as far as there are any.
+    async fn documents(&self, cx: &Cx) -> Result<Vec<Bytes>, Error>;
+    /// Called before anything is sent.
+    async fn prepare(&self, cx: &Cx) -> Result<(), Error> {
+        cx.check().map_err(Error::from)
+    }
+    /// Makes this the document of the cache, whose blobs are there.
+    async fn publish(&self, cx: &Cx, document: Bytes) -> Result<(), Error>;
     /// Whether a blob is there. One that is there is kept from being thrown away for its age.
     async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error>;
     /// Sends a blob of the daemon's store.
     async fn send(&self, cx: &Cx, blob: &Descriptor, store: &Store) -> Result<(), Error>;
-    /// Starts reading a blob.
-    async fn open(&self, cx: &Cx, blob: &Digest) -> Result<Response, Error>;
+    /// Starts reading a blob at this byte; the answer says whether it does.
+    async fn open(&self, cx: &Cx, blob: &Digest, start: u64) -> Result<Response, Error>;
 }
 
-/// Blobs sent beside each other, and what to write where documents are.
-pub(crate) async fn export<O: Objects>(
+/// Caches in such places.
+pub(crate) struct Caches<O> {
+    environment: Environment,
+    of: PhantomData<fn() -> O>,
+}
+
+impl<O: Objects> Caches<O> {
+    /// Options that are not given are looked up in `environment`.
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self {
+            environment: environment.clone(),
+            of: PhantomData,
+        }
+    }
+
+    fn cache(&self, given: &BTreeMap<String, String>) -> Result<Arc<Cache<O>>, Error> {
+        let objects = O::configured(&Attrs {
+            given,
+            environment: &self.environment,
+        })?;
+        Ok(Arc::new(Cache(Arc::new(objects))))
+    }
+}
+
+impl<O: Objects> Kind for Caches<O> {
+    fn name(&self) -> &'static str {
+        O::KIND
+    }
+
+    fn importer(
+        &self,
+        attrs: &BTreeMap<String, String>,
+    ) -> Result<Option<Arc<dyn Importer>>, Error> {
+        Ok(Some(self.cache(attrs)?))
+    }
+
+    fn exporter(&self, attrs: &BTreeMap<String, String>) -> Result<Arc<dyn Exporter>, Error> {
+        Ok(self.cache(attrs)?)
+    }
+}
+
+struct Cache<O>(Arc<O>);
+
+#[async_trait]
+impl<O: Objects> Importer for Cache<O> {
+    async fn import(&self, work: &Work) -> Result<Graph, Error> {
+        let documents = self.0.documents(&work.cx).await?;
+        read(&self.0, &documents)
+    }
+}
+
+#[async_trait]
+impl<O: Objects> Exporter for Cache<O> {
+    fn name(&self) -> &'static str {
+        O::EXPORT
+    }
+
+    fn layers(&self) -> layer::Options {
+        layer::Options::default()
+    }
+
+    async fn export(&self, work: &Work, graph: &Graph) -> Result<BTreeMap<String, String>, Error> {
+        if let Some(document) = send_all(&self.0, work, graph).await? {
+            self.0.publish(&work.cx, document).await?;
+        }
+        Ok(BTreeMap::new())
+    }
+}
+
+/// Sends blobs, beside each other. The answer is the document that says what they are, if there are any.
+async fn send_all<O: Objects>(
     objects: &Arc<O>,
     work: &Work,
     graph: &Graph,
-    at_once: usize,
 ) -> Result<Option<Bytes>, Error> {
     let Some(mut document) = write(graph) else {
         tracing::warn!("failed to match any cache with layers");
@@ -43,6 +133,7 @@ pub(crate) async fn export<O: Objects>(
         );
         return Ok(None);
     };
+    objects.prepare(&work.cx).await?;
     let mut blobs = Vec::new();
     let mut seen = BTreeSet::new();
     for layer in &mut document.layers {
@@ -56,7 +147,7 @@ pub(crate) async fn export<O: Objects>(
     }
     let mut sending = futures::stream::iter(blobs)
         .map(|blob| send(objects.clone(), work.clone(), blob))
-        .buffer_unordered(at_once);
+        .buffer_unordered(objects.at_once());
     while let Some(sent) = work.cx.run(sending.next()).await? {
         sent?;
     }
@@ -95,33 +186,38 @@ async fn send<O: Objects>(objects: Arc<O>, work: Work, blob: Blob) -> Result<(),
     objects.send(&work.cx, descriptor, &work.store).await
 }
 
-/// Reads a document.
-pub(crate) fn import<O: Objects>(objects: &Arc<O>, bytes: &[u8]) -> Result<Graph, Error> {
-    let document: Document = serde_json::from_slice(bytes).map_err(|source| Error::Json {
-        what: "cache config".to_owned(),
-        source,
-    })?;
+/// Reads documents.
+fn read<O: Objects>(objects: &Arc<O>, documents: &[Bytes]) -> Result<Graph, Error> {
     let origin: Arc<dyn Origin> = Arc::new(Stored(objects.clone()));
-    let blobs = document.layers.iter().filter_map(|layer| {
-        let told = layer.annotations.as_ref()?;
-        let mut blob = Descriptor::new(&told.media_type, layer.blob.clone(), told.size);
-        let annotations = &mut blob.annotations;
-        let diff_id = told.diff_id.as_ref()?.to_string();
-        annotations.insert("containerd.io/uncompressed".to_owned(), diff_id);
-        if told.created_at != beginning() {
-            let created = told.created_at.to_string();
-            annotations.insert("buildkit/createdat".to_owned(), created);
-        }
-        Blob::imported(blob, &origin)
-    });
-    let blobs: Vec<Blob> = blobs.collect();
     let mut graph = Graph::default();
-    parse(&document, blobs, &mut graph)?;
+    for bytes in documents {
+        let document: Document = serde_json::from_slice(bytes).map_err(|source| Error::Json {
+            what: "cache config".to_owned(),
+            source,
+        })?;
+        let layers = document.layers.iter();
+        let blobs: Vec<Blob> = layers
+            .filter_map(|layer| blob(&layer.blob, layer.annotations.as_ref()?, &origin))
+            .collect();
+        parse(&document, blobs, &mut graph)?;
+    }
     Ok(graph)
 }
 
+fn blob(digest: &Digest, told: &Annotations, origin: &Arc<dyn Origin>) -> Option<Blob> {
+    let mut blob = Descriptor::new(&told.media_type, digest.clone(), told.size);
+    let diff_id = told.diff_id.as_ref()?.to_string();
+    let annotations = &mut blob.annotations;
+    annotations.insert("containerd.io/uncompressed".to_owned(), diff_id);
+    if told.created_at != beginning() {
+        let created = told.created_at.to_string();
+        annotations.insert("buildkit/createdat".to_owned(), created);
+    }
+    Blob::imported(blob, origin)
+}
+
 /// The blobs of such a store.
-struct Stored<O>(Arc<O>);
+pub(crate) struct Stored<O>(pub(crate) Arc<O>);
 
 #[async_trait]
 impl<O: Objects> Origin for Stored<O> {
@@ -143,41 +239,6 @@ impl<O: Objects> Provider for Stored<O> {
         store: &Store,
         progress: &Progress,
     ) -> Result<(), content::Error> {
-        if store.contains(&blob.digest) {
-            return Ok(());
-        }
-        let opened = self.0.open(cx, &blob.digest).await;
-        let mut response = opened.map_err(|err| content::Error::provider(&err))?;
-        let mut status = progress.status(blob.digest.as_str(), "downloading");
-        let mut writer = store.writer(Some(&blob.digest))?;
-        let (sender, mut queue) = mpsc::channel::<Bytes>(4);
-        let written = tasks::blocking(move || {
-            while let Some(piece) = queue.blocking_recv() {
-                writer.write_all(&piece)?;
-            }
-            Ok::<_, std::io::Error>(writer)
-        });
-        let read = async {
-            let mut current = 0;
-            while let Some(piece) = cx.run(response.chunk()).await?.map_err(|err| {
-                content::Error::provider(&crate::http::broken("failed to read blob", &err))
-            })? {
-                current += i64::try_from(piece.len()).unwrap_or(0);
-                status.set(current, blob.size);
-                if sender.send(piece).await.is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-            Ok::<_, content::Error>(())
-        };
-        let (read, written) = tokio::join!(read, written);
-        read?;
-        let writer = written.map_err(|source| content::Error::Write {
-            digest: Some(blob.digest.clone()),
-            source,
-        })?;
-        tasks::blocking(move || writer.commit()).await?;
-        Ok(())
+        download(&*self.0, cx, blob, store, progress).await
     }
 }

@@ -1,225 +1,124 @@
 //! `s3`: a bucket.
 
+mod credentials;
+mod multipart;
 mod options;
 mod sign;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use content::Store;
 use oci::{Descriptor, Digest, Timestamp};
-use remotecache::{Error, Exporter, Graph, Importer, Kind, Work};
+use remotecache::Error;
 use reqwest::{Method, Response, StatusCode};
 use tasks::Cx;
 
-use crate::Environment;
-use crate::http::{self, Body};
-use crate::objects::{self, Objects};
+use crate::attrs::Attrs;
+use crate::http::{self, Body, accepted, patiently};
+use crate::objects::Objects;
 
+use credentials::Credentials;
 use options::Options;
 use sign::Request;
 
-/// Objects larger than that cannot be copied onto themselves in one request.
-const COPY_LIMIT: i64 = 5 << 30;
-
-/// Caches in buckets.
-pub struct S3 {
-    environment: Environment,
-}
-
-impl S3 {
-    /// Options that are not given are looked up in `environment`.
-    pub fn new(environment: Environment) -> Self {
-        Self { environment }
-    }
-}
-
-impl Kind for S3 {
-    fn name(&self) -> &'static str {
-        "s3"
-    }
-
-    fn importer(
-        &self,
-        attrs: &BTreeMap<String, String>,
-    ) -> Result<Option<Arc<dyn Importer>>, Error> {
-        Ok(Some(Arc::new(Cache(Arc::new(Bucket::open(
-            attrs,
-            &self.environment,
-        )?)))))
-    }
-
-    fn exporter(&self, attrs: &BTreeMap<String, String>) -> Result<Arc<dyn Exporter>, Error> {
-        Ok(Arc::new(Cache(Arc::new(Bucket::open(
-            attrs,
-            &self.environment,
-        )?))))
-    }
-}
-
-struct Cache(Arc<Bucket>);
-
-#[async_trait]
-impl Importer for Cache {
-    async fn import(&self, work: &Work) -> Result<Graph, Error> {
-        // Compat: of several names only the first is read.
-        let name = self.0.options.names.first().map_or("", String::as_str);
-        let key = self.0.options.manifest_key(name);
-        let response = self
-            .0
-            .ask(&work.cx, Method::GET, &key, &[], Body::Nothing, None)
-            .await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Ok(Graph::default());
-        }
-        let bytes = accepted("failed to read cache manifest", response)
-            .await?
-            .bytes()
-            .await;
-        let bytes = bytes.map_err(|err| http::broken("failed to read cache manifest", &err))?;
-        objects::import(&self.0, &bytes)
-    }
-}
-
-#[async_trait]
-impl Exporter for Cache {
-    fn name(&self) -> &'static str {
-        "exporting cache to Amazon S3"
-    }
-
-    fn layers(&self) -> layer::Options {
-        layer::Options::default()
-    }
-
-    async fn export(&self, work: &Work, graph: &Graph) -> Result<BTreeMap<String, String>, Error> {
-        let bucket = &self.0;
-        let at_once = bucket.options.parallelism;
-        let Some(document) = objects::export(bucket, work, graph, at_once).await? else {
-            return Ok(BTreeMap::new());
-        };
-        for name in &bucket.options.names {
-            let key = bucket.options.manifest_key(name);
-            let digest = Digest::of(&document);
-            let body = Body::Bytes(document.clone());
-            let sent = bucket
-                .ask(&work.cx, Method::PUT, &key, &[], body, Some(&digest))
-                .await?;
-            accepted("error writing manifest", sent).await?;
-        }
-        Ok(BTreeMap::new())
-    }
-}
-
-async fn accepted(what: &str, response: Response) -> Result<Response, Error> {
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    Err(http::refused(what, response).await)
-}
+/// Objects that are not smaller cannot be copied onto themselves in one request.
+const COPY_LIMIT: u64 = 5 << 30;
+/// Larger objects are sent in parts.
+const PART: u64 = 64 << 20;
 
 /// A bucket and how to speak to it.
-struct Bucket {
+pub(crate) struct Bucket {
     http: reqwest::Client,
+    credentials: Credentials,
     options: Options,
+    /// Larger objects are sent in parts of that size.
+    part: u64,
+    /// Larger objects are copied in parts of that size.
+    copy_limit: u64,
+}
+
+/// A request.
+struct Ask<'a> {
+    method: Method,
+    key: &'a str,
+    /// Encoded, its parts sorted.
+    query: String,
+    headers: Vec<(&'static str, String)>,
+    body: Body,
+    /// Of the body.
+    digest: Digest,
+}
+
+impl<'a> Ask<'a> {
+    fn new(method: Method, key: &'a str) -> Self {
+        Self {
+            method,
+            key,
+            query: String::new(),
+            headers: Vec::new(),
+            body: Body::Nothing,
+            digest: Digest::of(""),
+        }
+    }
 }
 
 impl Bucket {
-    fn open(attrs: &BTreeMap<String, String>, environment: &Environment) -> Result<Self, Error> {
-        Ok(Self {
-            options: Options::parse(attrs, environment)?,
-            http: http::client()?,
-        })
-    }
-
     /// Asks, and asks again where that may help.
-    async fn ask(
-        &self,
-        cx: &Cx,
-        method: Method,
-        key: &str,
-        headers: &[(&str, String)],
-        body: Body,
-        digest: Option<&Digest>,
-    ) -> Result<Response, Error> {
-        let mut wait = Duration::from_millis(200);
-        for attempt in 1.. {
-            let last = attempt >= self.options.attempts;
-            let sent = cx
-                .run(self.once(&method, key, headers, &body, digest))
-                .await?;
-            match sent {
-                Ok(response) if last || !http::is_passing(response.status()) => {
-                    return Ok(response);
-                }
-                Err(err) if last => return Err(err),
-                _ => {}
-            }
-            cx.run(tokio::time::sleep(wait)).await?;
-            wait *= 2;
-        }
-        unreachable!("the loop ends at the last attempt")
+    async fn ask(&self, cx: &Cx, ask: &Ask<'_>) -> Result<Response, Error> {
+        patiently(cx, self.options.patience, || self.once(cx, ask)).await
     }
 
-    async fn once(
-        &self,
-        method: &Method,
-        key: &str,
-        headers: &[(&str, String)],
-        body: &Body,
-        digest: Option<&Digest>,
-    ) -> Result<Response, Error> {
-        let path = format!("{}/{}", self.options.path, sign::encode(key));
-        let empty = Digest::of("");
+    async fn once(&self, cx: &Cx, ask: &Ask<'_>) -> Result<Response, Error> {
+        let path = format!("{}/{}", self.options.path, http::encode(ask.key, "/"));
+        let keys = self.credentials.keys(cx).await?;
         let signed = Request {
-            method: method.as_str(),
+            method: ask.method.as_str(),
             host: &self.options.host,
             path: &path,
-            headers,
-            payload: digest.unwrap_or(&empty).hex(),
+            query: &ask.query,
+            headers: &ask.headers,
+            payload: ask.digest.hex(),
             time: SystemTime::now(),
         }
-        .sign(&self.options.region, &self.options.credentials);
-        let url = format!("{}://{}{path}", self.options.scheme, self.options.host);
-        let mut request = self.http.request(method.clone(), &url);
+        .sign(&self.options.region, &keys);
+        let place = format!("{}://{}{path}", self.options.scheme, self.options.host);
+        let url = match ask.query.as_str() {
+            "" => place.clone(),
+            query => format!("{place}?{query}"),
+        };
+        let mut request = self.http.request(ask.method.clone(), &url);
         for (name, value) in signed {
             request = request.header(name, value);
         }
-        if *method == Method::PUT {
+        if matches!(ask.method, Method::PUT | Method::POST) {
             request = request
-                .header("content-length", body.size())
-                .body(body.open().await?);
+                .header("content-length", ask.body.size())
+                .body(ask.body.open().await?);
         }
-        let what = format!("{} {url}", method.as_str());
-        request
-            .send()
-            .await
-            .map_err(|err| http::broken(&what, &err))
+        let what = format!("{} {place}", ask.method);
+        http::send(request, &ask.body, &what).await
     }
-}
 
-#[async_trait]
-impl Objects for Bucket {
-    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
-        let key = self.options.blob_key(blob);
-        let answer = self
-            .ask(cx, Method::HEAD, &key, &[], Body::Nothing, None)
-            .await?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            return Ok(false);
-        }
-        let answer = accepted("failed to check file presence in cache", answer).await?;
-        let header = |name: &str| answer.headers().get(name)?.to_str().ok();
-        let size = header("content-length").and_then(|text| text.parse::<i64>().ok());
-        let age = header("last-modified").and_then(age);
-        if age.is_none_or(|age| age <= self.options.touch_refresh) || size > Some(COPY_LIMIT) {
-            return Ok(true);
-        }
+    async fn put(&self, cx: &Cx, key: &str, document: Bytes) -> Result<Response, Error> {
+        let mut ask = Ask::new(Method::PUT, key);
+        ask.digest = Digest::of(&document);
+        ask.body = Body::Bytes(document);
+        self.ask(cx, &ask).await
+    }
+
+    /// Makes an object as new as one that was just sent.
+    async fn touch(&self, cx: &Cx, key: &str, size: u64) -> Result<(), Error> {
         // Compat: some stores take the colon of a digest only as it is.
-        let key_of_source = sign::encode(&key).replace("%3A", ":");
+        let key_of_source = http::encode(key, "/").replace("%3A", ":");
         let source = format!("{}/{key_of_source}", self.options.bucket);
-        let headers = [
+        let what = "failed to touch file";
+        if size >= self.copy_limit {
+            return self.copy_in_parts(cx, key, &source, size, what).await;
+        }
+        let mut ask = Ask::new(Method::PUT, key);
+        ask.headers = vec![
             ("x-amz-copy-source", source),
             ("x-amz-metadata-directive", "REPLACE".to_owned()),
             (
@@ -227,65 +126,112 @@ impl Objects for Bucket {
                 Timestamp::from(SystemTime::now()).to_string(),
             ),
         ];
-        let touched = self
-            .ask(cx, Method::PUT, &key, &headers, Body::Nothing, None)
-            .await?;
-        accepted("failed to touch file", touched).await?;
+        let touched = self.ask(cx, &ask).await?;
+        accepted(what, touched).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Objects for Bucket {
+    const KIND: &'static str = "s3";
+    const EXPORT: &'static str = "exporting cache to Amazon S3";
+
+    fn configured(attrs: &Attrs<'_>) -> Result<Self, Error> {
+        let options = Options::parse(attrs)?;
+        let http = http::client()?;
+        let keys = options.keys.clone();
+        Ok(Self {
+            credentials: Credentials::new(keys, attrs.environment, &options.region, &http),
+            options,
+            http,
+            part: PART,
+            copy_limit: COPY_LIMIT,
+        })
+    }
+
+    fn at_once(&self) -> usize {
+        self.options.parallelism
+    }
+
+    async fn documents(&self, cx: &Cx) -> Result<Vec<Bytes>, Error> {
+        // Compat: of several names only the first is read.
+        let name = self.options.names.first().map_or("", String::as_str);
+        let key = self.options.manifest_key(name);
+        let response = self.ask(cx, &Ask::new(Method::GET, &key)).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(Vec::new());
+        }
+        let what = "failed to read cache manifest";
+        let response = accepted(what, response).await?;
+        Ok(vec![cx.run(http::read(what, response)).await??])
+    }
+
+    async fn publish(&self, cx: &Cx, document: Bytes) -> Result<(), Error> {
+        for name in &self.options.names {
+            let key = self.options.manifest_key(name);
+            let sent = self.put(cx, &key, document.clone()).await?;
+            accepted(&format!("error writing manifest: {name}"), sent).await?;
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+        let key = self.options.blob_key(blob);
+        let answer = self.ask(cx, &Ask::new(Method::HEAD, &key)).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let what = "failed to check file presence in cache";
+        if !answer.status().is_success() {
+            // Only answers to another method have a body, which says why.
+            let told = self.ask(cx, &Ask::new(Method::GET, &key)).await?;
+            let told = accepted(what, told).await.err();
+            return Err(match told {
+                Some(err) => err,
+                None => http::refused(what, answer).await,
+            });
+        }
+        let header = |name: &str| answer.headers().get(name)?.to_str().ok();
+        let size = header("content-length").and_then(|text| text.parse().ok());
+        let age = header("last-modified").and_then(age);
+        if let Some(size) = size
+            && age.is_some_and(|age| age > self.options.touch_refresh)
+        {
+            self.touch(cx, &key, size).await?;
+        }
         Ok(true)
     }
 
     async fn send(&self, cx: &Cx, blob: &Descriptor, store: &Store) -> Result<(), Error> {
-        let body = Body::Blob {
-            size: store.info(&blob.digest)?.size,
-            store: store.clone(),
-            digest: blob.digest.clone(),
-        };
         let key = self.options.blob_key(&blob.digest);
-        let sent = self
-            .ask(cx, Method::PUT, &key, &[], body, Some(&blob.digest))
-            .await?;
-        accepted("error writing layer blob", sent).await.map(drop)
+        let body = Body::blob(store, &blob.digest)?;
+        let what = "error writing layer blob";
+        if body.size() > self.part {
+            return self.send_in_parts(cx, &key, &body, what).await;
+        }
+        let mut ask = Ask::new(Method::PUT, &key);
+        ask.body = body;
+        ask.digest = blob.digest.clone();
+        let sent = self.ask(cx, &ask).await?;
+        accepted(what, sent).await.map(drop)
     }
 
-    async fn open(&self, cx: &Cx, blob: &Digest) -> Result<Response, Error> {
+    async fn open(&self, cx: &Cx, blob: &Digest, start: u64) -> Result<Response, Error> {
         let key = self.options.blob_key(blob);
-        let opened = self
-            .ask(cx, Method::GET, &key, &[], Body::Nothing, None)
-            .await?;
+        let mut ask = Ask::new(Method::GET, &key);
+        if start > 0 {
+            ask.headers = vec![("range", format!("bytes={start}-"))];
+        }
+        let opened = self.ask(cx, &ask).await?;
         accepted("error reading layer blob", opened).await
     }
 }
 
 /// How long ago a time of a header was: `Wed, 21 Oct 2015 07:28:00 GMT`.
 fn age(text: &str) -> Option<Duration> {
-    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let mut words = text.split_whitespace().skip(1);
-    let (day, month) = (words.next()?, words.next()?);
-    let (year, time) = (words.next()?, words.next()?);
-    let month = MONTHS.find(month).filter(|at| at % 3 == 0)? / 3 + 1;
-    let stamp: Timestamp = format!("{year}-{month:02}-{day:0>2}T{time}Z")
-        .parse()
-        .ok()?;
-    SystemTime::now()
-        .duration_since(SystemTime::from(stamp))
-        .ok()
+    let time = httpdate::parse_http_date(text).ok()?;
+    SystemTime::now().duration_since(time).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    #[test]
-    fn times_of_headers_are_understood() {
-        let old = age("Wed, 21 Oct 2015 07:28:00 GMT").expect("a time");
-        assert!(old > Duration::from_secs(10 * 365 * 86_400));
-        assert!(age("yesterday").is_none());
-    }
-
-    #[test]
-    fn a_body_knows_its_size() {
-        assert_eq!(Body::Bytes(Bytes::from_static(b"abc")).size(), 3);
-    }
-}
+mod tests;

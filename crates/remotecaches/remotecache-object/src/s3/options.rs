@@ -1,21 +1,14 @@
 //! What a cache in a bucket is configured with.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oci::Digest;
 use remotecache::Error;
 use url::Url;
 
-use crate::Environment;
-
-/// Who signs.
-#[derive(Clone, Default)]
-pub(crate) struct Credentials {
-    pub(crate) id: String,
-    pub(crate) secret: String,
-    pub(crate) token: Option<String>,
-}
+use super::credentials::Keys;
+use crate::attrs::{Attrs, duration};
+use crate::http::Patience;
 
 /// A bucket, and where in it a cache is.
 pub(crate) struct Options {
@@ -26,76 +19,54 @@ pub(crate) struct Options {
     pub(crate) host: String,
     /// In front of every key.
     pub(crate) path: String,
-    pub(crate) credentials: Credentials,
+    /// If they were given.
+    pub(crate) keys: Option<Keys>,
     prefix: String,
     blobs_prefix: String,
     manifests_prefix: String,
     pub(crate) names: Vec<String>,
     pub(crate) touch_refresh: Duration,
     pub(crate) parallelism: usize,
-    pub(crate) attempts: u32,
+    pub(crate) patience: Patience,
 }
 
 impl Options {
-    pub(crate) fn parse(
-        attrs: &BTreeMap<String, String>,
-        environment: &Environment,
-    ) -> Result<Self, Error> {
-        let given = |key: &str, variable: &str| {
-            let value = attrs.get(key).cloned();
-            value
-                .or_else(|| environment(variable))
-                .filter(|value| !value.is_empty())
-        };
+    pub(crate) fn parse(attrs: &Attrs<'_>) -> Result<Self, Error> {
         let needed = |key: &str, variable: &str| {
-            given(key, variable)
+            attrs
+                .or_variable(key, variable)
+                .filter(|value| !value.is_empty())
                 .ok_or_else(|| Error::option(format!("{key} (${variable}) not set for s3 cache")))
         };
         let bucket = needed("bucket", "AWS_BUCKET")?;
         let region = needed("region", "AWS_REGION")?;
-        let text = |key: &str, otherwise: &str| {
-            attrs.get(key).map_or(otherwise, String::as_str).to_owned()
-        };
-        let positive = |key: &str, otherwise: usize| match attrs.get(key) {
-            None => Ok(otherwise),
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|number| *number > 0)
-                .ok_or_else(|| Error::option(format!("{key} must be a positive integer"))),
-        };
         if let Some(mode) = attrs.get("retry_mode")
-            && !matches!(mode.as_str(), "standard" | "adaptive")
+            && !matches!(mode, "standard" | "adaptive")
         {
             let text = "retry_mode must be \"standard\" or \"adaptive\"";
             return Err(Error::option(text));
         }
-        let attempts = u32::try_from(positive("retry_max_attempts", 3)?).unwrap_or(u32::MAX);
-        let path_style = attrs.get("use_path_style").map(String::as_str);
-        let path_style = matches!(path_style, Some("1" | "t" | "T" | "true" | "TRUE" | "True"));
+        let attempts = u32::try_from(attrs.positive("retry_max_attempts", 3)?).unwrap_or(u32::MAX);
+        let path_style = attrs.flag("use_path_style");
         let (scheme, host, path) = place(attrs.get("endpoint_url"), &bucket, &region, path_style)?;
         Ok(Self {
             scheme,
             host,
             path,
-            credentials: Credentials {
-                id: given("access_key_id", "AWS_ACCESS_KEY_ID").unwrap_or_default(),
-                secret: given("secret_access_key", "AWS_SECRET_ACCESS_KEY").unwrap_or_default(),
-                token: given("session_token", "AWS_SESSION_TOKEN"),
-            },
-            prefix: text("prefix", ""),
-            blobs_prefix: text("blobs_prefix", "blobs/"),
-            manifests_prefix: text("manifests_prefix", "manifests/"),
-            names: text("name", "buildkit")
-                .split(';')
-                .map(str::to_owned)
-                .collect(),
+            keys: Keys::given(attrs),
+            prefix: attrs.text("prefix", ""),
+            blobs_prefix: attrs.text("blobs_prefix", "blobs/"),
+            manifests_prefix: attrs.text("manifests_prefix", "manifests/"),
+            names: attrs.names(),
             touch_refresh: attrs
                 .get("touch_refresh")
-                .and_then(|text| duration(text))
+                .and_then(duration)
                 .unwrap_or(Duration::from_secs(86_400)),
-            parallelism: positive("upload_parallelism", 4)?,
-            attempts,
+            parallelism: attrs.positive("upload_parallelism", 4)?,
+            patience: Patience {
+                attempts,
+                throttled: Duration::ZERO,
+            },
             bucket,
             region,
         })
@@ -112,7 +83,7 @@ impl Options {
 
 /// Scheme, host, and what stands in front of keys.
 fn place(
-    endpoint: Option<&String>,
+    endpoint: Option<&str>,
     bucket: &str,
     region: &str,
     path_style: bool,
@@ -135,41 +106,21 @@ fn place(
     })
 }
 
-/// A time as Go writes it: `1h30m`, `90s`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest
-            .find(|letter: char| letter.is_ascii_digit())
-            .unwrap_or(rest.len());
-        total += number
-            * match &rest[..end] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                _ => return None,
-            };
-        rest = &rest[end..];
-    }
-    Duration::try_from_secs_f64(total).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Environment;
 
     fn parse(attrs: &[(&str, &str)]) -> Result<Options, String> {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let environment: Environment =
             Arc::new(|name| (name == "AWS_REGION").then(|| "eu-1".to_owned()));
-        let parsed = Options::parse(&attrs.iter().map(owned).collect(), &environment);
+        let parsed = Options::parse(&Attrs {
+            given: &attrs.iter().map(owned).collect(),
+            environment: &environment,
+        });
         parsed.map_err(|err| err.to_string())
     }
 
@@ -204,12 +155,5 @@ mod tests {
             error(&[("bucket", "b"), ("retry_mode", "x")]),
             "retry_mode must be \"standard\" or \"adaptive\""
         );
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(duration("soon"), None);
     }
 }

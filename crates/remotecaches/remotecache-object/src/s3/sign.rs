@@ -2,11 +2,10 @@
 
 use std::time::SystemTime;
 
-use hmac::{Hmac, KeyInit, Mac};
 use oci::{Digest, Timestamp};
-use sha2::Sha256;
 
-use super::options::Credentials;
+use super::credentials::Keys;
+use crate::http::hash;
 
 /// What is signed.
 pub(crate) struct Request<'a> {
@@ -14,6 +13,8 @@ pub(crate) struct Request<'a> {
     pub(crate) host: &'a str,
     /// Encoded.
     pub(crate) path: &'a str,
+    /// Encoded, its parts sorted.
+    pub(crate) query: &'a str,
     /// Further ones, their names in lower case.
     pub(crate) headers: &'a [(&'a str, String)],
     /// Hex of the digest of the body.
@@ -21,23 +22,9 @@ pub(crate) struct Request<'a> {
     pub(crate) time: SystemTime,
 }
 
-/// A key as part of a path.
-pub(crate) fn encode(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(char::from(byte));
-            }
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
-}
-
 impl Request<'_> {
     /// All headers to send, the signature among them.
-    pub(crate) fn sign(&self, region: &str, who: &Credentials) -> Vec<(String, String)> {
+    pub(crate) fn sign(&self, region: &str, who: &Keys) -> Vec<(String, String)> {
         let time: String = Timestamp::from(self.time).truncated().to_string();
         let time: String = time
             .chars()
@@ -65,8 +52,9 @@ impl Request<'_> {
             .iter()
             .map(|(name, value)| format!("{name}:{}\n", value.trim()))
             .collect();
-        let (method, path, payload) = (self.method, self.path, self.payload);
-        let canonical = format!("{method}\n{path}\n\n{lines}\n{names}\n{payload}");
+        let (method, path, query) = (self.method, self.path, self.query);
+        let payload = self.payload;
+        let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}");
         let scope = format!("{date}/{region}/s3/aws4_request");
         let digest = Digest::of(&canonical);
         let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", digest.hex());
@@ -87,13 +75,6 @@ impl Request<'_> {
     }
 }
 
-fn hash(key: &[u8], text: &str) -> Vec<u8> {
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("a key of any length will do");
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -103,7 +84,7 @@ mod tests {
     #[test]
     fn a_request_is_signed_as_documented() {
         // The example of the service's own documentation, from 24 May 2013.
-        let who = Credentials {
+        let who = Keys {
             id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
             secret: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
             token: None,
@@ -113,6 +94,7 @@ mod tests {
             method: "GET",
             host: "examplebucket.s3.amazonaws.com",
             path: "/test.txt",
+            query: "",
             headers: &[("range", "bytes=0-9".to_owned())],
             payload: empty.hex(),
             time: SystemTime::UNIX_EPOCH + Duration::from_secs(1_369_353_600),
@@ -123,10 +105,5 @@ mod tests {
             value.ends_with("f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"),
             "{value}"
         );
-    }
-
-    #[test]
-    fn keys_are_encoded_but_for_slashes() {
-        assert_eq!(encode("blobs/sha256:ab c"), "blobs/sha256%3Aab%20c");
     }
 }

@@ -1,0 +1,410 @@
+//! Who signs: keys that were given, or those of the daemon's environment, files, container, or machine.
+
+use std::time::{Duration, SystemTime};
+
+use fault::Class;
+use oci::Timestamp;
+use remotecache::Error;
+use reqwest::{Method, Response};
+use serde::Deserialize;
+use tasks::Cx;
+use tokio::sync::Mutex;
+
+use crate::Environment;
+use crate::attrs::Attrs;
+use crate::http::{self, Body, Patience, encode, patiently, tagged};
+
+/// Where a container of that cloud asks.
+const CONTAINER: &str = "http://169.254.170.2";
+/// Where a machine of that cloud asks.
+const MACHINE: &str = "http://169.254.169.254";
+/// Keys are got anew so long before they end.
+const AHEAD: Duration = Duration::from_secs(300);
+/// There is no such service on most machines, and nothing that would say so.
+const NEARBY: Duration = Duration::from_secs(2);
+
+/// Who signs.
+#[derive(Clone, Default)]
+pub(crate) struct Keys {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+    pub(crate) token: Option<String>,
+}
+
+impl Keys {
+    /// Those among the options.
+    pub(crate) fn given(attrs: &Attrs<'_>) -> Option<Self> {
+        let given = |key: &str| attrs.get(key).filter(|text| !text.is_empty());
+        Some(Self {
+            id: given("access_key_id")?.to_owned(),
+            secret: given("secret_access_key")?.to_owned(),
+            token: given("session_token").map(str::to_owned),
+        })
+    }
+
+    fn of_environment(environment: &Environment) -> Option<Self> {
+        let variable = |name: &str| environment(name).filter(|text| !text.is_empty());
+        Some(Self {
+            id: variable("AWS_ACCESS_KEY_ID")?,
+            secret: variable("AWS_SECRET_ACCESS_KEY")?,
+            token: variable("AWS_SESSION_TOKEN"),
+        })
+    }
+}
+
+/// Finds keys when they are needed, and again when they have ended.
+pub(crate) struct Credentials {
+    given: Option<Keys>,
+    environment: Environment,
+    region: String,
+    http: reqwest::Client,
+    found: Mutex<Option<(Keys, Option<SystemTime>)>>,
+}
+
+/// Keys as services give them.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Lent {
+    access_key_id: String,
+    secret_access_key: String,
+    token: Option<String>,
+    expiration: Option<String>,
+}
+
+impl Credentials {
+    pub(crate) fn new(
+        given: Option<Keys>,
+        environment: &Environment,
+        region: &str,
+        http: &reqwest::Client,
+    ) -> Self {
+        Self {
+            given,
+            environment: environment.clone(),
+            region: region.to_owned(),
+            http: http.clone(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// The keys of now; none for a bucket that is open to everybody.
+    pub(crate) async fn keys(&self, cx: &Cx) -> Result<Keys, Error> {
+        if let Some(keys) = &self.given {
+            return Ok(keys.clone());
+        }
+        let mut found = cx.run(self.found.lock()).await?;
+        let fresh = |until: &SystemTime| *until > SystemTime::now() + AHEAD;
+        if let Some((keys, until)) = &*found
+            && until.as_ref().is_none_or(fresh)
+        {
+            return Ok(keys.clone());
+        }
+        let (keys, until) = self.find(cx).await?;
+        *found = Some((keys.clone(), until));
+        Ok(keys)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        (self.environment)(name).filter(|text| !text.is_empty())
+    }
+
+    async fn find(&self, cx: &Cx) -> Result<(Keys, Option<SystemTime>), Error> {
+        if let Some(keys) = Keys::of_environment(&self.environment) {
+            return Ok((keys, None));
+        }
+        if let Some(lent) = self.of_web_identity(cx).await? {
+            return Ok(lent);
+        }
+        if let Some(keys) = self.of_files().await {
+            return Ok((keys, None));
+        }
+        if let Some(lent) = self.of_container(cx).await? {
+            return Ok(lent);
+        }
+        Ok(self.of_machine(cx).await.unwrap_or_default())
+    }
+
+    /// A role, for a token that a cluster wrote into a file.
+    async fn of_web_identity(&self, cx: &Cx) -> Result<Option<(Keys, Option<SystemTime>)>, Error> {
+        let file = self.variable("AWS_WEB_IDENTITY_TOKEN_FILE");
+        let (Some(file), Some(role)) = (file, self.variable("AWS_ROLE_ARN")) else {
+            return Ok(None);
+        };
+        let what = format!("failed to read AWS_WEB_IDENTITY_TOKEN_FILE {file}");
+        let token = tasks::blocking(move || std::fs::read_to_string(file)).await;
+        let token = token.map_err(|err| Error::Place {
+            text: format!("{what}: {err}"),
+            class: Class::User,
+        })?;
+        let name = self.variable("AWS_ROLE_SESSION_NAME");
+        let parts = [
+            ("Action", "AssumeRoleWithWebIdentity"),
+            ("Version", "2011-06-15"),
+            ("RoleArn", role.as_str()),
+            ("RoleSessionName", name.as_deref().unwrap_or("buildkit")),
+            ("WebIdentityToken", token.trim()),
+        ];
+        let form = parts.map(|(key, value)| format!("{key}={}", encode(value, "%2F")));
+        let usual = format!("https://sts.{}.amazonaws.com", self.region);
+        let url = self.variable("AWS_ENDPOINT_URL_STS").unwrap_or(usual);
+        let what = "failed to assume role with web identity";
+        let body = Body::Bytes(form.join("&").into());
+        let once = || async {
+            let request = self.http.post(&url).body(body.open().await?);
+            let kind = "application/x-www-form-urlencoded";
+            http::send(request.header("content-type", kind), &body, what).await
+        };
+        let answer = patiently(cx, Patience::default(), once).await?;
+        let text = http::read(what, http::accepted(what, answer).await?).await?;
+        let text = String::from_utf8_lossy(&text);
+        let field = |name: &str| tagged(&text, name);
+        let (Some(id), Some(secret)) = (field("AccessKeyId"), field("SecretAccessKey")) else {
+            return Err(nonsense(what));
+        };
+        let keys = Keys {
+            id,
+            secret,
+            token: field("SessionToken"),
+        };
+        Ok(Some((
+            keys,
+            field("Expiration").and_then(|text| moment(&text)),
+        )))
+    }
+
+    /// The chosen profile of the usual files.
+    async fn of_files(&self) -> Option<Keys> {
+        let profile = self.variable("AWS_PROFILE");
+        let profile = profile.unwrap_or_else(|| "default".to_owned());
+        let home = self.variable("HOME").unwrap_or_default();
+        let path = |variable: &str, name: &str| {
+            let usual = format!("{home}/.aws/{name}");
+            self.variable(variable).unwrap_or(usual)
+        };
+        let files = [
+            path("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
+            path("AWS_CONFIG_FILE", "config"),
+        ];
+        tasks::blocking(move || {
+            let texts = files
+                .iter()
+                .filter_map(|file| std::fs::read_to_string(file).ok());
+            texts
+                .map(|text| profile_keys(&text, &profile))
+                .find_map(|keys| keys)
+        })
+        .await
+    }
+
+    /// What a container is told where to ask for.
+    async fn of_container(&self, cx: &Cx) -> Result<Option<(Keys, Option<SystemTime>)>, Error> {
+        let relative = self.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+        let relative = relative.map(|path| format!("{CONTAINER}{path}"));
+        let full = || self.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+        let Some(url) = relative.or_else(full) else {
+            return Ok(None);
+        };
+        let mut request = self.http.get(&url);
+        let file = self.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+        let token = match file {
+            Some(file) => tasks::blocking(move || std::fs::read_to_string(file).ok()).await,
+            None => self.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"),
+        };
+        if let Some(token) = token {
+            request = request.header("authorization", token.trim());
+        }
+        let what = "failed to get the credentials of the container";
+        let answer = cx.run(http::send(request, &Body::Nothing, what)).await??;
+        lent(what, http::accepted(what, answer).await?)
+            .await
+            .map(Some)
+    }
+
+    /// What the machine may do. Most are not of that cloud.
+    async fn of_machine(&self, cx: &Cx) -> Option<(Keys, Option<SystemTime>)> {
+        let off = self.variable("AWS_EC2_METADATA_DISABLED");
+        if off.is_some_and(|off| off.eq_ignore_ascii_case("true")) {
+            return None;
+        }
+        let place = self.variable("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+        let place = place.unwrap_or_else(|| MACHINE.to_owned());
+        let place = place.trim_end_matches('/');
+        let ask = |method: Method, path: String, (name, value): (&'static str, String)| {
+            let url = format!("{place}/latest/{path}");
+            let request = self.http.request(method, url).header(name, value);
+            let request = request.timeout(NEARBY);
+            async move {
+                let answer = cx.run(request.send()).await.ok()?.ok()?;
+                answer.status().is_success().then_some(answer)
+            }
+        };
+        let ttl = ("x-aws-ec2-metadata-token-ttl-seconds", "21600".to_owned());
+        let token = ask(Method::PUT, "api/token".to_owned(), ttl).await?;
+        let token = token.text().await.ok()?;
+        let token = || ("x-aws-ec2-metadata-token", token.clone());
+        let roles = "meta-data/iam/security-credentials/";
+        let role = ask(Method::GET, roles.to_owned(), token()).await?;
+        let role = role.text().await.ok()?;
+        let path = format!("{roles}{}", role.lines().next()?.trim());
+        let answer = ask(Method::GET, path, token()).await?;
+        let found = lent("failed to get the credentials of the machine", answer).await;
+        found
+            .inspect_err(|err| tracing::warn!(error = %fault::chain(err), "no credentials"))
+            .ok()
+    }
+}
+
+async fn lent(what: &str, answer: Response) -> Result<(Keys, Option<SystemTime>), Error> {
+    let bytes = http::read(what, answer).await?;
+    let lent: Lent = serde_json::from_slice(&bytes).map_err(|_| nonsense(what))?;
+    let until = lent.expiration.as_deref().and_then(moment);
+    let keys = Keys {
+        id: lent.access_key_id,
+        secret: lent.secret_access_key,
+        token: lent.token,
+    };
+    Ok((keys, until))
+}
+
+fn nonsense(what: &str) -> Error {
+    Error::Place {
+        text: format!("{what}: there are no keys in the answer"),
+        class: Class::Internal,
+    }
+}
+
+fn moment(text: &str) -> Option<SystemTime> {
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
+}
+
+/// The keys of a profile in a file of either kind.
+fn profile_keys(text: &str, profile: &str) -> Option<Keys> {
+    let mut keys = Keys::default();
+    let mut inside = false;
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            let name = name.trim();
+            let name = name.strip_prefix("profile ").map_or(name, str::trim);
+            inside = name == profile;
+        } else if let Some((key, value)) = line.split_once('=')
+            && inside
+        {
+            let value = value.trim().to_owned();
+            match key.trim() {
+                "aws_access_key_id" => keys.id = value,
+                "aws_secret_access_key" => keys.secret = value,
+                "aws_session_token" => keys.token = Some(value),
+                _ => {}
+            }
+        }
+    }
+    (!keys.id.is_empty() && !keys.secret.is_empty()).then_some(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use testkit::web::{Request, Response, Web};
+
+    use super::*;
+
+    #[test]
+    fn a_profile_is_found_in_either_file() {
+        let text = "[default]\naws_access_key_id=a\naws_secret_access_key = b\n\n[profile x]\n\
+                    aws_access_key_id = c\naws_secret_access_key = d\naws_session_token = e\n[y]\nregion=z\n";
+        let found = |name: &str| profile_keys(text, name).map(|keys| (keys.id, keys.token));
+        assert_eq!(found("default"), Some(("a".to_owned(), None)));
+        assert_eq!(found("x"), Some(("c".to_owned(), Some("e".to_owned()))));
+        assert_eq!(found("y"), None);
+        assert_eq!(found("none"), None);
+    }
+
+    async fn find(environment: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Keys {
+        let http = http::client().expect("a client");
+        let credentials = Credentials::new(None, &(Arc::new(environment) as _), "eu-1", &http);
+        credentials.keys(&Cx::root()).await.expect("keys")
+    }
+
+    const LENT: &str = r#"{"Code":"Success","AccessKeyId":"i","SecretAccessKey":"s","Token":"t",
+        "Expiration":"2999-01-01T00:00:00Z"}"#;
+
+    #[tokio::test]
+    async fn the_variables_come_first() {
+        let keys = find(|name| match name {
+            "AWS_ACCESS_KEY_ID" => Some("i".to_owned()),
+            "AWS_SECRET_ACCESS_KEY" => Some("s".to_owned()),
+            _ => None,
+        });
+        assert_eq!(keys.await.id, "i");
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_asked_with_a_token() {
+        let service = Web::start(|request: &Request| {
+            let token = request.header("x-aws-ec2-metadata-token");
+            match (request.method.as_str(), request.path.as_str(), token) {
+                ("PUT", "/latest/api/token", _) => Response::file("secret"),
+                ("GET", "/latest/meta-data/iam/security-credentials/", "secret") => {
+                    Response::file("role\n")
+                }
+                ("GET", "/latest/meta-data/iam/security-credentials/role", "secret") => {
+                    Response::file(LENT)
+                }
+                _ => Response::status(401),
+            }
+        });
+        let url = service.url();
+        let keys = find(move |name| {
+            let here = name == "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+            here.then(|| url.clone())
+        });
+        let keys = keys.await;
+        assert_eq!((keys.id.as_str(), keys.token.as_deref()), ("i", Some("t")));
+    }
+
+    #[tokio::test]
+    async fn a_container_is_told_where_to_ask() {
+        let service = Web::start(|request: &Request| match request.header("authorization") {
+            "bearer" => Response::file(LENT),
+            _ => Response::status(401),
+        });
+        let url = service.url();
+        let keys = find(move |name| match name {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI" => Some(url.clone()),
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN" => Some("bearer".to_owned()),
+            _ => None,
+        });
+        assert_eq!(keys.await.secret, "s");
+    }
+
+    #[tokio::test]
+    async fn a_role_is_got_for_the_token_of_a_cluster() {
+        let service = Web::start(|request: &Request| {
+            let form = String::from_utf8_lossy(&request.body);
+            assert!(
+                form.contains("RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr&"),
+                "{form}"
+            );
+            assert!(form.ends_with("WebIdentityToken=jwt"), "{form}");
+            Response::file(
+                "<A><AccessKeyId>i</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+                 <SessionToken>t</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></A>",
+            )
+        });
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("token");
+        std::fs::write(&file, "jwt\n").expect("written");
+        let (url, file) = (service.url(), file.display().to_string());
+        let keys = find(move |name| match name {
+            "AWS_ENDPOINT_URL_STS" => Some(url.clone()),
+            "AWS_WEB_IDENTITY_TOKEN_FILE" => Some(file.clone()),
+            "AWS_ROLE_ARN" => Some("arn:aws:iam::1:role/r".to_owned()),
+            _ => None,
+        });
+        assert_eq!(keys.await.id, "i");
+    }
+}
