@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use e2e::{BASE, Build, Daemon, context, on_base, stock};
+use e2e::{BASE, Build, Daemon, check_all_cached, context, on_base, stock};
 use oci::Digest;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -110,28 +110,6 @@ fn cross(from: &Daemon, to: &Daemon, context: &Path, form: &(&str, &[&str], &str
     assert_eq!(z, "1\nb1\nb1\nend\n", "{name}");
     assert!(list(out.path()).expect("listed").contains("d/f"), "{name}");
     build.text
-}
-
-/// All steps but those that load sources must come from the cache.
-fn check_all_cached(name: &str, text: &str) {
-    let step = |line: &str| {
-        let rest = line.strip_prefix('#')?;
-        let (number, rest) = rest.split_once(' ')?;
-        let own = rest.starts_with('[') && !rest.starts_with("[internal]");
-        own.then(|| number.to_owned())
-    };
-    let steps: std::collections::BTreeSet<_> = text.lines().filter_map(step).collect();
-    assert!(!steps.is_empty(), "{name}: no steps:\n{text}");
-    for number in steps {
-        let cached = format!("#{number} CACHED");
-        let from = text
-            .lines()
-            .any(|line| line.starts_with(&format!("#{number} [")) && line.contains(" FROM "));
-        assert!(
-            from || text.lines().any(|line| line == cached),
-            "{name}: step {number} was not cached:\n{text}"
-        );
-    }
 }
 
 #[test]
