@@ -5,6 +5,7 @@
 //! With `E2E_STOCK` (a folder with the stock daemon) caches cross in both directions.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use e2e::{Build, Daemon, context, on_base, stock};
 use tempfile::TempDir;
@@ -233,6 +234,35 @@ fn an_export_that_fails_fails_the_build_unless_it_may() {
     let build = daemon.build(context.path(), &[&ended]).ok();
     let text = "cache token expired at 2023-11-14 22:13:20 +0000 UTC";
     assert!(build.text.contains(text), "{}", build.text);
+}
+
+#[test]
+fn what_a_cache_is_made_of_is_not_removed_while_it_is_written() {
+    require!(root, busybox);
+    let context = sources("1");
+    let place = s3();
+    let place = Place {
+        options: format!("{},upload_parallelism=1", place.options),
+        ..place
+    };
+    let from = Daemon::start();
+    // The build that exports needs no result of any step, so it does not keep them.
+    from.build(context.path(), &[]).ok();
+    let address = from.address();
+    let (troubles, blobs) = place.troubles.as_ref().expect("it is ours");
+    // All else is still to be sent when the first blob has come.
+    troubles.spoil("PUT", blobs, 1, move |answer| {
+        let pruned = Command::new(e2e::buildctl())
+            .args(["--addr", &address, "prune", "--all"])
+            .stdin(Stdio::null())
+            .output();
+        match pruned {
+            Ok(pruned) if pruned.status.success() => answer,
+            other => panic!("prune: {other:?}"),
+        }
+    });
+    export(&from, context.path(), &place);
+    import(&Daemon::start(), context.path(), &place, "1");
 }
 
 #[test]

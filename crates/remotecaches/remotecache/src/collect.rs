@@ -119,10 +119,20 @@ pub async fn collect(work: &Work, wanted: &Collect) -> Result<Graph, Error> {
             known.layer = known.layer.filter(|layer| !lost(*layer));
         }
     }
-    let graph = gather.graph;
+    let mut graph = gather.graph;
+    graph.kept.extend(trees(&known));
     let results = wanted.results.clone();
     let cx = work.cx.clone();
     tasks::blocking(move || emit(&cx, &walk, &known, &*results, graph)).await
+}
+
+/// The results that are here.
+fn trees(known: &[Option<Known>]) -> impl Iterator<Item = Ref> {
+    let known = known.iter().flatten();
+    known.filter_map(|known| match &known.available {
+        Available::Here(tree) => Some(tree.clone()),
+        Available::Elsewhere { .. } => None,
+    })
 }
 
 fn known(step: &crate::walk::Step, stores: &Stores, wanted: &Collect) -> Option<Known> {
@@ -154,14 +164,7 @@ impl Gather<'_> {
     async fn results(&mut self, known: &mut [Option<Known>]) -> Result<(), Error> {
         let max = self.wanted.mode == Mode::Max;
         if max {
-            let here = known
-                .iter()
-                .flatten()
-                .filter_map(|known| match &known.available {
-                    Available::Here(tree) => Some(tree.clone()),
-                    Available::Elsewhere { .. } => None,
-                });
-            let all: Vec<Ref> = here.collect();
+            let all: Vec<Ref> = trees(known).collect();
             self.chains.make(self.work, &all).await?;
         }
         let mut make = vec![max; known.len()];

@@ -64,6 +64,8 @@ pub struct Graph {
     pub layers: Layers,
     pub(crate) items: Vec<Item>,
     pub(crate) roots: BTreeMap<Digest, ItemId>,
+    /// What the layers were made from: as long as the graph is, they are not removed.
+    pub(crate) kept: Vec<cache::Ref>,
 }
 
 impl Graph {
