@@ -245,7 +245,7 @@ async fn a_record_without_its_log_is_dropped_at_the_next_start() {
     let stray = world.root().join("blobs").join(Digest::of("x").hex());
     std::fs::write(&stray, "x").expect("written");
     let history = world.open();
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if !stray.exists() {
             break;
         }

@@ -173,7 +173,7 @@ async fn the_sum_of_ten_thousand_records_is_what_the_filesystem_says() {
     let rest = fixture.prune(&cache, Rule::default()).await;
     eprintln!("{} records pruned: {:?}", rest.records, began.elapsed());
     // A second on a machine that does nothing else.
-    assert!(began.elapsed() < Duration::from_secs(120));
+    assert!(began.elapsed() < Duration::from_secs(300));
     assert!(fixture.records(&cache).await.is_empty());
     assert!(fixture.list(&cache).await.is_empty(), "nothing is left");
 }
@@ -312,8 +312,9 @@ async fn a_limit_is_kept_while_steps_run() {
             most = most.max(du(fixture.dir.path()));
         }
     }
-    // One step is under way; and the log of the database grows between two measurements.
-    assert!(most <= 22 * MB, "{most}");
+    // One step is under way; the log of the database grows between two measurements; and what others give back to the
+    // disk meanwhile hides as much until the next one.
+    assert!(most <= 26 * MB, "{most}");
     assert!(
         fixture.records(&cache).await.len() >= 15,
         "no more goes than has to"
