@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fstree::{Patterns, Root};
-use futures::StreamExt;
-use futures::stream::ReadyChunks;
+use futures::stream::Fuse;
+use futures::{FutureExt, StreamExt};
 use prost::Message;
 use proto::fsutil::packet::PacketType;
 use proto::fsutil::{Packet, Stat};
@@ -90,6 +90,8 @@ pub struct Received {
 const IN_FLIGHT: usize = 4 << 20;
 /// Packets that are looked at together if they are there.
 const AT_ONCE: usize = 256;
+/// Bytes of content after which no more packets are gathered: what waits here is not counted as in flight.
+const BYTES_AT_ONCE: usize = 512 << 10;
 
 /// Receives a tree into `root`. `progress` is called with the bytes so far.
 ///
@@ -146,7 +148,7 @@ async fn run<O: Observer + 'static>(
     };
     let mut applier = tasks::spawn("apply listing", applier);
     let mut reader = Reader {
-        incoming: incoming.ready_chunks(AT_ONCE),
+        incoming: incoming.fuse(),
         packets: VecDeque::new(),
         listing: Some(listing),
         stats: Vec::new(),
@@ -195,7 +197,7 @@ async fn finish<O: Observer + 'static, P: FnMut(u64) + Send>(
 
 /// Takes packets apart.
 struct Reader<P> {
-    incoming: ReadyChunks<Incoming>,
+    incoming: Fuse<Incoming>,
     /// Read and not taken apart yet.
     packets: VecDeque<Result<Packet, Status>>,
     /// To the applier; gone after the end of the listing.
@@ -241,11 +243,26 @@ impl<P: FnMut(u64) + Send> Reader<P> {
             }
             self.dispatch();
             (self.progress)(self.received.bytes);
-            match self.incoming.next().await {
-                Some(packets) => self.packets.extend(packets),
-                None => return Err(Error::Eof),
-            }
+            self.gather().await?;
         }
+    }
+
+    /// Waits for a packet and takes what else is there.
+    async fn gather(&mut self) -> Result<(), Error> {
+        let mut next = self.incoming.next().await;
+        if next.is_none() {
+            return Err(Error::Eof);
+        }
+        let mut bytes = 0;
+        while let Some(packet) = next {
+            bytes += packet.as_ref().map_or(0, |packet| packet.data.len());
+            self.packets.push_back(packet);
+            if self.packets.len() >= AT_ONCE || bytes >= BYTES_AT_ONCE {
+                break;
+            }
+            next = self.incoming.next().now_or_never().flatten();
+        }
+        Ok(())
     }
 
     /// Waits until this many bytes may be handed on.
@@ -310,11 +327,7 @@ impl<P: FnMut(u64) + Send> Reader<P> {
 
     /// Reads what is left, so that the sender can end in peace.
     async fn drain(&mut self) {
-        while let Some(packets) = self.incoming.next().await {
-            if packets.iter().any(Result::is_err) {
-                return;
-            }
-        }
+        while let Some(Ok(_)) = self.incoming.next().await {}
     }
 
     fn hang_up(&mut self) {
