@@ -115,6 +115,12 @@ fn a_killed_daemon_comes_back_and_leaks_nothing() {
     }
     let root = daemon.root();
     daemon.stop();
+    if e2e::skipped_unless(
+        e2e::is_ours(),
+        "the stock daemon leaves mounts behind, and its state is its own",
+    ) {
+        return;
+    }
     assert_eq!(problems(&root), Vec::<String>::new());
     assert_eq!(e2e::mounts_below(&root), Vec::<String>::new());
     assert_eq!(e2e::processes_below(&root), Vec::<String>::new());

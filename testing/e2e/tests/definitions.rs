@@ -133,13 +133,23 @@ fn a_definition_larger_than_a_message_is_refused() {
         Options::default(),
     );
     let definition = state.marshal(&Defaults::default()).expect("it is complete");
-    build(&daemon, &definition).fails_with("too large");
+    let said = match e2e::is_our_client() {
+        true => "too large",
+        false => "message larger than max",
+    };
+    build(&daemon, &definition).fails_with(said);
     build(&daemon, &good()).ok();
 }
 
 #[test]
 fn a_chain_of_twenty_thousand_steps_is_built() {
     testkit::require!(root);
+    if e2e::skipped_unless(
+        e2e::is_ours(),
+        "the stock daemon takes more than five minutes",
+    ) {
+        return;
+    }
     let daemon = Daemon::start();
     let mut states = vec![scratch_with("/a"), scratch_with("/b")];
     // Nothing but references: each level joins the two before it under a new name.
@@ -185,5 +195,5 @@ fn a_definition_that_a_step_made_is_built_in_its_place() {
     }
     let state = scratch_with("/a").build("nothing", Options::default());
     let definition = state.marshal(&Defaults::default()).expect("it is complete");
-    build(&daemon, &definition).fails_with("failed to open nothing: no such file or directory");
+    build(&daemon, &definition).fails_with("nothing: no such file or directory");
 }

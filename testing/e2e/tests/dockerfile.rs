@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use e2e::{Daemon, context, is_ours};
+use e2e::{Daemon, context, is_ours, skipped_unless};
 use testkit::require;
 
 /// What the client prints for a question about the Dockerfile in `dir`.
@@ -72,8 +72,8 @@ fn findings_of_a_check_are_shown_with_their_lines() {
 #[test]
 fn a_missing_path_is_explained() {
     require!(root);
-    if !is_ours() {
-        return; // only ours knows more than that it is missing
+    if skipped_unless(is_ours(), "the stock daemon only knows that it is missing") {
+        return;
     }
     let daemon = Daemon::start();
     let files = context(

@@ -174,10 +174,6 @@ fn an_oci_layout_can_be_a_folder() {
 #[test]
 fn an_image_in_a_folder_can_be_built_on() {
     require!(root, busybox);
-    if e2e::is_ours() {
-        eprintln!("SKIPPED: our daemon cannot read images from folders yet");
-        return;
-    }
     let daemon = Daemon::start();
     let dir = temp();
     let output = format!("--output=type=oci,tar=false,dest={}", dir.path().display());

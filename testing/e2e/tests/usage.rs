@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use e2e::{Build, Daemon, is_ours, on_base};
+use e2e::{Build, Daemon, is_our_client, is_ours, on_base};
 use serde_json::Value;
 use testkit::require;
 
@@ -102,7 +102,7 @@ fn usage_is_listed_filtered_shown_and_pruned() {
     Build::of(wrong.expect("the client runs"))
         .fails_with("failed to parse diskusage filters [id=x]");
 
-    if is_ours() {
+    if is_ours() && is_our_client() {
         daemon.build(context.path(), &[]).ok();
         let dump = |daemon: &Daemon| {
             let root = daemon.root().display().to_string();
