@@ -9,6 +9,7 @@ mod debug;
 mod dial;
 mod dump;
 mod explain;
+mod exporters;
 mod histories;
 mod logs;
 mod metadata;
@@ -18,6 +19,7 @@ mod table;
 mod template;
 mod usage;
 mod verify;
+mod workers;
 mod workflow;
 
 use std::process::ExitCode;
@@ -31,7 +33,24 @@ use args::{Cli, Command};
 const PACKAGE: &str = "github.com/moby/buildkit";
 const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
 
+/// What shells report of a process that was killed by SIGPIPE.
+const BROKEN_PIPE: i32 = 141;
+
+/// Whoever reads what is printed may have seen enough; then this ends, and has nothing to tell of.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>();
+        let text = text.map(String::as_str).unwrap_or_default();
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => {

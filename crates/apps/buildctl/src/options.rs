@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use client::{Agent, CacheOption, Destination, Output, SecretSource};
 
-use crate::csv;
+use crate::{csv, exporters};
 
 /// `KEY=VALUE` options; the last one of a key wins. A build argument without a value takes that of the environment.
 pub(crate) fn opts(options: &[String]) -> Result<BTreeMap<String, String>> {
@@ -56,7 +56,8 @@ pub(crate) fn output(option: &str) -> Result<Output> {
         bail!("output={value} not supported for --output, you meant dest={value}?");
     }
     let dest = attrs.remove("dest");
-    let destination = destination(&kind, dest, &attrs)?;
+    exporters::check(&kind, &attrs)?;
+    let destination = destination(&kind, dest, &attrs).context("invalid output option: output")?;
     Ok(Output {
         kind,
         attrs,
@@ -138,7 +139,7 @@ pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
         }
     }
     if id.is_empty() {
-        bail!("invalid secret {option:?}: id is required");
+        bail!("secret missing ID");
     }
     let source = match (kind.as_deref(), file, env) {
         (Some("env"), Some(name), None) | (_, None, Some(name)) => SecretSource::Env(name),
@@ -150,7 +151,7 @@ pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
         let meta = std::fs::metadata(path)
             .with_context(|| format!("failed to stat {}", path.display()))?;
         if meta.len() > 500 << 10 {
-            bail!("secret {id} too big. max size 500KB");
+            bail!("secret {id} too big. max size 500KiB");
         }
     }
     Ok((id, source))
@@ -214,7 +215,7 @@ mod tests {
             ("dest=x", "--output requires type=<type>"),
             (
                 "type=local",
-                "output directory is required for local exporter",
+                "invalid output option: output: output directory is required for local exporter",
             ),
             (
                 "type=local,output=x",
@@ -222,10 +223,14 @@ mod tests {
             ),
             (
                 "type=image,dest=x",
-                "output x is not supported by image exporter",
+                "invalid output option: output: output x is not supported by image exporter",
+            ),
+            (
+                "type=image,psuh=true",
+                "unknown option \"psuh\" of the image exporter (did you mean push?)",
             ),
         ] {
-            assert_eq!(output(wrong).expect_err(wrong).to_string(), text);
+            assert_eq!(format!("{:#}", output(wrong).expect_err(wrong)), text);
         }
     }
 

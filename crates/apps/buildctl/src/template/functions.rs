@@ -53,6 +53,7 @@ fn length(value: &Value) -> Result<Value> {
     let length = match value {
         Value::Text(text) => text.len(),
         Value::List(values) => values.len(),
+        Value::Map(pairs) => pairs.len(),
         other => bail!("len of {other}"),
     };
     Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
@@ -61,6 +62,10 @@ fn length(value: &Value) -> Result<Value> {
 fn index(list: &Value, path: &[Value]) -> Result<Value> {
     let mut at = list;
     for step in path {
+        if let (Value::Map(pairs), Value::Text(name)) = (at, step) {
+            let found = pairs.iter().find(|(key, _)| key == name);
+            return Ok(found.map_or(Value::Text(String::new()), |(_, value)| value.clone()));
+        }
         let (Value::List(values), Value::Int(index)) = (at, step) else {
             bail!("can't index item of {at}");
         };

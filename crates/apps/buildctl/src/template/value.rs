@@ -16,6 +16,8 @@ pub(crate) enum Value {
     /// A point in time: as JSON has it, and as people see it.
     Time(String, String),
     List(Vec<Value>),
+    /// Values by names that are not known beforehand.
+    Map(Vec<(String, Value)>),
     Record(Vec<Field>),
 }
 
@@ -25,12 +27,31 @@ pub(crate) struct Field {
     name: &'static str,
     json: &'static str,
     value: Value,
+    /// Left out of JSON when it is empty.
+    optional: bool,
 }
 
 impl Field {
     /// A field with its name and its name in JSON.
     pub(crate) fn new(name: &'static str, json: &'static str, value: Value) -> Self {
-        Self { name, json, value }
+        Self {
+            name,
+            json,
+            value,
+            optional: false,
+        }
+    }
+
+    /// The same, but JSON has it only when there is something in it.
+    pub(crate) fn unless_empty(name: &'static str, json: &'static str, value: Value) -> Self {
+        Self {
+            optional: true,
+            ..Self::new(name, json, value)
+        }
+    }
+
+    fn is_in_json(&self) -> bool {
+        !self.optional || self.value.is_true()
     }
 }
 
@@ -44,6 +65,7 @@ impl Value {
             Self::Float(value) => *value != 0.0,
             Self::Text(value) => !value.is_empty(),
             Self::List(values) => !values.is_empty(),
+            Self::Map(pairs) => !pairs.is_empty(),
             Self::Time(..) | Self::Record(_) => true,
         }
     }
@@ -52,6 +74,14 @@ impl Value {
     pub(crate) fn at(&self, path: &[String]) -> Result<Self> {
         let mut at = self;
         for name in path {
+            if let Self::Map(pairs) = at {
+                // Compat: what is not there is empty.
+                let Some((_, value)) = pairs.iter().find(|(key, _)| key == name) else {
+                    return Ok(Self::Text(String::new()));
+                };
+                at = value;
+                continue;
+            }
             let Self::Record(fields) = at else {
                 bail!("can't evaluate field {name} in {}", at.kind());
             };
@@ -70,6 +100,10 @@ impl Value {
             Self::List(values) => {
                 let values = values.iter().cloned().enumerate();
                 values.map(|(at, value)| (index(at), value)).collect()
+            }
+            Self::Map(pairs) => {
+                let pairs = pairs.iter().cloned();
+                pairs.map(|(key, value)| (Self::Text(key), value)).collect()
             }
             Self::Int(count) => (0..*count)
                 .map(|at| (Self::Int(at), Self::Int(at)))
@@ -103,8 +137,13 @@ impl Value {
             Self::Float(value) => (*value).into(),
             Self::Text(value) | Self::Time(value, _) => value.as_str().into(),
             Self::List(values) => values.iter().map(Self::to_json).collect(),
+            Self::Map(pairs) => pairs
+                .iter()
+                .map(|(key, value)| (key.clone(), value.to_json()))
+                .collect(),
             Self::Record(fields) => fields
                 .iter()
+                .filter(|field| field.is_in_json())
                 .map(|field| (field.json.to_owned(), field.value.to_json()))
                 .collect(),
         }
@@ -116,6 +155,7 @@ impl Value {
             Self::Record(fields) => {
                 let fields: Vec<_> = fields
                     .iter()
+                    .filter(|field| field.is_in_json())
                     .map(|field| {
                         let name = Json::from(field.json);
                         format!("{name}:{}", field.value.json_text())
@@ -142,6 +182,7 @@ impl Value {
             Self::Text(_) => "type string",
             Self::Time(..) => "type time.Time",
             Self::List(_) => "a list",
+            Self::Map(_) => "a map",
             Self::Record(_) => "a record",
         }
     }
@@ -181,6 +222,14 @@ impl fmt::Display for Value {
             Self::List(values) => {
                 f.write_str("[")?;
                 list(f, &mut values.iter())?;
+                f.write_str("]")
+            }
+            Self::Map(pairs) => {
+                f.write_str("map[")?;
+                for (at, (key, value)) in pairs.iter().enumerate() {
+                    let blank = if at > 0 { " " } else { "" };
+                    write!(f, "{blank}{key}:{value}")?;
+                }
                 f.write_str("]")
             }
             Self::Record(fields) => {
