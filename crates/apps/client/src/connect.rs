@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::Error;
+use crate::error::cause;
 
 /// TLS material as files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,7 +134,7 @@ async fn connect(address: &str, options: &ConnectOptions) -> Result<Channel, Err
     };
     let failed = |source: tonic::transport::Error| Error::Connect {
         address: address.to_owned(),
-        source: source.into(),
+        source: cause(&source).into(),
     };
     match scheme {
         "unix" => {

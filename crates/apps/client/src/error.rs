@@ -104,8 +104,22 @@ pub enum Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Daemon(Failure::from_status(&status))
+        let failure = Failure::from_status(&status);
+        Self::Daemon(match std::error::Error::source(&status) {
+            // Nobody answered this: the connection, and what is wrong with it.
+            Some(source) => {
+                let text = format!("the connection to the daemon broke: {}", cause(source));
+                Failure::new(failure.class(), text)
+            }
+            None => failure,
+        })
     }
+}
+
+/// The innermost cause; those around it only repeat it.
+pub(crate) fn cause(err: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(err), |err| err.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
 }
 
 impl Classify for Error {
@@ -124,5 +138,22 @@ impl Classify for Error {
             Self::Session(err) => err.class(),
             Self::Daemon(err) => err.class(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_tells_what_is_wrong_with_it() {
+        let refused = std::io::Error::other("received fatal alert: CertificateRequired");
+        let status = tonic::Status::from_error(Box::new(refused));
+        assert_eq!(
+            Error::from(status).to_string(),
+            "the connection to the daemon broke: received fatal alert: CertificateRequired"
+        );
+        let answered = Error::from(tonic::Status::not_found("no such ref"));
+        assert_eq!(answered.to_string(), "no such ref");
     }
 }
