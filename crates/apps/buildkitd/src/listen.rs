@@ -61,6 +61,9 @@ pub(crate) async fn bind(address: &str, owner: Owner, tls: &TlsFiles) -> anyhow:
     let Some((scheme, rest)) = address.split_once("://") else {
         bail!("invalid address {address:?}: expected unix://PATH, tcp://HOST:PORT or fd://");
     };
+    if scheme != "tcp" && (tls.cert.is_some() || tls.ca.is_some()) {
+        tracing::warn!(address, "TLS is disabled for this address");
+    }
     match scheme {
         "unix" => unix(Path::new(rest), owner),
         "tcp" => tcp(rest, tls).await,

@@ -40,6 +40,10 @@ pub(crate) fn broken(method: &Method, url: &Url, err: &reqwest::Error) -> Error 
         // Compat: users look for these words.
         let host = url.host_str().unwrap_or_default();
         reason = format!("dial tcp: lookup {host}: no such host");
+    } else if reason.starts_with("connect: ") {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
+        reason = format!("dial tcp {host}:{port}: {reason}");
     }
     Error::Transport {
         method: capitalized(method),

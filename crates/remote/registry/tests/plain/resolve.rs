@@ -149,8 +149,8 @@ async fn a_registry_that_is_down_is_told_in_so_many_words() {
     assert_eq!(
         World::new().resolve(&nobody(), &name).await,
         Err(format!(
-            "failed to do request: Head \"http://127.0.0.1:{port}/v2/some/image/manifests/tag\": \
-             connect: connection refused"
+            "failed to do request: Head \"http://127.0.0.1:{port}/v2/some/image/manifests/tag\": dial tcp \
+             127.0.0.1:{port}: connect: connection refused"
         ))
     );
 }
