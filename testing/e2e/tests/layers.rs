@@ -140,6 +140,12 @@ fn squashed_images_have_fewer_layers_and_the_same_tree() {
         let other = Daemon::start();
         assert_eq!(tree(&other, &full), wanted, "{squash}");
     }
+    let converted = ",squash=base,compression=estargz,force-compression=true";
+    let full = push(&above, "squashed/converted", converted);
+    let converted = manifest(&registry, "squashed/converted");
+    let layers = converted["layers"].as_array().map(Vec::len);
+    assert_eq!(layers, Some(of_base.len() + 1));
+    assert_eq!(tree(&Daemon::start(), &full), wanted);
     let wrong = "--output=type=image,squash=true";
     daemon
         .build(above.path(), &[wrong])

@@ -75,8 +75,9 @@ impl Committer<'_> {
             layers.push(some);
         }
         if options.rewrite_timestamp {
-            for (part, layers) in parts.iter().zip(&mut layers) {
-                self.rewrite(input, part, layers, oci_types).await?;
+            for ((part, layers), squashed) in parts.iter().zip(&mut layers).zip(&squashed) {
+                self.rewrite(input, part, layers, *squashed, oci_types)
+                    .await?;
             }
         }
         let general = options.epoch.seconds(input, "", self.work.epoch)?;
@@ -242,6 +243,24 @@ impl Committed {
             .map(|layer| (layer.descriptor.digest.clone(), layer.provider.clone()))
             .collect()
     }
+}
+
+/// How many layers of a result are those of its base image. They are known by what they are there, whatever
+/// compression they are exported with.
+fn inherited(input: &Input, part: &Part, owners: &[cache::Ref]) -> Result<usize, Error> {
+    let base = match input.metadata_for("containerimage.base.config", &part.id) {
+        Some(config) => base_layers(config)?,
+        None => Vec::new(),
+    };
+    let as_it_is = layer::Options::default();
+    for (number, (owner, base)) in owners.iter().zip(&base).enumerate() {
+        let known = owner.known_layer(&as_it_is);
+        let known = known.map_err(|err| Error::new(&err))?;
+        if known.is_none_or(|layer| layer.diff_id != *base) {
+            return Ok(number);
+        }
+    }
+    Ok(base.len().min(owners.len()))
 }
 
 fn base_layers(config: &[u8]) -> Result<Vec<Digest>, Error> {

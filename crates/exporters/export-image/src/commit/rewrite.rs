@@ -9,7 +9,7 @@ use oci::{Descriptor, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 use tasks::{Cx, Scope};
 
-use super::{Committer, base_layers, fetch};
+use super::{Committer, fetch, inherited};
 
 /// The annotation of a layer that was made anew.
 const ANNOTATION: &str = "buildkit/rewritten-timestamp";
@@ -41,6 +41,7 @@ impl Committer<'_> {
         input: &Input,
         part: &Part,
         layers: &mut [LayerBlob],
+        squashed: Option<usize>,
         oci_types: bool,
     ) -> Result<(), Error> {
         let of_build = self.work.epoch;
@@ -48,22 +49,14 @@ impl Committer<'_> {
             tracing::warn!("rewrite-timestamp is specified, but no source-date-epoch was found");
             return Ok(());
         };
-        let base = input.metadata_for("containerimage.base.config", &part.id);
-        let base = match base {
-            Some(config) => base_layers(config)?,
-            None => Vec::new(),
-        };
-        let inherited = layers
-            .iter()
-            .zip(&base)
-            .take_while(|(layer, base)| layer.diff_id == **base)
-            .count();
+        let owners = part.result.as_ref().map(Ref::layer_refs);
+        let owners = owners.unwrap_or_default();
+        let inherited = inherited(input, part, &owners)?;
+        let inherited = squashed.map_or(inherited, |kept| inherited.min(kept));
         let time = Timestamp::from_seconds(epoch).to_string();
         let time = time.replace('T', " ").replace('Z', " +0000 UTC");
         let id = format!("rewriting layers with source-date-epoch {epoch} ({time})");
         let _status = self.work.progress.status(&id, "");
-        let owners = part.result.as_ref().map(Ref::layer_refs);
-        let owners = owners.unwrap_or_default();
         let rewrite = |number: usize, layer: &LayerBlob| Rewrite {
             store: self.store.clone(),
             layer: layer.clone(),

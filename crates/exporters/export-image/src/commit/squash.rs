@@ -10,7 +10,7 @@ use layer::{Change, Options};
 use oci::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::{Committer, base_layers};
+use super::{Committer, inherited};
 use crate::options::Squash;
 
 /// The layers of an image after some of them became one.
@@ -39,15 +39,21 @@ impl Committer<'_> {
             return Ok(None);
         };
         let owners = result.layer_refs();
-        let mut layers = match squash {
-            Squash::All => Vec::new(),
-            Squash::Base => self.inherited(input, part, &owners, options).await?,
+        let kept = match squash {
+            Squash::All => 0,
+            Squash::Base => inherited(input, part, &owners)?,
         };
-        let kept = layers.len();
         let below = kept.checked_sub(1).and_then(|top| owners.get(top));
         if owners.len() < kept + 2 {
             return Ok(None);
         }
+        let mut layers = match below {
+            Some(below) => below
+                .layers(&self.work.cx, options, &self.work.progress)
+                .await
+                .map_err(|err| Error::new(&err))?,
+            None => Vec::new(),
+        };
         let _status = self.work.progress.status("squashing layers", "");
         let key = format!(
             "squashed {kept} {} {}",
@@ -66,33 +72,6 @@ impl Committer<'_> {
             provider: None,
         });
         Ok(Some(Squashed { layers, kept }))
-    }
-
-    /// The layers of the base image, as far as the result has them.
-    async fn inherited(
-        &self,
-        input: &Input,
-        part: &Part,
-        owners: &[Ref],
-        options: &Options,
-    ) -> Result<Vec<LayerBlob>, Error> {
-        let base = match input.metadata_for("containerimage.base.config", &part.id) {
-            Some(config) => base_layers(config)?,
-            None => Vec::new(),
-        };
-        let top = base.len().min(owners.len());
-        let Some(top) = top.checked_sub(1).and_then(|top| owners.get(top)) else {
-            return Ok(Vec::new());
-        };
-        let layers = top
-            .layers(&self.work.cx, options, &self.work.progress)
-            .await
-            .map_err(|err| Error::new(&err))?;
-        let of_base = layers.into_iter().zip(&base);
-        Ok(of_base
-            .take_while(|(layer, base)| layer.diff_id == **base)
-            .map(|(layer, _)| layer)
-            .collect())
     }
 
     fn known(&self, result: &Ref, key: &str) -> Option<Made> {

@@ -1,3 +1,5 @@
+//! Blobs with an index, read back.
+
 use std::io::Cursor;
 
 use serde_json::Value;
