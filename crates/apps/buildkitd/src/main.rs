@@ -29,6 +29,7 @@ const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
 const DOCKERFILE_VERSION: &str = "1.26.0";
 
 fn main() -> ExitCode {
+    tasks::keep_little_memory();
     let args = Args::parse();
     if args.version {
         println!("buildkitd {PACKAGE} {VERSION} {}", revision());

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use cx::{Cancelled, Cx};
-pub use memory::release_memory;
+pub use memory::{keep_little_memory, release_memory};
 pub use once::OnceMap;
 pub use scope::{Scope, Task};
 
