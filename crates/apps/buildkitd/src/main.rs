@@ -9,6 +9,7 @@ mod frontends;
 mod gc;
 mod history;
 mod listen;
+mod platforms;
 mod serve;
 mod settings;
 mod state;

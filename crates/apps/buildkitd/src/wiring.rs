@@ -164,20 +164,12 @@ fn snapshotter(name: &str) -> Result<SnapshotterKind> {
     })
 }
 
-/// What steps may run on: the configured platforms, else the machine's own with the variants it includes.
+/// What steps may run on: the configured platforms, else the machine's own.
 fn platforms(settings: &Settings) -> Vec<Platform> {
-    if !settings.worker.platforms.is_empty() {
-        return settings.worker.platforms.clone();
+    match settings.worker.platforms.as_slice() {
+        [] => crate::platforms::native(),
+        configured => configured.to_vec(),
     }
-    let host = Platform::host();
-    let mut platforms = vec![host.clone()];
-    if host.architecture == "amd64" {
-        platforms.push(Platform {
-            architecture: "386".to_owned(),
-            ..host
-        });
-    }
-    platforms
 }
 
 fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
