@@ -89,10 +89,16 @@ fn scratch() -> wire::Ref {
 /// Definitions as clients in Go can take them.
 pub(crate) fn presentable(
     definitions: &BTreeMap<String, pb::Definition>,
-) -> BTreeMap<String, pb::Definition> {
-    let mut definitions = definitions.clone();
-    definitions.values_mut().for_each(leave_out_empty_places);
-    definitions
+) -> Vec<wire::NamedDefinition> {
+    let named = definitions.iter().map(|(name, definition)| {
+        let mut definition = definition.clone();
+        leave_out_empty_places(&mut definition);
+        wire::NamedDefinition {
+            name: name.clone(),
+            definition: Some(definition),
+        }
+    });
+    named.collect()
 }
 
 /// Takes out what would be nil for a client in Go, which then dies of it: places of ops that have none.
@@ -179,6 +185,16 @@ mod tests {
         let arrays = message(&outcome, true);
         assert_eq!(arrays.result, Some(Kind::Ref(wire::Ref::default())));
         assert_eq!(from_message(arrays).single.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn an_input_without_operations_is_sent_as_an_empty_definition() {
+        let inputs = [("a".to_owned(), pb::Definition::default())].into();
+        let response = wire::InputsResponse {
+            definitions: presentable(&inputs),
+        };
+        let bytes = prost::Message::encode_to_vec(&response);
+        assert_eq!(bytes, [0x0a, 5, 0x0a, 1, b'a', 0x12, 0]);
     }
 
     #[test]

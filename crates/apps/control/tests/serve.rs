@@ -122,7 +122,9 @@ async fn what_a_frontend_returns_is_its_answer() {
         let pong = calls.ping(wire::PingRequest {}).await.expect("served");
         assert_eq!(pong.into_inner().workers.len(), 1);
         let inputs = calls.inputs(wire::InputsRequest {}).await.expect("served");
-        assert!(inputs.into_inner().definitions.contains_key("base"));
+        let inputs = inputs.into_inner().definitions;
+        let names: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
+        assert_eq!(names, ["base"]);
         let answer = wire::ReturnRequest {
             result: Some(wire::Result {
                 metadata: [("a".to_owned(), "b".into())].into(),

@@ -206,11 +206,8 @@ impl ::prost::Name for InputsRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InputsResponse {
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub definitions: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        super::super::super::super::pb::Definition,
-    >,
+    #[prost(message, repeated, tag = "1")]
+    pub definitions: ::prost::alloc::vec::Vec<NamedDefinition>,
 }
 impl ::prost::Name for InputsResponse {
     const NAME: &'static str = "InputsResponse";
@@ -220,6 +217,25 @@ impl ::prost::Name for InputsResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/moby.buildkit.v1.frontend.InputsResponse".into()
+    }
+}
+/// The entry of a map, spelt out: an empty definition must be sent as such, which codecs of maps leave out, and a
+/// reader in another language may then find nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NamedDefinition {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub definition: ::core::option::Option<super::super::super::super::pb::Definition>,
+}
+impl ::prost::Name for NamedDefinition {
+    const NAME: &'static str = "NamedDefinition";
+    const PACKAGE: &'static str = "moby.buildkit.v1.frontend";
+    fn full_name() -> ::prost::alloc::string::String {
+        "moby.buildkit.v1.frontend.NamedDefinition".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/moby.buildkit.v1.frontend.NamedDefinition".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
