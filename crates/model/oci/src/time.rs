@@ -110,7 +110,8 @@ impl From<Timestamp> for SystemTime {
         } else {
             UNIX_EPOCH.checked_add(whole)
         };
-        base.unwrap_or(UNIX_EPOCH) + Duration::from_nanos(time.nanos.into())
+        base.and_then(|base| base.checked_add(Duration::from_nanos(time.nanos.into())))
+            .unwrap_or(UNIX_EPOCH)
     }
 }
 

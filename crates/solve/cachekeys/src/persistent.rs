@@ -129,7 +129,9 @@ fn time_bytes(time: SystemTime) -> Vec<u8> {
 fn bytes_time(bytes: &[u8]) -> Option<SystemTime> {
     let (secs, nanos) = bytes.split_first_chunk::<8>()?;
     let nanos = u32::from_be_bytes(*nanos.first_chunk::<4>()?);
-    SystemTime::UNIX_EPOCH.checked_add(Duration::new(u64::from_be_bytes(*secs), nanos))
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(u64::from_be_bytes(*secs)))?
+        .checked_add(Duration::from_nanos(nanos.into()))
 }
 
 impl KeyStore for Persistent {
@@ -288,6 +290,18 @@ impl KeyStore for Persistent {
 mod tests {
     use super::*;
     use oci::Digest;
+
+    #[test]
+    fn times_that_cannot_be_are_none() {
+        let time = |secs: u64, nanos: u32| {
+            bytes_time(&[&secs.to_be_bytes()[..], &nanos.to_be_bytes()].concat())
+        };
+        let soon = SystemTime::UNIX_EPOCH + Duration::new(3, 5);
+        assert_eq!(time(3, 5), Some(soon));
+        assert_eq!(time(u64::MAX, 5), None);
+        assert_eq!(time(u64::MAX, u32::MAX), None);
+        assert_eq!(bytes_time(&[0; 11]), None);
+    }
 
     #[test]
     fn nodes_of_sessions_are_forgotten_by_age_and_by_the_next_daemon() {

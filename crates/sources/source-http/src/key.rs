@@ -45,9 +45,12 @@ pub(crate) fn text(
     Digest::of(json).to_string()
 }
 
+/// The last second that has a form of HTTP.
+const LAST: u64 = 253_402_300_799;
+
 /// A time in the form of HTTP.
 fn date(seconds: i64) -> String {
-    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LAST));
     httpdate::fmt_http_date(UNIX_EPOCH + since)
 }
 
@@ -76,6 +79,13 @@ mod tests {
 
     use super::*;
     use crate::attrs::tests::parse;
+
+    #[test]
+    fn every_time_has_a_form() {
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(i64::MIN), date(0));
+        assert_eq!(date(i64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
 
     #[test]
     fn keys_equal_upstreams() {

@@ -57,10 +57,10 @@ impl Good {
     pub(crate) fn new(token: Secret, issued: Option<SystemTime>, life: Duration) -> Self {
         let now = SystemTime::now();
         let life = if life.is_zero() { LIFETIME } else { life };
-        let until = issued.unwrap_or(now) + life.mul_f64(0.9);
+        let until = issued.unwrap_or(now).checked_add(life.mul_f64(0.9));
         Self {
             token,
-            until: (until > now).then_some(until),
+            until: until.filter(|&until| until > now),
         }
     }
 
@@ -278,6 +278,9 @@ mod tests {
         // Its end has passed at once: kept without end.
         assert!(good(ago(280), 300).until.is_none());
         assert!(good(ago(280), 300).is_good());
+        // Nor does it end when its server is from another age.
+        let last = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(i64::MAX as u64));
+        assert!(good(last, 300).is_good());
     }
 
     #[test]
