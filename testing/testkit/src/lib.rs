@@ -3,6 +3,7 @@
 //! Nothing in here is a test double: real directories, real mounts, real servers.
 
 pub mod fixture;
+pub mod fuzz;
 pub mod registry;
 pub mod stores;
 pub mod web;

@@ -5,46 +5,13 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use db::{Batch, Db, Table};
 use diagnostics::Failure;
 use history::{Ended, History, Limits, Options, Started};
 use progress::{Event, Vertex};
-
-/// Unoptimised and beside other tests.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-
-/// Marsaglia's xorshift: the same numbers on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
-    }
-
-    fn damage(&mut self, bytes: &mut Vec<u8>) {
-        let at = self.below(bytes.len() + 1);
-        match self.below(6) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
-            2 => {
-                let end = (at + 4).min(bytes.len());
-                bytes[at..end].fill(0xff);
-            }
-            3 => {
-                let end = (at + self.below(60)).min(bytes.len());
-                let copied = bytes[at..end].to_vec();
-                bytes.splice(at..at, copied);
-            }
-            _ if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
-            _ => {}
-        }
-    }
-}
+use testkit::fuzz::{self, Dice, LIMIT};
 
 async fn build(history: &History, name: &str) {
     let recording = history.begin(Started {
@@ -86,10 +53,7 @@ async fn read(history: &History, name: &str) {
 
 #[tokio::test]
 async fn nothing_that_was_damaged_panics_or_takes_long() {
-    let seconds = std::env::var("FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+    let end = fuzz::end(1);
     let dir = tempfile::tempdir().expect("a directory");
     let db = Db::open(dir.path(), "cache-v1", db::Options::default()).expect("a database");
     let root = dir.path().join("history-v1");
@@ -115,25 +79,25 @@ async fn nothing_that_was_damaged_panics_or_takes_long() {
     })
     .expect("read");
     assert!(!rows.is_empty());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     while Instant::now() < end {
-        let state = dice.0;
+        let state = dice.clone();
         let blob = (dice.below(2) == 0).then(|| blobs[dice.below(blobs.len())].clone());
         let (table, key, value) = rows[dice.below(rows.len())].clone();
         if let Some((path, bytes)) = &blob {
             let mut bent = bytes.clone();
-            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent));
+            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent, &[]));
             std::fs::write(path, bent).expect("written");
         } else {
             let mut bent = value.clone();
-            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent));
+            (0..=dice.below(3)).for_each(|_| dice.damage(&mut bent, &[]));
             let mut batch = Batch::new();
             batch.put(table, key.clone(), bent);
             db.commit(batch).expect("committed");
         }
         let begun = Instant::now();
         read(&history, "one").await;
-        assert!(begun.elapsed() < LIMIT, "state {state:#x}");
+        assert!(begun.elapsed() < LIMIT, "{state:?}");
         if let Some((path, bytes)) = &blob {
             std::fs::write(path, bytes).expect("written");
         }

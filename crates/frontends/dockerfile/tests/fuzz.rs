@@ -9,15 +9,13 @@ mod bridge;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dockerfile_syntax::lint::Linter;
 use frontend::{Frontend as _, Request};
 use serde_json::{Value, json};
 use tasks::Cx;
-
-/// Unoptimised and beside other tests, an answer takes some ten times as long as in the daemon.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+use testkit::fuzz::{self, Dice, LIMIT};
 
 /// What makes a difference somewhere.
 const PIECES: &[&str] = &[
@@ -73,54 +71,42 @@ const PIECES: &[&str] = &[
     "\t",
 ];
 
-/// Marsaglia's xorshift: the same numbers on every machine.
-struct Dice(u64);
+fn range(dice: &mut Dice, len: usize, longest: usize) -> std::ops::Range<usize> {
+    let start = dice.below(len + 1);
+    start..(start + dice.below(longest)).min(len)
+}
 
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
-    }
-
-    fn range(&mut self, len: usize, longest: usize) -> std::ops::Range<usize> {
-        let start = self.below(len + 1);
-        start..(start + self.below(longest)).min(len)
-    }
-
-    fn damage(&mut self, file: &mut Vec<u8>, other: &[u8]) {
-        match self.below(7) {
-            0 => {
-                let at = self.below(file.len() + 1);
-                let piece = PIECES[self.below(PIECES.len())];
-                file.splice(at..at, piece.bytes());
-            }
-            1 => drop(file.drain(self.range(file.len(), 40))),
-            2 => {
-                let copied = file[self.range(file.len(), 200)].to_vec();
-                let at = self.below(file.len() + 1);
-                file.splice(at..at, copied);
-            }
-            3 => {
-                let at = self.below(file.len() + 1);
-                let from = self.range(other.len(), 300);
-                file.splice(at..at, other[from].iter().copied());
-            }
-            4 if !file.is_empty() => {
-                let at = self.below(file.len());
-                file[at] = u8::try_from(self.below(256)).expect("a byte");
-            }
-            5 => {
-                let at = self.below(file.len() + 1);
-                let repeated = PIECES[self.below(PIECES.len())].repeat(self.below(300));
-                file.splice(at..at, repeated.bytes());
-            }
-            _ => {
-                let range = self.range(file.len(), 3);
-                let piece = PIECES[self.below(PIECES.len())];
-                file.splice(range, piece.bytes());
-            }
+fn damage(dice: &mut Dice, file: &mut Vec<u8>, other: &[u8]) {
+    match dice.below(7) {
+        0 => {
+            let at = dice.below(file.len() + 1);
+            let piece = PIECES[dice.below(PIECES.len())];
+            file.splice(at..at, piece.bytes());
+        }
+        1 => drop(file.drain(range(dice, file.len(), 40))),
+        2 => {
+            let copied = file[range(dice, file.len(), 200)].to_vec();
+            let at = dice.below(file.len() + 1);
+            file.splice(at..at, copied);
+        }
+        3 => {
+            let at = dice.below(file.len() + 1);
+            let from = range(dice, other.len(), 300);
+            file.splice(at..at, other[from].iter().copied());
+        }
+        4 if !file.is_empty() => {
+            let at = dice.below(file.len());
+            file[at] = u8::try_from(dice.below(256)).expect("a byte");
+        }
+        5 => {
+            let at = dice.below(file.len() + 1);
+            let repeated = PIECES[dice.below(PIECES.len())].repeat(dice.below(300));
+            file.splice(at..at, repeated.bytes());
+        }
+        _ => {
+            let range = range(dice, file.len(), 3);
+            let piece = PIECES[dice.below(PIECES.len())];
+            file.splice(range, piece.bytes());
         }
     }
 }
@@ -162,18 +148,15 @@ fn meta() -> Value {
 
 #[tokio::test]
 async fn no_damaged_file_panics_or_takes_long() {
-    let seconds = std::env::var("FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(2));
+    let end = fuzz::end(2);
     let (seeds, meta) = (seeds(), meta());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     let mut tried = 0;
     while Instant::now() < end {
         let mut file = seeds[dice.below(seeds.len())].clone();
         for _ in 0..=dice.below(6) {
             let other = dice.below(seeds.len());
-            dice.damage(&mut file, &seeds[other]);
+            damage(&mut dice, &mut file, &seeds[other]);
         }
         let shown = String::from_utf8_lossy(&file).into_owned();
         let start = Instant::now();

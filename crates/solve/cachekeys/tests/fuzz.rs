@@ -3,42 +3,14 @@
 //! The inputs follow from a fixed seed; only how many are tried depends on the machine. `FUZZ_SECONDS` says how long,
 //! CI takes a minute.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use cachekeys::*;
 use db::{Batch, Db, Table};
 use oci::Digest;
+use testkit::fuzz::{self, Dice, LIMIT};
 
-/// Unoptimised and beside other tests.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-
-/// Marsaglia's xorshift: the same numbers on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
-    }
-
-    fn damage(&mut self, row: &mut Vec<u8>) {
-        let at = self.below(row.len() + 1);
-        match self.below(5) {
-            0 => row.truncate(at),
-            1 => drop(row.splice(at..at, [0xff, 0, 0xff, 0xff, 0x7f])),
-            2 => drop(row.splice(at..at, *b"[[[[[[[[{\"")),
-            3 => {
-                let end = (at + self.below(60)).min(row.len());
-                let copied = row[at..end].to_vec();
-                row.splice(at..at, copied);
-            }
-            _ if at < row.len() => row[at] ^= 1 << self.below(8),
-            _ => {}
-        }
-    }
-}
+const WORDS: &[&[u8]] = &[b"[[[[[[[[{\""];
 
 fn link(input: u32) -> Link {
     Link {
@@ -51,10 +23,7 @@ fn link(input: u32) -> Link {
 
 #[test]
 fn no_damaged_row_panics_or_takes_long() {
-    let seconds = std::env::var("FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+    let end = fuzz::end(1);
     let dir = tempfile::tempdir().expect("a directory");
     let db = Db::open(dir.path(), "keys-v1", db::Options::default()).expect("a database");
     let (store, ledger) = (Persistent::new(db.clone()), Ledger::new(db.clone()));
@@ -81,14 +50,14 @@ fn no_damaged_row_panics_or_takes_long() {
     })
     .expect("read");
     assert!(rows.len() >= 6, "{}", rows.len());
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     while Instant::now() < end {
         let (table, old_key, old_value) = rows[dice.below(rows.len())].clone();
         let (mut key, mut value) = (old_key.clone(), old_value.clone());
         if dice.below(2) == 0 {
-            dice.damage(&mut key);
+            dice.damage(&mut key, WORDS);
         }
-        (0..=dice.below(3)).for_each(|_| dice.damage(&mut value));
+        (0..=dice.below(3)).for_each(|_| dice.damage(&mut value, WORDS));
         let mut batch = Batch::new();
         batch.put(table, key.clone(), value.clone());
         db.commit(batch).expect("committed");

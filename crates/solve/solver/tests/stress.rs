@@ -9,18 +9,7 @@ use common::*;
 use oci::Digest;
 use solver::Edge;
 use tasks::Cx;
-
-/// A small generator of random numbers, so that a run can be repeated as far as threads allow.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap_or(0) % limit
-    }
-}
+use testkit::fuzz::Dice;
 
 /// Steps and what each must give: a text, or nothing if it fails.
 type Graph = Vec<(Edge<Toy>, Option<String>)>;
@@ -67,7 +56,7 @@ async fn everybody_gets_the_right_answer() {
         .ok()
         .and_then(|text| text.parse().ok());
     for seed in 1..seeds.unwrap_or(12) {
-        let dice = &mut Dice(seed * 0x9e37_79b9_u64);
+        let dice = &mut Dice::new(seed * 0x9e37_79b9_u64);
         let bench = Bench::new();
         let runs = Default::default();
         let mut waits = Vec::new();

@@ -3,53 +3,16 @@
 //! The inputs follow from a fixed seed; only how many are tried depends on the machine. `FUZZ_SECONDS` says how long,
 //! CI takes a minute.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use contenthash::{Change, Records, Sum};
 use oci::{Descriptor, Digest};
+use testkit::fuzz::{self, Dice, LIMIT};
 
 use crate::record::{Blob, Body, Record, Size, Used, parse, second_id};
 use crate::{RecordType, RefId};
 
-/// Unoptimised and beside other tests.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-
-/// Marsaglia's xorshift: the same numbers on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
-    }
-
-    fn damage(&mut self, row: &mut Vec<u8>) {
-        let at = self.below(row.len() + 1);
-        match self.below(6) {
-            0 => row.truncate(at),
-            1 => {
-                let garbage: Vec<_> = (0..self.below(40)).map(|_| self.byte()).collect();
-                row.splice(at..at, garbage);
-            }
-            // Lengths that nothing of that size follows.
-            2 => drop(row.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0xff, 0x7f])),
-            3 => drop(row.splice(at..at, *b"[[[[[[[[{\"parents\":[")),
-            4 => {
-                let end = (at + self.below(100)).min(row.len());
-                let copied = row[at..end].to_vec();
-                row.splice(at..at, copied);
-            }
-            _ if at < row.len() => row[at] ^= 1 << self.below(8),
-            _ => {}
-        }
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.below(256) as u8
-    }
-}
+const WORDS: &[&[u8]] = &[b"[[[[[[[[{\"parents\":["];
 
 fn checksums() -> Vec<u8> {
     let mut records = Records::new();
@@ -88,20 +51,17 @@ fn record() -> Vec<u8> {
 
 #[test]
 fn no_damaged_row_panics_or_takes_long() {
-    let seconds = std::env::var("FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+    let end = fuzz::end(1);
     let seeds = [checksums(), record(), vec![0; 16], vec![1; 24]];
     assert!(Records::from_bytes(&seeds[0]).is_some());
     let id = RefId::random();
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     while Instant::now() < end {
         let mut row = seeds[dice.below(seeds.len())].clone();
         if dice.below(20) == 0 {
-            row = (0..dice.below(500)).map(|_| dice.byte()).collect();
+            row = dice.bytes(500);
         }
-        (0..=dice.below(5)).for_each(|_| dice.damage(&mut row));
+        (0..=dice.below(5)).for_each(|_| dice.damage(&mut row, WORDS));
         let begun = Instant::now();
         if let Some(records) = Records::from_bytes(&row) {
             let again = Records::from_bytes(&records.to_bytes()).map(|again| again.to_bytes());

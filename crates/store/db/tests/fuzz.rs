@@ -7,50 +7,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use db::{Batch, Db, Options, Start, Table};
+use testkit::fuzz::{self, Dice, LIMIT};
 
-/// Unoptimised and beside other tests, opening takes some ten times as long as in the daemon.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
 const TABLES: [Table; 3] = [Table::new("one"), Table::new("two"), Table::new("three")];
 const NUMBER: &[u8] = b"number";
 
-/// Marsaglia's xorshift: the same numbers on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % end.max(1) as u64).expect("below a usize")
-    }
-
-    fn damage(&mut self, file: &mut Vec<u8>) {
-        let at = self.below(file.len());
-        match self.below(8) {
-            0 => file.truncate(at),
-            1 => {
-                let garbage: Vec<u8> = (0..self.below(200))
-                    .map(|_| self.below(256) as u8)
-                    .collect();
-                file.splice(at..at, garbage);
-            }
-            2 => {
-                let end = (at + self.below(5000)).min(file.len());
-                file[at..end].fill(0);
-            }
-            3 => {
-                let end = (at + 8).min(file.len());
-                file[at..end].fill(0xff);
-            }
-            4 => {
-                let from = self.below(file.len());
-                let end = (at + self.below(5000)).min(file.len());
-                let other: Vec<u8> = file[from..].iter().take(end - at).copied().collect();
-                file[at..at + other.len()].copy_from_slice(&other);
-            }
-            _ if file.is_empty() => {}
-            _ => file[at] ^= 1 << self.below(8),
+/// Damages a file, mostly in pages and blocks.
+fn damage(dice: &mut Dice, file: &mut Vec<u8>) {
+    let at = dice.below(file.len());
+    let end = (at + dice.below(5000)).min(file.len());
+    match dice.below(6) {
+        0 => drop(file.splice(at..at, dice.bytes(200))),
+        1 => file[at..end].fill(0),
+        2 => {
+            let from = dice.below(file.len());
+            let other: Vec<u8> = file[from..].iter().take(end - at).copied().collect();
+            file[at..at + other.len()].copy_from_slice(&other);
         }
+        _ => dice.damage(file, &[]),
     }
 }
 
@@ -136,12 +110,9 @@ fn example() -> (Vec<(String, Vec<u8>)>, u32, u32) {
 
 #[test]
 fn no_damaged_file_panics_takes_long_or_says_what_was_not_written() {
-    let seconds = std::env::var("FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(2));
+    let end = fuzz::end(2);
     let (files, flushed, last) = example();
-    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new(1);
     let mut outcomes = std::collections::BTreeMap::<_, u32>::new();
     while Instant::now() < end {
         let dir = tempfile::tempdir().expect("a scratch folder");
@@ -149,22 +120,20 @@ fn no_damaged_file_panics_takes_long_or_says_what_was_not_written() {
         for (at, (name, bytes)) in files.iter().enumerate() {
             let mut bytes = bytes.clone();
             if at == bent && dice.below(20) == 0 {
-                bytes = (0..dice.below(10_000))
-                    .map(|_| dice.below(256) as u8)
-                    .collect();
+                bytes = dice.bytes(10_000);
             } else if at == bent {
-                (0..=dice.below(4)).for_each(|_| dice.damage(&mut bytes));
+                (0..=dice.below(4)).for_each(|_| damage(&mut dice, &mut bytes));
             }
             std::fs::write(dir.path().join(name), bytes).expect("written");
         }
-        let (state, begun) = (dice.0, Instant::now());
+        let (state, begun) = (dice.clone(), Instant::now());
         let db = open(dir.path());
         let took = begun.elapsed();
-        assert!(took < LIMIT, "{took:?}, state {state:#x}");
+        assert!(took < LIMIT, "{took:?}, {state:?}");
         let found = check(&db);
         let start = match db.start() {
             Start::SetAside { path } | Start::Shortened { path } => {
-                assert!(path.exists(), "state {state:#x}");
+                assert!(path.exists(), "{state:?}");
                 format!("{:?}", db.start())
                     .split(' ')
                     .next()
@@ -174,21 +143,21 @@ fn no_damaged_file_panics_takes_long_or_says_what_was_not_written() {
             other => format!("{other:?}"),
         };
         match start.as_str() {
-            "SetAside" => assert_eq!(found, None, "state {state:#x}"),
+            "SetAside" => assert_eq!(found, None, "{state:?}"),
             // Only the log can be shortened, or end early.
-            "Shortened" => assert!(found >= Some(flushed), "{found:?}, state {state:#x}"),
+            "Shortened" => assert!(found >= Some(flushed), "{found:?}, {state:?}"),
             "Complete" if bent == 0 => {
-                assert!(found >= Some(flushed), "{found:?}, state {state:#x}")
+                assert!(found >= Some(flushed), "{found:?}, {state:?}")
             }
-            "Complete" => assert_eq!(found, Some(last), "state {state:#x}"),
-            _ => panic!("{start}, state {state:#x}"),
+            "Complete" => assert_eq!(found, Some(last), "{state:?}"),
+            _ => panic!("{start}, {state:?}"),
         }
         // It can be used.
         let next = found.map_or(0, |found| found + 1);
         write(&db, next..next + 1);
         db.sync().expect("synced");
         drop(db);
-        assert_eq!(check(&open(dir.path())), Some(next), "state {state:#x}");
+        assert_eq!(check(&open(dir.path())), Some(next), "{state:?}");
         *outcomes.entry((bent, start)).or_default() += 1;
     }
     eprintln!("{outcomes:?}");

@@ -6,28 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use cachekeys::{Memory, Record, ResultId, StoreId, Stored, Stores};
 use oci::Digest;
+pub(super) use testkit::fuzz::Dice;
 
 use crate::core::*;
-
-/// A small generator of random numbers, so that a failing seed can be repeated.
-pub(super) struct Dice(u64);
-
-impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % limit.max(1)
-    }
-
-    pub(super) fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// A step of a random graph.
 #[derive(Debug, Clone)]
