@@ -27,6 +27,13 @@ pub(crate) struct Config {
     pub provenance_env_dir: Option<PathBuf>,
 }
 
+/// What came of reading the file. The warnings wait for the log, which the file configures.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<String>,
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct System {
@@ -162,22 +169,41 @@ pub(crate) struct Dns {
 
 impl Config {
     /// Reads the file. A missing one is empty, unless the user named it.
-    pub(crate) fn load(path: &Path, named: bool) -> anyhow::Result<Self> {
+    pub(crate) fn load(path: &Path, named: bool) -> anyhow::Result<Loaded> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-                if named {
-                    tracing::warn!(path = %path.display(), "config file does not exist, using defaults");
-                }
-                return Ok(Self::default());
+                let missing = || {
+                    format!(
+                        "config file {} does not exist, using defaults",
+                        path.display()
+                    )
+                };
+                return Ok(Loaded {
+                    config: Self::default(),
+                    warnings: named.then(missing).into_iter().collect(),
+                });
             }
             Err(err) => bail!("failed to read config {}: {err}", path.display()),
         };
-        Self::parse(&text).with_context(|| format!("failed to load config from {}", path.display()))
+        let (config, unknown) = Self::parse(&text)
+            .with_context(|| format!("failed to load config from {}", path.display()))?;
+        let warning = |key| {
+            let path = path.display();
+            format!("{key} in {path} does nothing: there is no such key, or it is not built in yet")
+        };
+        Ok(Loaded {
+            config,
+            warnings: unknown.into_iter().map(warning).collect(),
+        })
     }
 
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        Ok(toml::from_str(text)?)
+    /// The file, and the keys in it that mean nothing to us.
+    fn parse(text: &str) -> anyhow::Result<(Self, Vec<String>)> {
+        let mut unknown = Vec::new();
+        let file = toml::Deserializer::parse(text)?;
+        let config = serde_ignored::deserialize(file, |path| unknown.push(path.to_string()))?;
+        Ok((config, unknown))
     }
 }
 
@@ -187,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_usual_file_is_read() {
-        let config = Config::parse(
+        let (config, unknown) = Config::parse(
             r#"
             root = "/state"
             insecure-entitlements = ["network.host"]
@@ -205,13 +231,27 @@ mod tests {
               http = true
             [unknown]
               key = 1
+            [worker.oci.tpyo]
+              key = 1
             "#,
         )
         .expect("valid");
+        assert_eq!(unknown, ["unknown", "worker.oci.tpyo"]);
         assert_eq!(config.root.as_deref(), Some(Path::new("/state")));
         assert_eq!(config.worker.oci.max_parallelism, Some(4));
         assert_eq!(config.worker.oci.max_used_space, Some(Space::Bytes(1000)));
         assert_eq!(config.registry["docker.io"].mirrors, ["mirror:5000/path"]);
+    }
+
+    #[test]
+    fn what_a_file_lacks_is_told_and_a_file_that_may_be_missing_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("buildkitd.toml");
+        let warnings = |named| Config::load(&path, named).expect("loaded").warnings;
+        assert_eq!(warnings(false), [""; 0]);
+        assert!(warnings(true)[0].ends_with("buildkitd.toml does not exist, using defaults"));
+        std::fs::write(&path, "debg = true\n").expect("written");
+        assert!(warnings(false)[0].starts_with("debg in /"));
     }
 
     #[test]

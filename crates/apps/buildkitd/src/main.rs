@@ -21,7 +21,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use args::Args;
-use config::Config;
+use config::{Config, Loaded};
 use settings::{LogSettings, Settings};
 
 /// What the daemon says it is. Compat: clients compare the version of the software whose protocol this is.
@@ -54,8 +54,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("buildkitd: the daemon's own file is not protected from steps: {err}");
     }
     let (path, named) = settings::config_path(args);
-    let config = Config::load(&path, named)?;
+    let Loaded { config, warnings } = Config::load(&path, named)?;
     start_logging(&settings::log_settings(args, &config)?);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let settings = Settings::decide(args, config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
