@@ -152,6 +152,7 @@ fn built(messages: &str, env: &[(String, String)]) -> Result<Vec<Program>> {
         let folder = message.manifest_path.parent().map(Path::to_owned);
         let folder = folder.context("a manifest has a folder")?;
         let package = folder.file_name().unwrap_or_default().to_string_lossy();
+        let package = package.into_owned();
         let name = format!("{package}/{}", target.name);
         let env = env.to_vec();
         let command = move || {
@@ -160,6 +161,7 @@ fn built(messages: &str, env: &[(String, String)]) -> Result<Vec<Program>> {
                 .arg("--quiet")
                 .current_dir(&folder)
                 .env("CARGO_MANIFEST_DIR", &folder)
+                .env("CARGO_PKG_NAME", &package)
                 .envs(env.iter().map(|(name, value)| (name, value)));
             command
         };
