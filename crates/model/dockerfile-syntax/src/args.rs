@@ -98,7 +98,7 @@ fn json_or_line(rest: &str) -> Result<Args, Problem> {
 }
 
 /// The arguments as a JSON list. None if they are no JSON; a list of other things than strings is refused.
-fn json(rest: &str) -> Result<Option<Args>, Problem> {
+pub(crate) fn json(rest: &str) -> Result<Option<Args>, Problem> {
     if !rest.starts_with('[') {
         return Ok(None);
     }

@@ -24,6 +24,18 @@ pub struct Dockerfile {
     pub stages: Vec<Stage>,
 }
 
+impl Default for Dockerfile {
+    /// A file with nothing in it.
+    fn default() -> Self {
+        Self {
+            escape: '\\',
+            directives: Vec::new(),
+            meta_args: Vec::new(),
+            stages: Vec::new(),
+        }
+    }
+}
+
 impl Dockerfile {
     /// Every instruction except `FROM`, in file order.
     pub fn instructions(&self) -> impl Iterator<Item = &Instruction> {

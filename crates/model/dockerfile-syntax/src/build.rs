@@ -43,20 +43,26 @@ enum Meaning {
     Instruction(Instruction),
 }
 
-pub(crate) fn file(source: &[u8], linter: &mut Linter) -> Result<Dockerfile, Error> {
+/// What cannot be understood is handed to `failed`, and left out if that says to go on.
+pub(crate) fn file(
+    source: &[u8],
+    linter: &mut Linter,
+    mut failed: impl FnMut(Error) -> Result<(), Error>,
+) -> Result<Dockerfile, Error> {
     if source.is_empty() {
-        return Err(Error {
+        failed(Error {
             problem: Problem::Empty,
             span: None,
             names_line: false,
-        });
+        })?;
+        return Ok(Dockerfile::default());
     }
     let Statements {
         escape,
         directives,
         list,
         empty_continuations,
-    } = statement::read(source)?;
+    } = statement::read(source, &mut failed)?;
     for line in empty_continuations {
         linter.report(Lint::NoEmptyContinuation, crate::Span::line(line), &[]);
     }
@@ -66,10 +72,23 @@ pub(crate) fn file(source: &[u8], linter: &mut Linter) -> Result<Dockerfile, Err
         meta_args: Vec::new(),
         stages: Vec::new(),
     };
+    // The stage that a `FROM` nobody understood would have begun: what follows belongs to no other.
+    let mut lost = false;
     for statement in list {
         let span = statement.span;
-        let meaning =
-            Meaning::of(statement, linter).map_err(|problem| problem.in_instruction(span))?;
+        let begins_stage = statement.keyword.eq_ignore_ascii_case("FROM");
+        lost &= !begins_stage;
+        let meaning = match Meaning::of(statement, linter) {
+            Ok(meaning) => meaning,
+            Err(problem) => {
+                failed(problem.in_instruction(span))?;
+                lost |= begins_stage;
+                continue;
+            }
+        };
+        if lost {
+            continue;
+        }
         match (meaning, file.stages.last_mut()) {
             (Meaning::Stage(stage), _) => file.stages.push(stage),
             (Meaning::Instruction(instruction), Some(stage)) => {
@@ -80,14 +99,14 @@ pub(crate) fn file(source: &[u8], linter: &mut Linter) -> Result<Dockerfile, Err
             {
                 file.meta_args.push(instruction);
             }
-            (Meaning::Instruction(_), None) => return Err(Problem::NoStage.at(span)),
+            (Meaning::Instruction(_), None) => failed(Problem::NoStage.at(span))?,
         }
     }
     Ok(file)
 }
 
 pub(crate) fn trigger(expression: &str) -> Result<Instruction, Problem> {
-    let list = statement::read(expression.as_bytes())
+    let list = statement::read(expression.as_bytes(), Err)
         .map_err(|err| err.problem)?
         .list;
     let [statement] = <[Statement; 1]>::try_from(list).map_err(|_| Problem::SeveralTriggers)?;

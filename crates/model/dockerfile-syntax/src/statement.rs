@@ -33,8 +33,11 @@ pub(crate) struct Statements {
     pub(crate) empty_continuations: Vec<u32>,
 }
 
-/// Splits a file into statements.
-pub(crate) fn read(source: &[u8]) -> Result<Statements, Error> {
+/// Splits a file into statements. What cannot be read is handed to `failed`, and left out if that says to go on.
+pub(crate) fn read(
+    source: &[u8],
+    mut failed: impl FnMut(Error) -> Result<(), Error>,
+) -> Result<Statements, Error> {
     let mut reader = FileReader {
         bom: source.len() - without_bom(source).len(),
         lines: Lines::new(without_bom(source)),
@@ -47,17 +50,23 @@ pub(crate) fn read(source: &[u8]) -> Result<Statements, Error> {
             empty_continuations: Vec::new(),
         },
     };
-    while reader.statement()? {}
+    loop {
+        match reader.statement() {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(err) => failed(err)?,
+        }
+    }
     if reader.bom == source.len() {
         // The line the mark stands on.
         reader.lines.count = 1;
     }
     let here = Span::line(reader.lines.count);
     if reader.found.list.is_empty() {
-        return Err(Problem::NoInstructions.at(here));
+        failed(Problem::NoInstructions.at(here))?;
     }
     if reader.lines.too_long {
-        return Err(Problem::LineTooLong.at(here));
+        failed(Problem::LineTooLong.at(here))?;
     }
     Ok(reader.found)
 }
@@ -154,13 +163,18 @@ impl FileReader<'_> {
     /// Makes a statement of joined lines and reads the documents that follow.
     fn finish(&mut self, first: u32, mut text: Text) -> Result<(), Error> {
         let here = |last: u32| Span { first, last };
+        let comments = std::mem::take(&mut self.comments);
         let parts = split(text.untrimmed(), self.found.escape, 0)
             .map_err(|problem| problem.at(here(self.lines.count)))?;
         let mut heredocs = Vec::new();
         if parts.takes_heredocs() && text.untrimmed().contains("<<") {
+            let below = self.lines.clone();
             for mut document in heredoc::in_line(text.untrimmed()) {
                 if !self.body(&mut document, &mut text) {
-                    return Err(Problem::OpenHeredoc.at(here(self.lines.count)));
+                    let err = Problem::OpenHeredoc.at(here(self.lines.count));
+                    // Whoever goes on takes the lines for instructions again.
+                    self.lines = below;
+                    return Err(err);
                 }
                 heredocs.push(document);
             }
@@ -181,7 +195,7 @@ impl FileReader<'_> {
             heredocs,
             text,
             span: here(self.lines.count),
-            comments: std::mem::take(&mut self.comments),
+            comments,
         });
         Ok(())
     }

@@ -3,7 +3,7 @@
 use dockerfile_syntax::lint::{Config, Linter};
 use dockerfile_syntax::{
     Command, Dockerfile, Instruction, Kind, Mount, MountError, MountKind, Position, Sharing, Span,
-    parse, parse_trigger,
+    parse, parse_leniently, parse_trigger,
 };
 
 fn file(source: &str) -> Dockerfile {
@@ -495,4 +495,80 @@ fn deep_nesting_is_no_danger() {
     );
     let json = format!("FROM x\nRUN {}", "[".repeat(60_000));
     assert!(parse(json.as_bytes(), &mut Linter::off()).is_ok());
+}
+
+/// The instructions that are left, and the lines and texts of the errors.
+fn left(source: &str) -> (Vec<String>, Vec<String>) {
+    let (file, errors) = parse_leniently(source.as_bytes(), &mut Linter::off());
+    let text = |instruction: &Instruction| instruction.text.to_string();
+    let stages = file.stages.iter().flat_map(|stage| {
+        std::iter::once(stage.text.to_string()).chain(stage.instructions.iter().map(text))
+    });
+    let errors = errors.iter().map(|err| {
+        let line = err.span.map_or(0, |span| span.first);
+        format!("{line}: {}", err.problem)
+    });
+    (
+        file.meta_args.iter().map(text).chain(stages).collect(),
+        errors.collect(),
+    )
+}
+
+#[test]
+fn a_file_with_errors_keeps_the_instructions_without() {
+    let (kept, errors) = left("FROM a\nRUM x\nCOPY one\nUSER me\nENV =\n\nCMD x\n");
+    assert_eq!(kept, ["FROM a", "USER me", "CMD x"]);
+    assert_eq!(
+        errors,
+        [
+            "2: unknown instruction: RUM (did you mean RUN?)",
+            "3: COPY requires at least two arguments, but only one was provided. Destination could not be determined",
+            "5: ENV names can not be blank"
+        ]
+    );
+}
+
+#[test]
+fn a_stage_nobody_understands_does_not_lend_its_instructions_to_the_one_before() {
+    let (kept, errors) = left("FROM a\nUSER a\nFROM b AS\nUSER b\nWHATEVER\nFROM c\nUSER c\n");
+    assert_eq!(kept, ["FROM a", "USER a", "FROM c", "USER c"]);
+    assert_eq!(
+        errors,
+        [
+            "3: FROM requires either one or three arguments",
+            "5: unknown instruction: WHATEVER"
+        ]
+    );
+    let (kept, errors) = left("ARG x\nUSER a\nFROM b\n");
+    assert_eq!(kept, ["ARG x", "FROM b"]);
+    assert_eq!(errors, ["2: no build stage in current context"]);
+}
+
+#[test]
+fn a_heredoc_without_an_end_does_not_swallow_the_file() {
+    let (kept, errors) = left("FROM a\nRUN <<EOF\n  RUN b\nUSER me\n");
+    assert_eq!(kept, ["FROM a", "RUN b", "USER me"]);
+    assert_eq!(errors, ["2: unterminated heredoc"]);
+}
+
+#[test]
+fn errors_come_from_both_halves_of_parsing() {
+    let (kept, errors) = left("# escape=x\nFROM a\nRUM\nENV a\nUSER me\n");
+    assert_eq!(kept, ["FROM a", "USER me"]);
+    assert_eq!(
+        errors,
+        [
+            "0: invalid escape token 'x' does not match ` or \\",
+            "4: ENV must have two arguments",
+            "3: unknown instruction: RUM (did you mean RUN?)"
+        ]
+    );
+    assert_eq!(
+        left(""),
+        (vec![], vec!["0: the Dockerfile cannot be empty".to_owned()])
+    );
+    assert_eq!(
+        left("#\n"),
+        (vec![], vec!["1: file with no instructions".to_owned()])
+    );
 }

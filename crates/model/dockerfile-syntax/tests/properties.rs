@@ -5,7 +5,7 @@ use std::path::Path;
 use dockerfile_syntax::lint::Linter;
 use dockerfile_syntax::shell::{Empty, Lex};
 use dockerfile_syntax::suggest::{Case, closest};
-use dockerfile_syntax::{Dockerfile, Instruction, Kind, parse, parse_trigger};
+use dockerfile_syntax::{Dockerfile, Instruction, Kind, parse, parse_leniently, parse_trigger};
 use proptest::prelude::*;
 
 /// Pieces that mean something, so that random files get further than the first word.
@@ -117,12 +117,17 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 fn check(source: &[u8]) -> Result<(), TestCaseError> {
     let lines = u32::try_from(source.split(|&byte| byte == b'\n').count()).expect("small");
     let mut linter = Linter::new(Default::default());
+    let (rest, errors) = parse_leniently(source, &mut Linter::off());
     match parse(source, &mut linter) {
         Ok(file) => {
+            prop_assert_eq!(&rest, &file);
+            prop_assert_eq!(errors, []);
             check_places(source, &file, lines)?;
             check_print(&file)?;
         }
         Err(err) => {
+            prop_assert_eq!(errors.first(), Some(&err));
+            check_places(source, &rest, lines)?;
             prop_assert!(!err.to_string().is_empty());
             prop_assert!(
                 err.span.is_none_or(|span| span.last <= lines),
@@ -164,6 +169,12 @@ fn check_places(source: &[u8], file: &Dockerfile, lines: u32) -> Result<(), Test
         }
     }
     for instruction in file.instructions() {
+        let mut end = 0;
+        for token in instruction.tokens(file) {
+            prop_assert!(end <= token.range.start && token.range.start < token.range.end);
+            prop_assert!(token.start <= token.end && token.end.line <= instruction.span.last);
+            end = token.range.end;
+        }
         if let Kind::Onbuild(onbuild) = &instruction.kind {
             let _ = parse_trigger(&onbuild.expression);
         }
