@@ -1,11 +1,13 @@
 //! The log: batches since the last flush, one record each, in a file that only grows.
 //!
-//! Header: magic, generation (8 bytes, little endian). Record: length and checksum of the payload (4 and 8 bytes),
+//! Header: magic, generation (8 bytes, little endian), length of the log before it that is not in the file (8; zero if
+//! there is none), checksum of these two (8). Record: length and checksum of the payload (4 and 8 bytes),
 //! checksum of these (4), payload. Payload: changes, each with kind (0 removed, 1 set), length (1) and name of the
 //! table, length (4) and bytes of the key, and if set length (4) and bytes of the value.
 //!
 //! A record that is cut off ends the log: the process died while writing it, so nobody was told that it is there. A
-//! record that is whole and wrong was damaged later, and what stands behind it may not be used: it may build on it.
+//! record that is whole and wrong was damaged later, and what stands behind it may not be used: it may build on it. So
+//! may a log behind one that was cut off later; that is why it says how long that one was.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 use crate::memory::Memory;
 
-const MAGIC: &[u8; 8] = b"kilnlog3";
-const HEADER: usize = 16;
+const MAGIC: &[u8; 8] = b"kilnlog4";
+const HEADER: usize = 32;
 /// Of a record.
 const HEAD: usize = 16;
 
@@ -30,7 +32,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn create(path: PathBuf, generation: u64) -> io::Result<Self> {
+    pub(crate) fn create(path: PathBuf, generation: u64, before: u64) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -38,6 +40,9 @@ impl Log {
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&generation.to_le_bytes());
+        header.extend_from_slice(&before.to_le_bytes());
+        let sum = checksum(&header[MAGIC.len()..]);
+        header.extend_from_slice(&sum.to_le_bytes());
         if let Err(err) = file.write_all(&header) {
             // The next attempt makes it anew.
             let _ = std::fs::remove_file(&path);
@@ -55,6 +60,10 @@ impl Log {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
     }
 
     /// Appends one batch with one write.
@@ -88,7 +97,13 @@ impl Log {
 /// A log as it was found.
 #[derive(Debug)]
 pub(crate) enum Found {
-    Changes(Memory),
+    Changes {
+        changes: Memory,
+        /// So many bytes of the file were read.
+        good: usize,
+        /// How long the log before it was, at least.
+        before: u64,
+    },
     /// Its header was cut off: nothing was ever written behind it.
     Begun,
     /// Something in it is not what was written; what stands before that is.
@@ -107,16 +122,22 @@ pub(crate) fn read(path: &Path, generation: u64) -> io::Result<Found> {
 pub(crate) fn parse(bytes: &[u8], generation: u64) -> Found {
     let mut rest = Reader(bytes);
     let mut changes = Memory::default();
-    match header(&mut rest) {
+    let before = match header(&mut rest) {
         None if bytes.len() < HEADER => return Found::Begun,
-        found if found != Some(generation) => return Found::Damaged { changes, good: 0 },
-        _ => {}
-    }
+        Some((found, before)) if found == generation => before,
+        _ => return Found::Damaged { changes, good: 0 },
+    };
     loop {
         let good = bytes.len() - rest.0.len();
         match record(&mut rest) {
             Next::Batch(batch) => changes.absorb(batch),
-            Next::End => return Found::Changes(changes),
+            Next::End => {
+                return Found::Changes {
+                    changes,
+                    good,
+                    before,
+                };
+            }
             Next::Damaged => return Found::Damaged { changes, good },
         }
     }
@@ -130,11 +151,16 @@ enum Next {
     Damaged,
 }
 
-fn header(rest: &mut Reader<'_>) -> Option<u64> {
+/// Its generation, and the length of the log before it.
+fn header(rest: &mut Reader<'_>) -> Option<(u64, u64)> {
     if rest.bytes(MAGIC.len())? != MAGIC {
         return None;
     }
-    Some(u64::from_le_bytes(rest.bytes(8)?.try_into().ok()?))
+    let (numbers, sum) = (rest.bytes(16)?, rest.bytes(8)?);
+    let (generation, before) = numbers.split_first_chunk()?;
+    let before = before.try_into().ok()?;
+    (checksum(numbers).to_le_bytes() == sum)
+        .then_some((u64::from_le_bytes(*generation), u64::from_le_bytes(before)))
 }
 
 fn record(rest: &mut Reader<'_>) -> Next {
@@ -244,7 +270,7 @@ mod tests {
 
     fn changes(path: &Path, generation: u64) -> Memory {
         match read(path, generation).expect("read") {
-            Found::Changes(changes) => changes,
+            Found::Changes { changes, .. } => changes,
             other => panic!("{other:?}"),
         }
     }
@@ -253,14 +279,17 @@ mod tests {
     fn a_log_is_read_up_to_the_record_that_was_cut_off() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("log");
-        let mut log = Log::create(path.clone(), 7).expect("made");
+        let mut log = Log::create(path.clone(), 7, 0).expect("made");
         log.append(&change("a", Some("1"))).expect("written");
         log.append(&change("b", None)).expect("written");
         let whole = std::fs::read(&path).expect("read");
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("written");
             let found = match read(&path, 7).expect("read") {
-                Found::Changes(found) => found,
+                Found::Changes { changes, good, .. } => {
+                    assert!(good <= cut, "cut at {cut}");
+                    changes
+                }
                 other => {
                     assert!(matches!(other, Found::Begun), "{other:?}, cut at {cut}");
                     assert!(cut < HEADER, "cut at {cut}");
@@ -280,7 +309,7 @@ mod tests {
     fn every_single_changed_byte_is_noticed() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let path = dir.path().join("log");
-        let mut log = Log::create(path.clone(), 1).expect("made");
+        let mut log = Log::create(path.clone(), 1, 0).expect("made");
         log.append(&change("some key", Some("some value")))
             .expect("written");
         log.append(&change("other", None)).expect("written");

@@ -97,6 +97,8 @@ struct Writing {
     log: Option<Log>,
     /// Of the log that is written or would be written next.
     generation: u64,
+    /// The length of the log before that, as far as it is not in the file.
+    before: u64,
     reserve: Reserve,
 }
 
@@ -104,7 +106,7 @@ impl Writing {
     fn write(&mut self, path: &Path, changes: &Memory) -> std::io::Result<()> {
         let log = match &mut self.log {
             Some(log) => log,
-            none => none.insert(Log::create(path.to_owned(), self.generation)?),
+            none => none.insert(Log::create(path.to_owned(), self.generation, self.before)?),
         };
         log.append(changes)
     }
@@ -157,7 +159,7 @@ impl Store {
         let generation = newest.max(meta.generation) + 1;
         let is_new = base.is_none() && logs.is_empty();
         let found = replay(logs, &meta, &boot, aside.is_some() && !all_logged)?;
-        let was_killed = !found.kept.is_empty();
+        let was_killed = found.killed;
         let start = match (aside, found.damaged) {
             (Some(path), _) if !all_logged => Start::SetAside { path },
             (_, Some(path)) => Start::Shortened { path },
@@ -189,6 +191,7 @@ impl Store {
             writing: Mutex::new(Writing {
                 log: None,
                 generation,
+                before: found.length,
                 reserve,
             }),
             state: RwLock::new(State {
@@ -390,12 +393,9 @@ impl Store {
         let mut state = self.state.write();
         if !state.active.is_empty() {
             let changes = Arc::new(std::mem::take(&mut state.active));
-            let logs = writing
-                .log
-                .take()
-                .map(|log| log.path().to_owned())
-                .into_iter()
-                .collect();
+            let log = writing.log.take();
+            writing.before = log.as_ref().map_or(writing.before, Log::length);
+            let logs = log.map(|log| log.path().to_owned()).into_iter().collect();
             state.frozen.push_back(Frozen {
                 changes,
                 generation: writing.generation,

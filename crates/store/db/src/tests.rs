@@ -297,6 +297,56 @@ fn a_damaged_file_is_no_loss_while_all_logs_are_there() {
     assert!(!open(dir.path(), "b").was_killed());
 }
 
+fn logs(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("read").flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .collect()
+}
+
+#[test]
+fn a_log_that_was_cut_short_takes_those_behind_it_along() {
+    let dir = scratch();
+    for key in ["a", "b", "c"] {
+        let db = open(dir.path(), "b");
+        put(&db, T, key, "1");
+        put(&db, T, key, "2");
+    }
+    let mut logs = logs(dir.path());
+    logs.sort();
+    assert_eq!(logs.len(), 3);
+    let whole = std::fs::read(&logs[1]).expect("read");
+    for cut in 0..whole.len() {
+        let copy = scratch();
+        for log in &logs {
+            std::fs::copy(log, copy.path().join(log.file_name().expect("a name"))).expect("copied");
+        }
+        std::fs::write(
+            copy.path().join(logs[1].file_name().expect("a name")),
+            &whole[..cut],
+        )
+        .expect("written");
+        let db = open(copy.path(), "b");
+        assert!(
+            matches!(db.start(), Start::Shortened { path } if path.exists()),
+            "cut at {cut}"
+        );
+        assert!(db.was_killed());
+        assert_eq!(value(&db, "a").as_deref(), Some("2"));
+        assert_ne!(value(&db, "b").as_deref(), Some("2"), "cut at {cut}");
+        assert_eq!(value(&db, "c"), None, "cut at {cut}");
+    }
+}
+
+#[test]
+fn an_emptied_log_was_not_ended_in_order() {
+    let dir = scratch();
+    put(&open(dir.path(), "b"), T, "k", "v");
+    std::fs::write(&logs(dir.path())[0], "").expect("emptied");
+    assert!(open(dir.path(), "b").was_killed());
+}
+
 #[test]
 fn a_damaged_log_counts_up_to_the_damage() {
     let dir = scratch();

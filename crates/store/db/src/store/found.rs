@@ -43,6 +43,10 @@ pub(super) fn open_base(
 pub(super) struct Replayed {
     pub(super) changes: Memory,
     pub(super) kept: Vec<PathBuf>,
+    /// The length of the last one of these.
+    pub(super) length: u64,
+    /// Whether there are logs of this boot that are not in the file: nobody saw to that at the end.
+    pub(super) killed: bool,
     pub(super) lost: bool,
     /// The new name of a damaged log.
     pub(super) damaged: Option<PathBuf>,
@@ -56,6 +60,8 @@ pub(super) fn replay(
     set_aside: bool,
 ) -> Result<Replayed, Error> {
     let mut replayed = Replayed::default();
+    // The last log that was read, so that the next one can say that it was longer.
+    let mut last: Option<PathBuf> = None;
     for log in logs {
         let fail = |source| Error::File {
             path: log.path.clone(),
@@ -72,15 +78,38 @@ pub(super) fn replay(
                 tracing::warn!(set_aside = %aside.display(), "log behind a damaged one is given up");
                 continue;
             } else {
+                replayed.killed = true;
                 match log::read(&log.path, log.generation).map_err(fail)? {
-                    Found::Changes(changes) => {
+                    Found::Changes {
+                        changes,
+                        good,
+                        before,
+                    } => {
+                        if let Some(last) = &last
+                            && before > replayed.length
+                        {
+                            let aside = base::set_aside(&log.path)?;
+                            tracing::warn!(
+                                path = %last.display(), set_aside = %aside.display(),
+                                bytes = before - replayed.length,
+                                "database log was cut short, what was committed after that is given up"
+                            );
+                            replayed.damaged = Some(aside);
+                            continue;
+                        }
+                        replayed.length = good as u64;
                         replayed.changes.absorb(changes);
+                        last = Some(log.path.clone());
                         replayed.kept.push(log.path);
                         continue;
                     }
-                    Found::Begun => {}
+                    Found::Begun => {
+                        replayed.length = 0;
+                        last = Some(log.path.clone());
+                    }
                     Found::Damaged { changes, good } => {
                         replayed.damaged = Some(shorten(&log.path, good)?);
+                        replayed.length = good as u64;
                         replayed.changes.absorb(changes);
                         replayed.kept.push(log.path);
                         continue;
