@@ -12,7 +12,7 @@ use progress::Progress;
 use tasks::Cx;
 
 use crate::node::Node;
-use crate::record::{META, Record, USAGE, Used, pair, to_nanos};
+use crate::record::{BLOBS, META, Record, USAGE, Used, pair, to_nanos};
 use crate::{Cache, Error, RecordType, RefId};
 
 /// An immutable tree. The record is in use while a clone lives.
@@ -177,6 +177,11 @@ impl crate::Inner {
         if changed != *record {
             let mut batch = Batch::new();
             changed.put(&node.id, &mut batch);
+            if let Some(old) = record.blob().map(|blob| &blob.descriptor.digest)
+                && !self.blobs_of(&node.id, &changed)?.contains(old)
+            {
+                batch.remove(BLOBS, pair(old.as_str(), node.id.as_str()));
+            }
             self.db.commit(batch)?;
             *record = changed;
         }
