@@ -167,6 +167,22 @@ fn a_damaged_state_never_gives_a_wrong_result() {
     assert_eq!(problems(&root), Vec::<String>::new());
 }
 
+/// What a daemon that has just begun to listen says, as soon as that is among it.
+fn told(daemon: &Daemon, wanted: &str) -> String {
+    let start = std::time::Instant::now();
+    loop {
+        let said = daemon.log();
+        if said.contains(wanted) {
+            return said;
+        }
+        assert!(
+            start.elapsed().as_secs() < 60,
+            "no word of {wanted:?}: {said}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn the_log_names_a_damaged_file_and_what_was_given_up() {
     require!(root, busybox);
@@ -199,11 +215,7 @@ fn the_log_names_a_damaged_file_and_what_was_given_up() {
     bytes[middle] ^= 1;
     std::fs::write(&log, bytes).expect("written");
     daemon.run();
-    let said = daemon.log();
-    assert!(
-        said.contains("what was committed after the damage is given up"),
-        "{said}"
-    );
+    let said = told(&daemon, "what was committed after the damage is given up");
     assert!(said.contains(&log.display().to_string()), "{said}");
     build(&daemon, context.path(), "0\n0\n", "a damaged log");
 
@@ -211,11 +223,7 @@ fn the_log_names_a_damaged_file_and_what_was_given_up() {
     let file = find(&daemon, ".redb").expect("a file after an orderly stop");
     std::fs::write(&file, "this is no database").expect("written");
     daemon.run();
-    let said = daemon.log();
-    assert!(
-        said.contains("database is damaged, starting with an empty one"),
-        "{said}"
-    );
+    let said = told(&daemon, "database is damaged, starting with an empty one");
     assert!(said.contains(&file.display().to_string()), "{said}");
     build(&daemon, context.path(), "0\n0\n", "a damaged database");
 }
