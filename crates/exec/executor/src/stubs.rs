@@ -37,10 +37,9 @@ impl Stubs {
             } else {
                 walk.missing().len().min(1)
             };
+            // A directory that several of them need is tried after each: it is empty when the last one is gone.
             for _ in 0..levels {
-                if !paths.contains(&path) {
-                    paths.push(path.clone());
-                }
+                paths.push(path.clone());
                 path.pop();
             }
         }
@@ -155,6 +154,22 @@ mod tests {
             case(false, &["/mnt/a/b"], &[]),
             ["etc", "etc/old", "mnt", "mnt/a"]
         );
+    }
+
+    #[test]
+    fn a_directory_made_for_two_files_goes_with_the_second() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = Root::open(dir.path()).expect("just made");
+        let stubs = Stubs::note(&root, ["/a/b", "/a/c"].into_iter(), true);
+        for path in ["etc/hosts", "etc/resolv.conf", "a/b", "a/c"] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("below")).expect("writable");
+            std::fs::write(path, "").expect("writable");
+        }
+        stubs.remove(&root);
+        let mut left = Vec::new();
+        list(dir.path(), dir.path(), &mut left);
+        assert_eq!(left, Vec::<String>::new());
     }
 
     #[test]
