@@ -413,6 +413,7 @@ impl Driven {
             id: self.id.clone(),
             root: mounts.root(),
             root_readonly: false,
+            usage: None,
             mounts: list,
             process: Process {
                 args: meta.args,

@@ -21,6 +21,7 @@ pub mod stubs;
 pub mod terminal;
 pub mod user;
 
+pub mod usage;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,6 +170,8 @@ pub struct Step {
 
 /// Takes the output of a step as it comes. Must not block for long.
 pub type Output = Arc<dyn Fn(Stream, Bytes) + Send + Sync>;
+    /// Keeps account of what it uses.
+    pub usage: Option<Arc<usage::Usage>>,
 
 /// Why a step failed. The text is what users see behind `process "…" did not complete successfully: `.
 #[derive(Debug, thiserror::Error)]

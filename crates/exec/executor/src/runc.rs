@@ -18,7 +18,7 @@ use tasks::Cx;
 use crate::output::pump;
 use crate::overlays::Overlays;
 use crate::prepare::Shared;
-use crate::{Attach, Error, ExecProcess, Executor, Output, Settings, Step};
+use crate::{Attach, Error, ExecProcess, Executor, Output, Settings, Step, usage};
 use bundle::Bundle;
 use command::Runtime;
 
@@ -153,6 +153,7 @@ impl Executor for Runc {
         })?;
         let valid = step.process.valid_exit_codes.clone();
         let (shared, overlays) = (self.shared.clone(), self.overlays.clone());
+        let usage = step.usage.clone();
         let bundle = tasks::blocking(move || Bundle::create(&shared, &overlays, &step)).await?;
         let mut running = Running {
             runtime: &self.runtime,
@@ -161,7 +162,16 @@ impl Executor for Runc {
         let Some(bundle) = &running.bundle else {
             return Err(Error::start("bundle is gone"));
         };
-        let result = self.run_bundle(cx, bundle, &output).await;
+        if let Some(usage) = &usage {
+            usage.begin(bundle.cgroups_path());
+        }
+        let result = tokio::select! {
+            result = self.run_bundle(cx, bundle, &output) => result,
+            never = usage::watch(usage.as_deref()) => match never {},
+        };
+        if let Some(usage) = usage {
+            tasks::blocking(move || usage.end()).await;
+        }
         let out_of_memory = matches!(result, Ok(code) if code != 0) && bundle.out_of_memory();
         self.runtime.delete(bundle.id()).await;
         if let Some(bundle) = running.bundle.take() {

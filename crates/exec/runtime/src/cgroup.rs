@@ -20,6 +20,13 @@ use rustix::io::Errno;
 
 pub(crate) use layout::Hierarchies;
 
+/// Where a group is below the root of any hierarchy.
+pub(crate) fn relative(path: &str) -> String {
+    layout::relative(path.trim_start_matches('/'))
+        .display()
+        .to_string()
+}
+
 /// The group of one container.
 #[derive(Debug, Default)]
 pub(crate) struct Group {

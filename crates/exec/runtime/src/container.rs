@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
 use tokio::sync::watch;
 
-use crate::cgroup::Group;
+use crate::cgroup::{self, Group};
 use crate::control::Control;
 use crate::exec::Running;
 use crate::mounts::{self, LateMounts};
@@ -117,7 +117,12 @@ impl Container<'_> {
         let group = Group::create(&self.inner.hierarchies, &linux.cgroups_path, resources)
             .map_err(|err| Error::start_io("failed to create a control group", err))?;
         let ended = self.run_in(&group, &held, streams);
+        let usage = self.step.usage.as_deref();
+        if let Some(usage) = usage {
+            usage.begin(&cgroup::relative(&linux.cgroups_path));
+        }
         self.inner.janitor.remove(group, note);
+        usage.inspect(|usage| usage.end());
         ended
     }
 

@@ -180,6 +180,7 @@ impl Executor for Runtime {
         let (stderr, stderr_end) = pipe()?;
         let control = Arc::new(Control::default());
         let valid = step.process.valid_exit_codes.clone();
+        let usage = step.usage.clone();
         let job = Job {
             inner: self.inner.clone(),
             step,
@@ -205,6 +206,7 @@ impl Executor for Runtime {
                 guard.kill();
                 (work.await, Some(cancelled))
             }
+            never = executor::usage::watch(usage.as_deref()) => match never {},
         };
         guard.disarm();
         let ended = ended.map_err(|_| Error::start("the container's thread died"))?;

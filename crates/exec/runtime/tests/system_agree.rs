@@ -541,6 +541,33 @@ async fn limits_of_the_control_group() {
 }
 
 #[tokio::test]
+async fn steps_tell_what_they_used() {
+    use executor::usage::{Closely, Usage};
+    testkit::require!(root, busybox, runc);
+    let pair = Pair::new();
+    for executor in [&pair.embedded as &dyn Executor, &pair.runc] {
+        for (script, code) in [
+            ("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done", 0),
+            ("exit 3", 3),
+        ] {
+            let usage = std::sync::Arc::new(Usage::new(Closely::Always));
+            let mut step = pair.sandbox.shell(script);
+            step.usage = Some(usage.clone());
+            assert_eq!(run(executor, step).await.code(), code);
+            let samples = usage.samples().expect("somebody looked");
+            let last = samples.samples.last().expect("a last look");
+            let processors = last.cpu_stat.as_ref().expect("processors");
+            assert!(processors.usage_nanos > Some(0), "{samples:?}");
+            assert!(samples.machine.is_some(), "{samples:?}");
+        }
+        let usage = std::sync::Arc::new(Usage::new(Closely::Always));
+        let mut step = pair.sandbox.step(&["/no/such/program"]);
+        step.usage = Some(usage.clone());
+        assert_ne!(run(executor, step).await.code(), 0);
+    }
+}
+
+#[tokio::test]
 async fn cancelled_steps_end_alike() {
     testkit::require!(root, busybox, runc);
     let pair = Pair::new();

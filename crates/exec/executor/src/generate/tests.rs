@@ -20,6 +20,7 @@ fn shell(script: &str) -> Step {
         id: ID.to_owned(),
         root: mount::Mount::writable("/unused"),
         root_readonly: false,
+        usage: None,
         mounts: Vec::new(),
         process: Process {
             args: strings(&["/bin/sh", "-c", script]),

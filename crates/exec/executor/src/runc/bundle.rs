@@ -147,6 +147,12 @@ impl Bundle {
             .map(|prepared| &prepared.spec.process)
     }
 
+    /// Where its control group is; empty: nowhere.
+    pub(super) fn cgroups_path(&self) -> &str {
+        let prepared = self.prepared.as_ref();
+        prepared.map_or("", |prepared| &prepared.spec.linux.cgroups_path)
+    }
+
     /// Whether the kernel killed something in the container for memory.
     pub(super) fn out_of_memory(&self) -> bool {
         let Some(path) = &self.cgroups_path else {

@@ -81,6 +81,7 @@ pub fn step(root: PathBuf, args: &[&str]) -> Step {
         id: identity::new_id(),
         root: mount::Mount::writable(root),
         root_readonly: false,
+        usage: None,
         mounts: Vec::new(),
         process: Process {
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
