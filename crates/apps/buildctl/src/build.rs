@@ -113,11 +113,7 @@ fn build(args: &BuildArgs) -> Result<Build> {
         .iter()
         .map(|option| options::secret(option))
         .collect::<Result<_>>()?;
-    build.ssh = args
-        .ssh
-        .iter()
-        .map(|option| options::ssh(option))
-        .collect::<Result<_>>()?;
+    build.ssh = crate::ssh::agents(&args.ssh)?;
     if args.explain {
         build.attrs.insert("explain".to_owned(), "1".to_owned());
     }

@@ -15,6 +15,7 @@ mod logs;
 mod metadata;
 mod options;
 mod policy;
+mod ssh;
 mod table;
 mod template;
 mod usage;

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use client::{Agent, CacheOption, Destination, Output, SecretSource};
+use client::{CacheOption, Destination, Output, SecretSource};
 
 use crate::{csv, exporters};
 
@@ -155,49 +155,6 @@ pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
         }
     }
     Ok((id, source))
-}
-
-/// One `--ssh`.
-pub(crate) fn ssh(option: &str) -> Result<(String, Agent)> {
-    let mut fields = csv::fields(option)?.into_iter();
-    let first = fields.next().unwrap_or_default();
-    let (id, mut paths) = match first.split_once('=') {
-        Some((id, path)) => (id.to_owned(), vec![path.to_owned()]),
-        None => (first, Vec::new()),
-    };
-    let mut raw = false;
-    for field in fields {
-        match field.split_once('=') {
-            Some(("raw", value)) => raw = value == "true",
-            _ => paths.push(field),
-        }
-    }
-    if raw && paths.len() != 1 {
-        bail!("raw mode must supply exactly one socket path for {id:?}");
-    }
-    let path = match paths.as_slice() {
-        [] => std::env::var("SSH_AUTH_SOCK")
-            .ok()
-            .filter(|path| !path.is_empty())
-            .with_context(|| {
-                format!("invalid empty ssh agent socket for {id:?}: make sure SSH_AUTH_SOCK is set")
-            })?,
-        [one] => one.clone(),
-        _ => bail!(
-            "unimplemented: several ssh keys for {id:?}, start an agent and forward its socket"
-        ),
-    };
-    let socket = PathBuf::from(path);
-    use std::os::unix::fs::FileTypeExt as _;
-    let meta = std::fs::metadata(&socket)
-        .with_context(|| format!("failed to open {}", socket.display()))?;
-    if !meta.file_type().is_socket() {
-        bail!(
-            "unimplemented: ssh private key {}, start an agent and forward its socket",
-            socket.display()
-        );
-    }
-    Ok((id, Agent { socket, raw }))
 }
 
 #[cfg(test)]

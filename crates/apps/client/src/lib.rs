@@ -35,4 +35,4 @@ pub use proto::explain::ExplainedStep;
 pub use proto::verify::{Counts as VerifyCounts, Problem as VerifyProblem};
 pub use session::client::DockerConfig;
 pub use session::client::secrets::SecretSource;
-pub use session::client::ssh::Agent;
+pub use session::client::ssh::{Agent, KeyError, Keyring};

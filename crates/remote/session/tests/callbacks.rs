@@ -170,7 +170,13 @@ async fn an_agent_answers_lists_and_is_not_asked_to_change() {
     let socket = dir.path().join("agent");
     let listener = UnixListener::bind(&socket).expect("bind");
     let _agent = tasks::spawn("test agent", agent(listener));
-    let agents = BTreeMap::from([("default".to_owned(), ssh::Agent { socket, raw: false })]);
+    let agents = BTreeMap::from([(
+        "default".to_owned(),
+        ssh::Agent::Socket {
+            path: socket,
+            raw: false,
+        },
+    )]);
     let mut client = Client::new("").await;
     client.add(ssh::service(agents), ssh::METHODS);
     let (session, _client) = daemon.attach(&cx, client).await;

@@ -1,12 +1,17 @@
 //! Lets the daemon talk to agents of the user.
 //!
 //! Unless an agent is forwarded raw, only listing keys and signing pass; everything else is refused here, so that a
-//! build step cannot change or lock the user's agent.
+//! build step cannot change or lock the user's agent. Who has no agent can hand over files with keys: an agent in
+//! memory answers for them.
+
+mod key_file;
+mod keyring;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,6 +24,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use self::key_file::KeyError;
+pub use self::keyring::Keyring;
 use crate::metadata;
 
 /// The methods of the service.
@@ -35,12 +42,17 @@ const SIGN_REQUEST: u8 = 13;
 const FAILURE: &[u8] = &[0, 0, 0, 1, 5];
 
 /// An agent to be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agent {
-    /// Socket of the agent.
-    pub socket: PathBuf,
-    /// Pass all bytes unread.
-    pub raw: bool,
+#[derive(Debug, Clone)]
+pub enum Agent {
+    /// One that runs already.
+    Socket {
+        /// Where it listens.
+        path: PathBuf,
+        /// Pass all bytes unread.
+        raw: bool,
+    },
+    /// Keys of files.
+    Keys(Arc<Keyring>),
 }
 
 /// The service over agents by id.
@@ -78,17 +90,17 @@ impl Ssh for Provider {
     ) -> Result<Response<Self::ForwardAgentStream>, Status> {
         let id = metadata::text(request.metadata(), metadata::SSH_ID).unwrap_or_default();
         let agent = self.agent(id)?.clone();
-        let dial = tokio::time::timeout(DIAL_LIMIT, UnixStream::connect(&agent.socket)).await;
-        let socket = dial
-            .map_err(|_| Status::unknown("failed to connect to the agent: i/o timeout"))?
-            .map_err(|err| Status::unknown(format!("failed to connect to the agent: {err}")))?;
+        let backend = match agent {
+            Agent::Socket { path, raw: true } => Backend::Raw(dial(&path).await?),
+            Agent::Socket { path, raw: false } => Backend::Checked(dial(&path).await?),
+            Agent::Keys(keys) => Backend::Keys(keys),
+        };
         let (replies, receiver) = mpsc::channel(4);
         let incoming = request.into_inner();
         let work = async move {
-            let ended = if agent.raw {
-                raw(incoming, socket, &replies).await
-            } else {
-                checked(incoming, socket, &replies).await
+            let ended = match backend {
+                Backend::Raw(socket) => raw(incoming, socket, &replies).await,
+                other => checked(incoming, other, &replies).await,
             };
             if let Err(err) = ended {
                 // The daemon may have left already.
@@ -102,6 +114,32 @@ impl Ssh for Provider {
             message
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+async fn dial(path: &Path) -> Result<UnixStream, Status> {
+    tokio::time::timeout(DIAL_LIMIT, UnixStream::connect(path))
+        .await
+        .map_err(|_| Status::unknown("failed to connect to the agent: i/o timeout"))?
+        .map_err(|err| Status::unknown(format!("failed to connect to the agent: {err}")))
+}
+
+/// Who answers one connection.
+enum Backend {
+    Raw(UnixStream),
+    Checked(UnixStream),
+    Keys(Arc<Keyring>),
+}
+
+impl Backend {
+    async fn answer(&mut self, request: &[u8]) -> io::Result<Bytes> {
+        match self {
+            Self::Keys(keys) => Ok(keys.answer(request)),
+            Self::Raw(socket) | Self::Checked(socket) => {
+                socket.write_all(request).await?;
+                read_frame(socket).await
+            }
+        }
     }
 }
 
@@ -144,7 +182,7 @@ async fn raw(
 /// Passes requests that only read, one at a time, and refuses others.
 async fn checked(
     mut incoming: Streaming<BytesMessage>,
-    mut socket: UnixStream,
+    mut backend: Backend,
     replies: &Replies,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::new();
@@ -152,10 +190,7 @@ async fn checked(
         buffer.extend_from_slice(&message.data);
         while let Some(request) = next_frame(&mut buffer)? {
             let data = match request.get(4) {
-                Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)) => {
-                    socket.write_all(&request).await?;
-                    read_frame(&mut socket).await?
-                }
+                Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)) => backend.answer(&request).await?,
                 _ => Bytes::from_static(FAILURE),
             };
             if replies.send(Ok(BytesMessage { data })).await.is_err() {
