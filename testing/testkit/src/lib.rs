@@ -3,6 +3,7 @@
 //! Nothing in here is a test double: real directories, real mounts, real servers.
 
 pub mod fixture;
+pub mod frail;
 pub mod fuzz;
 pub mod registry;
 pub mod stores;
@@ -24,6 +25,8 @@ pub enum Need {
     git,
     /// /bin/busybox, statically linked.
     busybox,
+    /// fuse-overlayfs on PATH, and /dev/fuse.
+    fuse,
 }
 
 impl Need {
@@ -34,6 +37,7 @@ impl Need {
             Self::registry => registry_binary().is_some(),
             Self::git => on_path("git").is_some(),
             Self::busybox => Path::new("/bin/busybox").exists(),
+            Self::fuse => on_path("fuse-overlayfs").is_some() && Path::new("/dev/fuse").exists(),
         }
     }
 }

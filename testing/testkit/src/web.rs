@@ -136,24 +136,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, answer: &Answer) {
 }
 
 fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
-    let line = read_line(reader)?;
-    let mut words = line.split(' ');
-    let (method, target) = (words.next()?, words.next()?);
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut request = Request {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-        ..Request::default()
-    };
-    loop {
-        let line = read_line(reader)?;
-        let Some((name, value)) = line.split_once(':') else {
-            break;
-        };
-        let name = name.to_ascii_lowercase();
-        request.headers.insert(name, value.trim().to_owned());
-    }
+    let mut request = read_head(reader)?;
     if request.header("transfer-encoding") == "chunked" {
         loop {
             let size = usize::from_str_radix(&read_line(reader)?, 16).ok()?;
@@ -172,6 +155,29 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Request> {
     Some(request)
 }
 
+/// A request without its body.
+pub(crate) fn read_head(reader: &mut BufReader<TcpStream>) -> Option<Request> {
+    let line = read_line(reader)?;
+    let mut words = line.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut request = Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        query: query.to_owned(),
+        ..Request::default()
+    };
+    loop {
+        let line = read_line(reader)?;
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
+        let name = name.to_ascii_lowercase();
+        request.headers.insert(name, value.trim().to_owned());
+    }
+    Some(request)
+}
+
 fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
     let mut line = String::new();
     let read = reader.read_line(&mut line).ok()?;
@@ -179,12 +185,7 @@ fn read_line(reader: &mut BufReader<TcpStream>) -> Option<String> {
 }
 
 fn write(stream: &mut TcpStream, request: &Request, response: &Response) -> std::io::Result<()> {
-    let mut head = format!("HTTP/1.1 {} X\r\n", response.status);
-    for (name, value) in &response.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str(&format!("Content-Length: {}\r\n\r\n", response.body.len()));
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(head(response).as_bytes())?;
     if let Some(after) = response.cut {
         stream.write_all(&response.body[..after.min(response.body.len())])?;
         return Err(std::io::ErrorKind::ConnectionAborted.into());
@@ -193,6 +194,20 @@ fn write(stream: &mut TcpStream, request: &Request, response: &Response) -> std:
         stream.write_all(&response.body)?;
     }
     stream.flush()
+}
+
+/// What stands before the body.
+pub(crate) fn head(response: &Response) -> String {
+    let mut head = format!("HTTP/1.1 {} X\r\n", response.status);
+    let mut told = false;
+    for (name, value) in &response.headers {
+        told |= name.eq_ignore_ascii_case("content-length");
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !told {
+        head.push_str(&format!("Content-Length: {}\r\n", response.body.len()));
+    }
+    head + "\r\n"
 }
 
 /// One request through `git http-backend`.

@@ -187,7 +187,13 @@ impl Keys {
                 }
                 scopes = scopes.union(&old);
             }
-            Some(_) => return Ok(true),
+            Some(known) => {
+                if again {
+                    // Its end may have come earlier than its server said.
+                    known.forget_tokens().await;
+                }
+                return Ok(true);
+            }
             None => {}
         }
         let server = Server::of(challenge)?;
@@ -307,6 +313,12 @@ impl Key {
         match &self.kind {
             Kind::Basic(_) => Scopes::default(),
             Kind::Bearer(bearer) => bearer.scopes.clone(),
+        }
+    }
+
+    async fn forget_tokens(&self) {
+        if let Kind::Bearer(bearer) = &self.kind {
+            bearer.tokens.lock().await.clear();
         }
     }
 

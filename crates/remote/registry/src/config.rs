@@ -15,6 +15,8 @@ pub struct Config {
     pub user_agent: String,
     /// The first wait before a failed transfer is tried again; doubled each time.
     pub backoff: Duration,
+    /// How long a server may be silent while something is expected of it.
+    pub patience: Duration,
 }
 
 impl Default for Config {
@@ -24,6 +26,7 @@ impl Default for Config {
             concurrency: 4,
             user_agent: "buildkit/v0.0-dev".to_owned(),
             backoff: Duration::from_secs(1),
+            patience: Duration::from_secs(60),
         }
     }
 }

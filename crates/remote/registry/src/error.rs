@@ -37,6 +37,18 @@ pub enum Error {
     #[error("{0}")]
     Refused(Refusal, Class),
 
+    /// The registry does not know the types of OCI, as far as one can tell.
+    #[error(
+        "registry refused {media_type} (oci-mediatypes=false makes an image with Docker's types)"
+    )]
+    Types {
+        /// Of the manifest.
+        media_type: String,
+        /// What it said.
+        #[source]
+        source: Box<Error>,
+    },
+
     /// No credentials that are good enough.
     #[error("{action} access denied, repository does not exist or may require authorization")]
     Denied {
@@ -252,6 +264,23 @@ pub struct UnexpectedStatus {
     pub refusal: Option<Refusal>,
 }
 
+impl UnexpectedStatus {
+    /// Whether it may be the type of what was sent that is not liked.
+    pub(crate) fn refuses_types(&self) -> bool {
+        let says = |word: &str| match &self.refusal {
+            Some(refusal) => refusal.to_string().to_lowercase().contains(word),
+            None => false,
+        };
+        match self.status {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => true,
+            StatusCode::BAD_REQUEST => {
+                says("media type") || says("mediatype") || says("manifest invalid")
+            }
+            _ => false,
+        }
+    }
+}
+
 impl std::fmt::Display for UnexpectedStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -361,7 +390,9 @@ impl Classify for Error {
             Self::Refused(_, class) => *class,
             Self::Denied { .. } | Self::Unauthorized { .. } => Class::Denied,
             Self::NoScheme => Class::Unsupported,
-            Self::Authorize(source) | Self::Token { source, .. } => source.class(),
+            Self::Authorize(source) | Self::Token { source, .. } | Self::Types { source, .. } => {
+                source.class()
+            }
             Self::Session(err) => err.class(),
             Self::Transport { kind, .. } if *kind == Broken::TimedOut => Class::TimedOut,
             Self::Transport { .. }

@@ -3,12 +3,14 @@
 //! 1. Bytes go to a writer as they come; it hashes and writes them beside the transfer ([`Pour`]).
 //! 2. A connection that breaks is replaced, and the new one goes on where the old one stopped.
 //! 3. A large blob that comes slowly is fetched in ranges beside each other, as long as the registry's limit has room.
-//! 4. The blob gets its name only when the digest is right.
+//! 4. The blob gets its name only when the digest is right. When it is not, and the bytes came from more than one
+//!    answer, the last server is asked for all of them once more: an earlier one may have lied.
 
 mod pour;
 mod ranges;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,13 +26,10 @@ use crate::error::Error;
 use crate::hosts::Endpoint;
 use crate::limit::Gate;
 use crate::resolve::{denied, keep, others};
-use crate::retry::retrying;
+use crate::retry::retrying_from;
 use crate::wire::{self, Access, Others, Place, Request};
 
 use pour::Pour;
-
-/// A server that is silent for so long has failed.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// What a transfer works with.
 pub(crate) struct Fetch<'a> {
@@ -50,6 +49,8 @@ struct Transfer {
     expected: Option<u64>,
     /// Ranges may be asked for.
     ranges: bool,
+    /// What came is of more than one answer.
+    mixed: bool,
 }
 
 /// One way to the blob.
@@ -74,25 +75,35 @@ impl Fetch<'_> {
         let transfer = tokio::sync::Mutex::new(Transfer {
             pour: Pour::start(self.store, digest)?,
             status,
-            expected: u64::try_from(self.blob.size).ok().filter(|size| *size > 0),
+            expected: self.told_size(),
             ranges: true,
+            mixed: false,
         });
+        let taken = AtomicU64::new(0);
         let work = || async {
             let mut transfer = transfer.lock().await;
-            self.try_all(&mut transfer).await
+            let tried = self.try_all(&mut transfer).await;
+            taken.store(transfer.pour.taken(), Ordering::Relaxed);
+            tried
         };
-        retrying(cx, self.backoff, self.progress, work).await
+        let far = || taken.load(Ordering::Relaxed);
+        retrying_from(cx, self.backoff, self.progress, far, work).await
+    }
+
+    /// What the descriptor says.
+    fn told_size(&self) -> Option<u64> {
+        u64::try_from(self.blob.size).ok().filter(|size| *size > 0)
     }
 
     /// Tries all ways once.
     async fn try_all(&self, transfer: &mut Transfer) -> Result<(), Error> {
         let mut failure = None;
         for way in self.ways() {
-            let work = self.try_way(transfer, &way);
-            let result = match self.access.cx.run(work).await? {
-                Ok(()) => self.finish(transfer, way.host).await,
-                Err(err) => Err(err),
-            };
+            let mut result = self.try_one(transfer, &way).await;
+            if matches!(result, Err(Error::Mismatch { .. })) && transfer.mixed {
+                self.forget(transfer)?;
+                result = self.try_one(transfer, &way).await;
+            }
             match result {
                 Ok(()) => return Ok(()),
                 Err(err @ (Error::Cancelled(_) | Error::Content(_))) => return Err(err),
@@ -104,14 +115,27 @@ impl Fetch<'_> {
                         "blob not fetched"
                     );
                     if matches!(err, Error::Mismatch { .. } | Error::Size { .. }) {
-                        // Nothing of what came can be trusted.
-                        transfer.pour = Pour::start(self.store, &self.blob.digest)?;
+                        self.forget(transfer)?;
                     }
                     keep(&mut failure, err);
                 }
             }
         }
         Err(failure.unwrap_or_else(|| self.not_found()))
+    }
+
+    async fn try_one(&self, transfer: &mut Transfer, way: &Way<'_>) -> Result<(), Error> {
+        let work = self.try_way(transfer, way);
+        self.access.cx.run(work).await??;
+        self.finish(transfer, way.host).await
+    }
+
+    /// Nothing of what came can be trusted.
+    fn forget(&self, transfer: &mut Transfer) -> Result<(), Error> {
+        transfer.pour = Pour::start(self.store, &self.blob.digest)?;
+        transfer.expected = self.told_size();
+        transfer.mixed = false;
+        Ok(())
     }
 
     /// Other addresses that the descriptor names, then the hosts in their order.
@@ -167,6 +191,7 @@ impl Fetch<'_> {
             return Ok(());
         }
         let start = transfer.pour.taken();
+        transfer.mixed |= start > 0;
         let (mut answer, skip) = self.open(way, start).await?;
         self.check_announced(transfer, host, &answer, start - skip)?;
         let mut skip = skip;
@@ -261,7 +286,8 @@ impl Fetch<'_> {
         host: &Endpoint,
         offset: u64,
     ) -> Result<Option<Bytes>, Error> {
-        let reason = match tokio::time::timeout(SILENCE, answer.chunk()).await {
+        let patience = self.access.hosts.config().patience;
+        let reason = match tokio::time::timeout(patience, answer.chunk()).await {
             Ok(Ok(piece)) => return Ok(piece),
             Ok(Err(err)) => wire::reason(&err).1,
             Err(_) => "i/o timeout".to_owned(),

@@ -11,13 +11,18 @@ use url::Url;
 
 use crate::{Config, Error, HostConfig, tls};
 
+/// What may be on the way in one stream of HTTP/2 before we took it.
+const STREAM_WINDOW: u32 = 2 << 20;
+
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
 
 /// One server that speaks the registry protocol.
 pub(crate) struct Endpoint {
     /// Connections to it.
-    pub(crate) http: reqwest::Client,
+    http: reqwest::Client,
+    /// Connections for uploads. One of HTTP/2 is slower than several of HTTP/1.1: its flow control throttles them.
+    uploads: reqwest::Client,
     /// Host and port.
     pub(crate) host: String,
     /// `/v2`, or `/v2/path` for a mirror.
@@ -151,10 +156,16 @@ impl Hosts {
         &self,
         endpoint: &Endpoint,
         url: &Url,
+        upload: bool,
     ) -> Result<reqwest::Client, Error> {
         let encrypted = !matches!(endpoint.encrypted, Encrypted::No);
         if encrypted || endpoint.serves(url) {
-            return Ok(endpoint.http.clone());
+            let client = if upload {
+                &endpoint.uploads
+            } else {
+                &endpoint.http
+            };
+            return Ok(client.clone());
         }
         self.elsewhere().await
     }
@@ -164,8 +175,9 @@ impl Hosts {
             return Ok(client);
         }
         let agent = self.config.user_agent.clone();
-        let client =
-            tasks::blocking(move || connections("", &HostConfig::default(), true, &agent)).await?;
+        let client = tasks::blocking(move || connections("", &HostConfig::default(), true, &agent))
+            .await?
+            .0;
         Ok(self.elsewhere.lock().get_or_insert(client).clone())
     }
 
@@ -218,8 +230,10 @@ fn endpoint(
     let needs_tls = !matches!(encrypted, Encrypted::No);
     let own = host == domain || (domain == HUB && host == HUB_HOST);
     let path = path.trim_matches('/');
+    let (http, uploads) = connections(host, settings, needs_tls, &config.user_agent)?;
     Ok(Arc::new(Endpoint {
-        http: connections(host, settings, needs_tls, &config.user_agent)?,
+        http,
+        uploads,
         host: host.to_owned(),
         path: match path {
             "" => "/v2".to_owned(),
@@ -230,23 +244,33 @@ fn endpoint(
     }))
 }
 
-/// The connections of one server.
+/// The connections of one server, and those for uploads.
 fn connections(
     host: &str,
     settings: &HostConfig,
     encrypted: bool,
     agent: &str,
-) -> Result<reqwest::Client, Error> {
-    let tls = if encrypted {
-        tls::settings(settings)?
-    } else {
-        tls::plain()
-    };
-    let mut builder = reqwest::Client::builder()
+) -> Result<(reqwest::Client, reqwest::Client), Error> {
+    if !encrypted {
+        let client = client(host, tls::plain(), agent)?;
+        return Ok((client.clone(), client));
+    }
+    let mut tls = tls::settings(settings)?;
+    let uploads = client(host, tls.clone(), agent)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok((client(host, tls, agent)?, uploads))
+}
+
+fn client(host: &str, tls: rustls::ClientConfig, agent: &str) -> Result<reqwest::Client, Error> {
+    let mut builder = reqwest::Client::builder();
+    if tls.alpn_protocols.is_empty() {
+        builder = builder.http1_only();
+    }
+    let mut builder = builder
         .tls_backend_preconfigured(tls)
         .user_agent(agent)
-        // One HTTP/2 connection is slower than several of HTTP/1.1: its flow control throttles uploads.
-        .http1_only()
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(4 * STREAM_WINDOW)
         // Followed by hand: each host gets the authorization that is its own.
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)

@@ -1,6 +1,7 @@
 //! Pushing: blobs beside each other, then manifests, children before parents, the root last.
 
 mod plan;
+mod upload;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ use crate::resolve::denied;
 use crate::retry::retrying;
 use crate::wire::{self, Access, Body, Others, Place, Request};
 use crate::{Client, Credentials, Origin, Push};
+
+use upload::Upload;
 
 /// Pushes all of it.
 pub(crate) async fn push(
@@ -91,7 +94,7 @@ pub(crate) struct Target {
 }
 
 /// What came of asking for an upload.
-enum Upload {
+enum Opened {
     /// The blob is there already.
     Done,
     /// It goes there.
@@ -121,6 +124,7 @@ impl Target {
         let gate = inner.limits.of(domain);
         let backoff = inner.hosts.config().backoff;
         let (access, host) = (self.access(cx), self.endpoint().await?);
+        let upload = Upload::new(self, &access, &host, blob, origin);
         let uploaded = {
             let _permit = gate.enter(cx, &blob.media_type).await?;
             let work = || self.start(&access, &host, blob, origin);
@@ -128,11 +132,10 @@ impl Target {
                 .await
                 .map_err(Error::into_refusal)?
             {
-                Upload::Done => true,
-                Upload::To(_) if !self.store.contains(&blob.digest) => false,
-                Upload::To(location) => {
-                    self.upload(&access, &host, blob, origin, location, backoff)
-                        .await?;
+                Opened::Done => true,
+                Opened::To(_) if !self.store.contains(&blob.digest) => false,
+                Opened::To(location) => {
+                    upload.run(location).await?;
                     true
                 }
             }
@@ -142,9 +145,8 @@ impl Target {
             self.bring(cx, blob, origin).await?;
             let _permit = gate.enter(cx, &blob.media_type).await?;
             let work = || self.start(&access, &host, blob, origin);
-            if let Upload::To(location) = retrying(cx, backoff, &self.progress, work).await? {
-                self.upload(&access, &host, blob, origin, location, backoff)
-                    .await?;
+            if let Opened::To(location) = retrying(cx, backoff, &self.progress, work).await? {
+                upload.run(location).await?;
             }
         }
         inner.known.add(domain, self.reference.path(), &blob.digest);
@@ -163,34 +165,6 @@ impl Target {
         Ok(())
     }
 
-    /// Uploads to `first`; a try that fails is followed by another upload from its beginning.
-    async fn upload(
-        &self,
-        access: &Access<'_>,
-        host: &Endpoint,
-        blob: &Descriptor,
-        origin: &Origin,
-        first: Url,
-        backoff: std::time::Duration,
-    ) -> Result<(), Error> {
-        let first = parking_lot::Mutex::new(Some(first));
-        let work = || {
-            let first = first.lock().take();
-            async {
-                let location = match first {
-                    Some(location) => location,
-                    None => match self.start(access, host, blob, origin).await? {
-                        Upload::Done => return Ok(()),
-                        Upload::To(location) => location,
-                    },
-                };
-                self.put(access, host, blob, location).await
-            }
-        };
-        let done = retrying(access.cx, backoff, &self.progress, work).await;
-        done.map_err(Error::into_refusal)
-    }
-
     /// Finds out whether the blob is there or can be mounted, else asks for a place to put it.
     async fn start(
         &self,
@@ -198,10 +172,10 @@ impl Target {
         host: &Endpoint,
         blob: &Descriptor,
         origin: &Origin,
-    ) -> Result<Upload, Error> {
+    ) -> Result<Opened, Error> {
         let place = format!("blobs/{}", blob.digest);
         if self.exists(access, host, &place, blob, None).await? {
-            return Ok(Upload::Done);
+            return Ok(Opened::Done);
         }
         if let Some(from) = self.mountable(blob, origin)
             && let Some(upload) = self.mount(access, host, blob, &from).await?
@@ -233,14 +207,20 @@ impl Target {
         host: &Endpoint,
         blob: &Descriptor,
         from: &str,
-    ) -> Result<Option<Upload>, Error> {
+    ) -> Result<Option<Opened>, Error> {
         let mut request = Request::new(Method::POST, "blobs/uploads/");
         request.scopes = Scopes::parse([format!("repository:{from}:pull").as_str()]);
         if let Place::Path { query, .. } = &mut request.place {
             *query = format!("mount={}&from={from}", blob.digest);
         }
         match access.send(host, &request, Others::None).await {
-            Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED => Ok(None),
+            // It may not be allowed, or not known at all. Uploading may be.
+            Ok(answer)
+                if answer.status().is_client_error()
+                    && answer.status() != StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Ok(None)
+            }
             Ok(answer) => self.place(host, answer).await.map(Some),
             Err(Error::Unauthorized { .. }) => Ok(None),
             Err(err) => Err(err),
@@ -248,9 +228,9 @@ impl Target {
     }
 
     /// What an answer to a request for an upload says.
-    async fn place(&self, host: &Endpoint, answer: Response) -> Result<Upload, Error> {
+    async fn place(&self, host: &Endpoint, answer: Response) -> Result<Opened, Error> {
         match answer.status() {
-            StatusCode::CREATED => Ok(Upload::Done),
+            StatusCode::CREATED => Ok(Opened::Done),
             StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
                 let value = answer.headers().get(LOCATION);
                 let text = value.and_then(|value| value.to_str().ok());
@@ -258,33 +238,13 @@ impl Target {
                 let url =
                     location(answer.url(), &text).ok_or(Error::Location { location: text })?;
                 tracing::trace!(host = host.host, to = authority(&url), "upload accepted");
-                Ok(Upload::To(url))
+                Ok(Opened::To(url))
             }
             _ => {
                 let url = answer.url().clone();
                 Err(wire::unexpected(&Method::POST, &url, answer).await)
             }
         }
-    }
-
-    async fn put(
-        &self,
-        access: &Access<'_>,
-        host: &Endpoint,
-        blob: &Descriptor,
-        location: Url,
-    ) -> Result<(), Error> {
-        let mut url = location;
-        url.query_pairs_mut()
-            .append_pair("digest", blob.digest.as_str());
-        let size = self.store.info(&blob.digest)?.size;
-        let mut request = Request::new(Method::PUT, "").content_type("application/octet-stream");
-        request.place = Place::Url(url);
-        request.body = Body::File {
-            path: self.store.path(&blob.digest),
-            size,
-        };
-        self.done(access, host, &request).await
     }
 
     /// Sends what must be accepted.
@@ -368,7 +328,8 @@ impl Target {
             let mut request =
                 Request::new(Method::PUT, place.as_str()).content_type(&manifest.media_type);
             request.body = Body::Bytes(bytes.clone());
-            self.done(&access, &host, &request).await
+            let done = self.done(&access, &host, &request).await;
+            done.map_err(|err| hint(err, &manifest.media_type))
         };
         let backoff = inner.hosts.config().backoff;
         let done = retrying(cx, backoff, &self.progress, work).await;
@@ -380,6 +341,18 @@ impl Target {
         );
         inner.names.forget(&self.reference);
         Ok(())
+    }
+}
+
+/// Tells what helps where a registry is older than the types of OCI.
+fn hint(err: Error, media_type: &str) -> Error {
+    let oci = media_type.starts_with("application/vnd.oci.");
+    match err {
+        Error::Status(refused) if oci && refused.refuses_types() => Error::Types {
+            media_type: media_type.to_owned(),
+            source: Box::new(Error::Status(refused).into_refusal()),
+        },
+        other => other,
     }
 }
 

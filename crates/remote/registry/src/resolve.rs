@@ -140,11 +140,12 @@ impl Question<'_> {
         let url = answer.url().clone();
         let mut hasher = Hasher::new();
         let mut size = 0;
-        while let Some(piece) = answer
-            .chunk()
-            .await
-            .map_err(|err| wire::broken(&Method::GET, &url, &err))?
-        {
+        let patience = self.access.hosts.config().patience;
+        loop {
+            let piece = tokio::time::timeout(patience, answer.chunk()).await;
+            let piece = piece.map_err(|_| wire::timed_out(&Method::GET, &url))?;
+            let piece = piece.map_err(|err| wire::broken(&Method::GET, &url, &err))?;
+            let Some(piece) = piece else { break };
             size += piece.len() as u64;
             self.check(size)?;
             hasher.update(&piece);

@@ -11,12 +11,29 @@ use crate::Error;
 
 /// Tries in all; the waits between them double.
 const TRIES: u32 = 4;
+/// How often work that got further than before may begin to count anew.
+const ADVANCES: u32 = 64;
 
 /// Runs `work` until it succeeds, fails for good, or was tried often enough. Tells the user why it takes so long.
 pub(crate) async fn retrying<T, F>(
     cx: &Cx,
     backoff: Duration,
     progress: &Progress,
+    work: impl FnMut() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    retrying_from(cx, backoff, progress, || 0, work).await
+}
+
+/// The same for work that goes on where it broke. `far` tells how far it got: a connection that breaks now and then is
+/// no reason to give up what comes nearer to its end each time.
+pub(crate) async fn retrying_from<T, F>(
+    cx: &Cx,
+    backoff: Duration,
+    progress: &Progress,
+    far: impl Fn() -> u64,
     mut work: impl FnMut() -> F,
 ) -> Result<T, Error>
 where
@@ -24,13 +41,21 @@ where
 {
     let mut wait = backoff;
     let mut done = 0;
+    let (mut furthest, mut advances) = (0, 0);
     loop {
         done += 1;
         let err = match work().await {
             Ok(value) => return Ok(value),
             Err(err) => err,
         };
-        let hopeless = !err.is_temporary() || (done == 1 && err.is_unreachable());
+        let reached = far();
+        if reached > furthest && advances < ADVANCES {
+            furthest = reached;
+            advances += 1;
+            (done, wait) = (1, backoff);
+        }
+        let nothing_came = done == 1 && advances == 0;
+        let hopeless = !err.is_temporary() || (nothing_came && err.is_unreachable());
         if hopeless || done == TRIES || cx.is_cancelled() {
             return Err(err);
         }
@@ -79,6 +104,27 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(count, 4);
         assert_eq!(took.as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_advances_is_tried_more_often_but_not_for_ever() {
+        let count = Cell::new(0_u64);
+        let advancing = |until: u64| {
+            let count = &count;
+            count.set(0);
+            async move {
+                let far = || count.get().min(until);
+                retrying_from(&Cx::root(), Duration::ZERO, &Progress::none(), far, || {
+                    count.set(count.get() + 1);
+                    std::future::ready(Err::<(), _>(temporary()))
+                })
+                .await
+            }
+        };
+        assert!(advancing(10).await.is_err());
+        assert_eq!(count.get(), 10 + 3);
+        assert!(advancing(u64::MAX).await.is_err());
+        assert_eq!(count.get(), u64::from(ADVANCES) + 3);
     }
 
     #[tokio::test(start_paused = true)]

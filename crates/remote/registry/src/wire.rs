@@ -2,10 +2,14 @@
 
 mod failure;
 
+use std::future::Future;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
     LOCATION, RANGE, RETRY_AFTER,
@@ -13,6 +17,10 @@ use http::header::{
 use http::{Method, StatusCode};
 use reqwest::Response;
 use tasks::Cx;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::watch;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 use url::Url;
 
@@ -22,14 +30,14 @@ use crate::error::{Broken, Error};
 use crate::hosts::{Endpoint, Hosts};
 use crate::{Credentials, Inner};
 
-pub(crate) use failure::{broken, reason, unexpected};
+pub(crate) use failure::{broken, reason, timed_out, unexpected};
 
 /// How often one question is asked at most.
 const ATTEMPTS: u32 = 5;
 /// How many redirects are followed.
 const REDIRECTS: u32 = 10;
-/// How long a server may think before it answers a question without a body.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How much more patience there is for an answer to what was sent: a registry may look at all of it first.
+const DIGESTION: u32 = 10;
 /// The longest wait that a server can order.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The largest answer that is read only to keep its connection.
@@ -62,7 +70,11 @@ pub(crate) enum Place {
 pub(crate) enum Body {
     None,
     Bytes(Bytes),
-    File { path: PathBuf, size: u64 },
+    /// Some bytes of a file.
+    File {
+        path: PathBuf,
+        range: Range<u64>,
+    },
 }
 
 impl Request {
@@ -190,9 +202,14 @@ impl<'a> Access<'a> {
             let encrypted = endpoint.is_encrypted();
             let response = match self.once(endpoint, &request).await {
                 Ok(response) => response,
-                Err(err) if again && self.may_repeat(endpoint, encrypted, &err, others) => {
-                    let pause = tokio::time::sleep(Duration::from_millis(50));
-                    self.cx.run(pause).await?;
+                Err(err)
+                    if again && self.may_repeat(endpoint, encrypted, &request, &err, others) =>
+                {
+                    // A server without TLS is asked in plain words at once.
+                    if encrypted == endpoint.is_encrypted() {
+                        let pause = tokio::time::sleep(Duration::from_millis(50));
+                        self.cx.run(pause).await?;
+                    }
                     continue;
                 }
                 Err(err) => return Err(err),
@@ -215,6 +232,7 @@ impl<'a> Access<'a> {
         &self,
         endpoint: &Endpoint,
         encrypted: bool,
+        request: &Request,
         err: &Error,
         others: Others,
     ) -> bool {
@@ -229,7 +247,10 @@ impl<'a> Access<'a> {
         if encrypted && no_tls && endpoint.give_up_tls() {
             return true;
         }
-        others == Others::None && matches!(kind, Broken::TimedOut | Broken::Closed)
+        // An upload need not begin anew; whoever began it knows better.
+        !matches!(request.body, Body::File { .. })
+            && others == Others::None
+            && matches!(kind, Broken::TimedOut | Broken::Closed)
     }
 
     /// Whether an answer calls for the same question again.
@@ -318,8 +339,28 @@ impl<'a> Access<'a> {
         request: &Request,
         url: &Url,
     ) -> Result<Response, Error> {
+        let upload = matches!(request.body, Body::File { .. });
+        let http = self.hosts.towards(endpoint, url, upload).await?;
+        match self.ask_with(endpoint, &http, request, url).await {
+            // It knows HTTP/2 only.
+            Err(Error::Transport {
+                kind: Broken::Tls, ..
+            }) if upload => {
+                let http = self.hosts.towards(endpoint, url, false).await?;
+                self.ask_with(endpoint, &http, request, url).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_with(
+        &self,
+        endpoint: &Endpoint,
+        http: &reqwest::Client,
+        request: &Request,
+        url: &Url,
+    ) -> Result<Response, Error> {
         let own = endpoint.serves(url);
-        let http = self.hosts.towards(endpoint, url).await?;
         let mut builder = http
             .request(request.method.clone(), url.clone())
             .headers(request.headers.clone());
@@ -337,17 +378,15 @@ impl<'a> Access<'a> {
                 builder = builder.header(AUTHORIZATION, secret(known));
             }
         }
-        let without_body = matches!(request.body, Body::None);
-        let builder = self.with_body(builder, &request.body).await?;
+        let patience = self.hosts.config().patience;
+        let answered_within = match request.body {
+            Body::None => patience,
+            _ => patience * DIGESTION,
+        };
+        let (builder, beats) = self.with_body(builder, &request.body).await?;
         tracing::trace!(method = %request.method, url = %failure::redacted(url), "request");
-        let answer = self.cx.run(async {
-            if without_body {
-                tokio::time::timeout(PATIENCE, builder.send()).await
-            } else {
-                Ok(builder.send().await)
-            }
-        });
-        match answer.await? {
+        let answer = in_time(builder.send(), beats, patience, answered_within);
+        match self.cx.run(answer).await? {
             Ok(Ok(response)) => {
                 tracing::trace!(status = %response.status(), "answer");
                 Ok(response)
@@ -361,25 +400,55 @@ impl<'a> Access<'a> {
         &self,
         builder: reqwest::RequestBuilder,
         body: &Body,
-    ) -> Result<reqwest::RequestBuilder, Error> {
+    ) -> Result<(reqwest::RequestBuilder, Option<watch::Receiver<()>>), Error> {
         Ok(match body {
-            Body::None => builder,
-            Body::Bytes(bytes) => builder.body(bytes.clone()),
-            Body::File { path, size } => {
-                let file =
-                    tokio::fs::File::open(path)
-                        .await
-                        .map_err(|source| content::Error::Store {
-                            path: path.clone(),
-                            source,
-                        })?;
-                let stream = ReaderStream::with_capacity(file, PIECE);
-                builder
-                    .header(CONTENT_LENGTH, *size)
-                    .body(reqwest::Body::wrap_stream(stream))
+            Body::None => (builder, None),
+            Body::Bytes(bytes) => (builder.body(bytes.clone()), None),
+            Body::File { path, range } => {
+                let failed = |source| content::Error::Store {
+                    path: path.clone(),
+                    source,
+                };
+                let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+                if range.start > 0 {
+                    let start = std::io::SeekFrom::Start(range.start);
+                    file.seek(start).await.map_err(failed)?;
+                }
+                let size = range.end - range.start;
+                let (beat, beats) = watch::channel(());
+                let stream = ReaderStream::with_capacity(file.take(size), PIECE);
+                let stream = stream.inspect(move |_| beat.send_replace(()));
+                let builder = builder
+                    .header(CONTENT_LENGTH, size)
+                    .body(reqwest::Body::wrap_stream(stream));
+                (builder, Some(beats))
             }
         })
     }
+}
+
+/// Waits for an answer, as long as something moves: `beats` tells of every piece that was taken, and ends with the last
+/// one. Then there is `within` for the answer.
+async fn in_time<T>(
+    send: impl Future<Output = T>,
+    beats: Option<watch::Receiver<()>>,
+    patience: Duration,
+    within: Duration,
+) -> Result<T, Elapsed> {
+    let mut send = pin!(send);
+    if let Some(mut beats) = beats {
+        loop {
+            tokio::select! {
+                answer = &mut send => return Ok(answer),
+                beat = timeout(patience, beats.changed()) => {
+                    if beat?.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    timeout(within, send).await
 }
 
 /// Reads what is left of an answer nobody wants, so that the connection can be used again.

@@ -132,12 +132,12 @@ async fn get(
     }
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     url.query_pairs_mut().clear().extend_pairs(pairs).finish();
-    let http = asker.hosts.towards(asker.endpoint, &url).await?;
+    let http = asker.hosts.towards(asker.endpoint, &url, false).await?;
     let mut request = http.get(url.clone());
     if !login.secret.is_empty() {
         request = request.header(http::header::AUTHORIZATION, basic(login));
     }
-    answer(Method::GET, &url, request).await
+    answer(Method::GET, &url, request, asker.hosts.config().patience).await
 }
 
 async fn post(
@@ -149,7 +149,7 @@ async fn post(
     let form = form(server, login, scopes);
     let request = asker
         .hosts
-        .towards(asker.endpoint, &server.url)
+        .towards(asker.endpoint, &server.url, false)
         .await?
         .post(server.url.clone())
         .header(
@@ -157,7 +157,8 @@ async fn post(
             "application/x-www-form-urlencoded; charset=utf-8",
         )
         .body(form);
-    answer(Method::POST, &server.url, request).await
+    let patience = asker.hosts.config().patience;
+    answer(Method::POST, &server.url, request, patience).await
 }
 
 /// The body of an OAuth2 request; its fields are sorted.
@@ -186,9 +187,10 @@ async fn answer(
     method: Method,
     url: &Url,
     request: reqwest::RequestBuilder,
+    patience: Duration,
 ) -> Result<Good, Error> {
     let failed = |err: reqwest::Error| wire::broken(&method, url, &err);
-    let request = request.timeout(Duration::from_secs(60));
+    let request = request.timeout(patience);
     let response = request.send().await.map_err(failed)?;
     if !response.status().is_success() {
         return Err(wire::unexpected(&method, url, response).await);

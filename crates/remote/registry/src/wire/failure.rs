@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::time::Duration;
 
 use http::Method;
 use reqwest::Response;
@@ -12,18 +13,23 @@ use crate::error::{Broken, Error, UnexpectedStatus, document};
 
 /// How much of a refusal is read.
 const READ: usize = 64 << 10;
+/// For how long.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// An answer that is no success.
 pub(crate) async fn unexpected(method: &Method, url: &Url, mut response: Response) -> Error {
     let mut body = Vec::new();
-    // What cannot be read does not help; the status tells enough.
-    while let Ok(Some(piece)) = response.chunk().await {
-        let room = READ - body.len();
-        body.extend_from_slice(&piece[..piece.len().min(room)]);
-        if body.len() == READ {
-            break;
+    let read = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            let room = READ - body.len();
+            body.extend_from_slice(&piece[..piece.len().min(room)]);
+            if body.len() == READ {
+                break;
+            }
         }
-    }
+    };
+    // What cannot be read does not help; the status tells enough.
+    let _ = tokio::time::timeout(READ_WITHIN, read).await;
     let status = response.status();
     Error::Status(Box::new(UnexpectedStatus {
         method: method.clone(),
