@@ -19,9 +19,9 @@ pub mod settings;
 pub mod spec;
 pub mod stubs;
 pub mod terminal;
+pub mod usage;
 pub mod user;
 
-pub mod usage;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -166,12 +166,12 @@ pub struct Step {
     pub mounts: Vec<StepMount>,
     /// The process.
     pub process: Process,
+    /// Keeps account of what it uses.
+    pub usage: Option<Arc<usage::Usage>>,
 }
 
 /// Takes the output of a step as it comes. Must not block for long.
 pub type Output = Arc<dyn Fn(Stream, Bytes) + Send + Sync>;
-    /// Keeps account of what it uses.
-    pub usage: Option<Arc<usage::Usage>>,
 
 /// Why a step failed. The text is what users see behind `process "…" did not complete successfully: `.
 #[derive(Debug, thiserror::Error)]

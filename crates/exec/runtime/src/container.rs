@@ -116,13 +116,13 @@ impl Container<'_> {
         let resources = linux.resources.as_ref();
         let group = Group::create(&self.inner.hierarchies, &linux.cgroups_path, resources)
             .map_err(|err| Error::start_io("failed to create a control group", err))?;
-        let ended = self.run_in(&group, &held, streams);
         let usage = self.step.usage.as_deref();
         if let Some(usage) = usage {
             usage.begin(&cgroup::relative(&linux.cgroups_path));
         }
-        self.inner.janitor.remove(group, note);
+        let ended = self.run_in(&group, &held, streams);
         usage.inspect(|usage| usage.end());
+        self.inner.janitor.remove(group, note);
         ended
     }
 
