@@ -8,7 +8,8 @@
 //! 3. *Save*: the node of a key is the one it is bound to; else one that, for every input, the content key links to, or
 //!    where there is none, some alternative; else a new one. (A definition key alone does not tell which of two runs of
 //!    a step that is not reproducible is meant.) Alternatives that are not in the store yet are placed the same way
-//!    first. Then every missing link and the record are added.
+//!    first. Then every missing link and the record are added, and links from the further ways that equal steps knew
+//!    their inputs by, which do not search.
 //! 4. *Release*: a result that is gone is taken off all nodes; a node with neither records nor links out of it goes,
 //!    and so on upward. A key without any record but with links to surviving nodes stays: partial chains are wanted.
 
@@ -141,6 +142,7 @@ pub fn records(stores: &Stores, key: &Key, exists: &dyn Fn(&ResultId) -> bool) -
 }
 
 /// The node `save` would use for `key`, with its records, if it has any: was an equal step saved by somebody else?
+/// Then `key` is that step's too, and what it is known by leads there from now on.
 pub fn find(
     store: &dyn KeyStore,
     key: &Key,
@@ -162,16 +164,25 @@ pub fn find(
                 created: stored.created,
             })
             .collect();
-        (!records.is_empty()).then_some((node, records))
+        if records.is_empty() {
+            return None;
+        }
+        add_links(store, key, &node);
+        Some((node, records))
     })
+}
+
+/// Teaches the main store all the ways the inputs of a key that was saved are known by.
+pub fn teach(store: &dyn KeyStore, key: &Key) {
+    if let Some(node) = key.node(StoreId::MAIN) {
+        add_links(store, key, &node);
+    }
 }
 
 /// Puts a record under `key` into `store`, which must be the main one, and returns the key's node.
 pub fn save(store: &dyn KeyStore, key: &Key, record: &Stored) -> NodeId {
     let node = place(store, key);
-    if !key.is_root() {
-        add_links(store, key, &node);
-    }
+    add_links(store, key, &node);
     store.add_record(&node, record);
     key.set_record(Record {
         store: StoreId::MAIN,
@@ -272,11 +283,15 @@ fn place(store: &dyn KeyStore, key: &Key) -> NodeId {
 }
 
 fn add_links(store: &dyn KeyStore, key: &Key, node: &NodeId) {
+    let add = |input: usize, way: &Alternative| {
+        let source = place(store, &way.key);
+        add_missing(store, &source, &own_link(key, input, way), node);
+    };
     for (input, ways) in key.inputs().iter().enumerate() {
-        for way in ways {
-            let source = place(store, &way.key);
-            add_missing(store, &source, &own_link(key, input, way), node);
-        }
+        ways.iter().for_each(|way| add(input, way));
+    }
+    for (input, way) in key.secondary() {
+        add(input, &way);
     }
 }
 

@@ -20,7 +20,7 @@ mod persistent;
 
 mod store;
 
-pub use graph::{Found, Stores, find, query, records, release, save, sweep};
+pub use graph::{Found, Stores, find, query, records, release, save, sweep, teach};
 pub use ingredients::{
     Changes, Ended, File, Ingredients, Input, Part, Reason, SOURCE, SUM, list_name, reasons,
 };

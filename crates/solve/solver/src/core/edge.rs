@@ -132,7 +132,12 @@ pub(super) enum Finish {
     /// The operation has to run, or runs.
     Run,
     /// The result is being saved.
-    Save { value: Handle, keys: Vec<Known> },
+    Save {
+        value: Handle,
+        keys: Vec<Known>,
+        /// How many of the vertex's secondary ways are saved with it.
+        secondary: usize,
+    },
 }
 
 /// What an edge does about its inputs. Later ones cost more.

@@ -296,6 +296,8 @@ pub(crate) enum Effect {
         keys: Vec<Key>,
         value: Handle,
     },
+    /// Teach the main store further ways the inputs of saved results are known by.
+    Teach { keys: Vec<Key> },
     /// Answer a wish.
     Answer { want: WantId, outcome: Outcome },
 }

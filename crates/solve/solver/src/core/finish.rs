@@ -229,10 +229,16 @@ impl Core {
         };
         let known = self.commit_keys(id);
         let keys: Vec<_> = known.iter().map(|known| known.key.clone()).collect();
+        let secondary = self.vertex(vertex).secondary.len();
+        for (input, way) in self.vertex(vertex).secondary.clone() {
+            keys.iter()
+                .for_each(|key| key.add_secondary(input, way.clone()));
+        }
         let ticket = self.ticket(Purpose::Save(id));
         self.open_mut(id).finish = Finish::Save {
             value: value.clone(),
             keys: known,
+            secondary,
         };
         self.effects.push(Effect::Save {
             ticket,
@@ -249,7 +255,11 @@ impl Core {
         let Some(open) = self.edges.get_mut(id.0).and_then(|edge| edge.open_mut()) else {
             return;
         };
-        let Finish::Save { value, keys } = std::mem::replace(&mut open.finish, Finish::Gather)
+        let Finish::Save {
+            value,
+            keys,
+            secondary,
+        } = std::mem::replace(&mut open.finish, Finish::Gather)
         else {
             return;
         };
@@ -274,10 +284,9 @@ impl Core {
             })
             .collect();
         let vertex = self.edge(id).vertex;
-        for (input, way) in self.vertex(vertex).secondary.clone() {
-            keys.iter()
-                .for_each(|known| known.key.add_secondary(input, way.clone()));
-        }
+        // Learnt while it was being saved.
+        let late = self.vertex(vertex).secondary[secondary..].to_vec();
+        self.teach(&keys, &late);
         let renewed = self.is_renewed(id);
         if !renewed && !self.vertex(vertex).is_leaf() {
             self.edge_mut(id).keys.extend(keys.iter().cloned());
@@ -290,6 +299,19 @@ impl Core {
                 renewed,
             }),
         );
+    }
+
+    /// Further ways inputs of a saved result are known by.
+    pub(super) fn teach(&mut self, keys: &[Known], ways: &[(usize, Alternative)]) {
+        if ways.is_empty() || keys.is_empty() {
+            return;
+        }
+        for (input, way) in ways {
+            keys.iter()
+                .for_each(|known| known.key.add_secondary(*input, way.clone()));
+        }
+        let keys = keys.iter().map(|known| known.key.clone()).collect();
+        self.effects.push(Effect::Teach { keys });
     }
 
     pub(super) fn ran(&mut self, ticket: Ticket, outputs: Vec<Handle>) {

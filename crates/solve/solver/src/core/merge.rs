@@ -191,7 +191,8 @@ impl Core {
         edge
     }
 
-    /// Ways an input of the absorbed vertex is known by, which exports of the other's keys shall contain as well.
+    /// Ways an input of the absorbed vertex is known by: stores and exports of the other's keys shall contain them as
+    /// well, so that the next build finds the step by them at once.
     fn learn_ways(&mut self, vertex: VertexId, of: VertexId) {
         let edges = |id: VertexId| self.vertex(id).edges.values().next().copied();
         let (Some(from), Some(to)) = (self.open_edges(vertex).first().copied(), edges(of)) else {
@@ -216,18 +217,10 @@ impl Core {
                 }
             }
         }
-        let done: Vec<_> = self.vertex(of).edges.values().copied().collect();
-        for edge in done {
-            for known in self
-                .edge(edge)
-                .finished()
-                .map(|done| done.keys.as_slice())
-                .unwrap_or_default()
-            {
-                for (input, way) in &ways {
-                    known.key.add_secondary(*input, way.clone());
-                }
-            }
+        let edges: Vec<_> = self.vertex(of).edges.values().copied().collect();
+        for edge in edges {
+            let keys = self.edge(edge).finished().map(|done| done.keys.clone());
+            self.teach(&keys.unwrap_or_default(), &ways);
         }
         self.vertex_mut(of).secondary.extend(ways);
     }

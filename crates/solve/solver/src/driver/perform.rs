@@ -72,6 +72,11 @@ impl<O: Operation> Owner<O> {
                 let event = self.shared.failed(ticket, failure);
                 self.events.push_back(event);
             }
+            Effect::Teach { keys } => {
+                for key in keys {
+                    cachekeys::teach(self.shared.keys.as_ref(), &key);
+                }
+            }
             Effect::Map { .. }
             | Effect::Content { .. }
             | Effect::Run { .. }

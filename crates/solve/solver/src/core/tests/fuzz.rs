@@ -1,8 +1,10 @@
 //! Random graphs, random orders.
 
+use std::sync::atomic::Ordering;
+
 use oci::Digest;
 
-use super::world::{Dice, Disk, Graph, Step, World};
+use super::world::{Dice, Disk, Graph, STEPS, Step, World, content};
 
 struct Kind {
     content: usize,
@@ -86,11 +88,16 @@ fn graph(dice: &mut Dice, kind: &Kind) -> Graph {
     graph
 }
 
-fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("SOLVER_FUZZ_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    0..count.unwrap_or(60)
+/// `SOLVER_FUZZ_SEEDS` says how many, `SOLVER_FUZZ_FROM` the first.
+fn seeds() -> impl Iterator<Item = u64> {
+    let setting = |name: &str| std::env::var(name).ok()?.parse().ok();
+    let from = setting("SOLVER_FUZZ_FROM").unwrap_or(0);
+    let to = from + setting("SOLVER_FUZZ_SEEDS").unwrap_or(60);
+    (from..to).inspect(move |seed| {
+        if seed + 1 == to {
+            eprintln!("{} steps", STEPS.load(Ordering::Relaxed));
+        }
+    })
 }
 
 #[test]
@@ -258,5 +265,55 @@ fn a_cache_may_be_brought_late() {
         }
         world.settle(dice);
         world.close(dice);
+    }
+}
+
+/// Two equal copies from two stages, in every order: whichever did the work, the next build finds both by what their
+/// inputs are made of.
+#[test]
+fn a_step_whose_work_another_did_is_found_at_once_the_next_time() {
+    let step = |op: String, inputs: &[usize], by_content: bool| Step {
+        digest: Digest::of(format!("{op} on {inputs:?}")),
+        op,
+        value: 7,
+        inputs: inputs.iter().map(|at| (*at, 0)).collect(),
+        content: inputs.iter().map(|_| by_content).collect(),
+        prepare: inputs.iter().map(|_| false).collect(),
+        ignore_cache: false,
+        two_answers: false,
+        random: false,
+        fails: false,
+    };
+    let base = step("base".to_owned(), &[], false);
+    let mut stages: Vec<Step> = Vec::new();
+    for number in 0.. {
+        let stage = step(format!("stage {number}"), &[0], false);
+        if content(stage.run(0, &[7])) == 0 {
+            stages.push(stage);
+        }
+        if stages.len() == 4 {
+            break;
+        }
+    }
+    let mut graph = vec![base];
+    graph.extend(stages);
+    graph.push(step("copy".to_owned(), &[1, 2], true));
+    graph.push(step("copy".to_owned(), &[3, 4], true));
+    graph.push(step("both".to_owned(), &[5, 6], false));
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let mut disk = Disk::default();
+        for round in 0..2 {
+            let mut world = World::new(disk);
+            world.check_once = true;
+            let job = world.add_job();
+            world.want(job, &graph, graph.len() - 1, 0);
+            world.settle(dice);
+            if round > 0 {
+                let did = (world.runs, world.loads, world.contents);
+                assert_eq!(did, (0, 1, 0), "seed {seed}");
+            }
+            disk = world.close(dice);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cachekeys::{Memory, Record, ResultId, StoreId, Stored, Stores};
@@ -28,6 +29,9 @@ pub(super) struct Step {
 }
 
 pub(super) type Graph = Vec<Step>;
+
+/// Events that schedulers took in all worlds that were closed.
+pub(super) static STEPS: AtomicU64 = AtomicU64::new(0);
 
 fn hash(text: &str) -> u64 {
     let digest = Digest::of(text);
@@ -165,6 +169,7 @@ pub(super) struct World {
     pub(super) loads: usize,
     pub(super) contents: usize,
     next: u64,
+    steps: u64,
 }
 
 impl World {
@@ -187,6 +192,7 @@ impl World {
             loads: 0,
             contents: 0,
             next: 0,
+            steps: 0,
         }
     }
 
@@ -199,6 +205,7 @@ impl World {
         self.events.push_back(event);
         while let Some(event) = self.events.pop_front() {
             self.log.push(event_line(&event));
+            self.steps += 1;
             let effects = self.core.step(event);
             self.log.extend(effects.iter().map(effect_line));
             for effect in effects {
@@ -221,6 +228,11 @@ impl World {
                 return;
             }
             Effect::Join { .. } | Effect::Leave { .. } | Effect::Absorb { .. } => return,
+            Effect::Teach { keys } => {
+                let main = self.disk.stores.main().as_ref();
+                keys.iter().for_each(|key| cachekeys::teach(main, key));
+                return;
+            }
             Effect::Close { vertex } => {
                 self.vertices.remove(vertex).expect("closed once");
                 return;
@@ -578,6 +590,7 @@ impl World {
         self.step(Event::Quiet);
         assert_eq!(self.core.sizes(), [0; 5], "something was left open");
         assert!(self.vertices.is_empty());
+        STEPS.fetch_add(self.steps, Ordering::Relaxed);
         if let Err(err) = replay(self.log.iter().map(String::as_str)) {
             panic!("{err}");
         }
