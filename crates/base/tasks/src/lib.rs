@@ -14,9 +14,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use cx::{Cancelled, Cx};
-pub use memory::{keep_little_memory, release_memory};
+pub use memory::{keep_little_memory, release_memory, share_memory};
 pub use once::OnceMap;
 pub use scope::{Scope, Task};
+
+/// How many threads can work at the same time. Asked of the system once: it takes ten files to answer.
+pub fn cores() -> usize {
+    static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(2, std::num::NonZero::get))
+}
 
 /// Starts `work` on the blocking pool at once; the future waits for it. A panic in `work` continues there.
 ///

@@ -10,8 +10,7 @@
 pub fn keep_little_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let arenas = i32::try_from(cores.clamp(2, 16)).unwrap_or(2);
+        let arenas = i32::try_from(crate::cores().clamp(2, 16)).unwrap_or(2);
         let settings = [
             (libc::M_ARENA_MAX, arenas),
             (libc::M_MMAP_THRESHOLD, 128 << 10),
@@ -23,6 +22,16 @@ pub fn keep_little_memory() {
                 libc::mallopt(setting, value);
             }
         }
+    }
+}
+
+/// Has all threads take memory from one place: for programs whose threads are many and live for moments. To be called
+/// first thing in `main`, before there are threads.
+pub fn share_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes no pointers; no other thread is there yet that might allocate.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

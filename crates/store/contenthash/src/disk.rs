@@ -116,8 +116,13 @@ impl<'a> Disk<'a> {
             return Ok(());
         }
         let (cx, tree) = self.tree()?;
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = threads.min(MAX_THREADS).min(jobs.len() / WORTH_THREADS + 1);
+        // The system takes ten files to say how many can work at the same time.
+        let threads = match (jobs.len() / WORTH_THREADS + 1).min(MAX_THREADS) {
+            1 => 1,
+            wanted => std::thread::available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(wanted),
+        };
         let work = Work {
             cx,
             tree,

@@ -7,9 +7,9 @@ use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::available_parallelism;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timestamps, Uid};
 use rustix::io::Errno;
@@ -299,12 +299,14 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        // The system takes ten files to answer, and most copies are of a few files.
+        static THREADS: OnceLock<usize> = OnceLock::new();
+        let threads = THREADS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
         Self {
             tasks: Vec::new(),
             open_dirs: 0,
             last_dir: -1,
-            threads: threads.min(MAX_THREADS),
+            threads: (*threads).min(MAX_THREADS),
         }
     }
 }
