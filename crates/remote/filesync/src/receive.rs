@@ -128,20 +128,18 @@ async fn run<O: Observer + 'static>(
 ) -> Result<Received, Error> {
     let (listing, entries) = mpsc::unbounded_channel();
     let (failures, failed) = mpsc::channel(1);
-    let mut writers = Vec::new();
-    let mut inboxes = Vec::new();
-    for _ in 0..files::writers() {
+    let writing = shared.clone();
+    let start = move || {
         let (inbox, chunks) = mpsc::unbounded_channel();
-        inboxes.push(inbox);
-        let (shared, failures) = (shared.clone(), failures.clone());
+        let (shared, failures) = (writing.clone(), failures.clone());
         let write = tasks::blocking(move || {
             if let Err(err) = files::write(&shared, chunks) {
                 // Only the first error is looked at.
                 let _ = failures.try_send(err);
             }
         });
-        writers.push(tasks::spawn("write files", write));
-    }
+        (inbox, tasks::spawn("write files", write))
+    };
     let applier = {
         let (shared, replies) = (shared.clone(), replies.clone());
         tasks::blocking(move || Applier::new(shared, options, replies)?.run(entries))
@@ -152,8 +150,10 @@ async fn run<O: Observer + 'static>(
         packets: VecDeque::new(),
         listing: Some(listing),
         stats: Vec::new(),
-        chunks: inboxes.iter().map(|_| Vec::new()).collect(),
-        inboxes,
+        chunks: (0..files::writers()).map(|_| Vec::new()).collect(),
+        inboxes: (0..files::writers()).map(|_| None).collect(),
+        writers: Vec::new(),
+        start: Box::new(start),
         room: Arc::new(Semaphore::new(IN_FLIGHT)),
         received: Received::default(),
         progress,
@@ -173,7 +173,7 @@ async fn run<O: Observer + 'static>(
         }
     };
     reader.hang_up();
-    futures::future::join_all(writers).await;
+    futures::future::join_all(std::mem::take(&mut reader.writers)).await;
     received
 }
 
@@ -195,6 +195,8 @@ async fn finish<O: Observer + 'static, P: FnMut(u64) + Send>(
     Ok(reader.received)
 }
 
+type Inbox = mpsc::UnboundedSender<Vec<Chunk>>;
+
 /// Takes packets apart.
 struct Reader<P> {
     incoming: Fuse<Incoming>,
@@ -203,7 +205,10 @@ struct Reader<P> {
     /// To the applier; gone after the end of the listing.
     listing: Option<mpsc::UnboundedSender<apply::Message>>,
     stats: Vec<Stat>,
-    inboxes: Vec<mpsc::UnboundedSender<Vec<Chunk>>>,
+    /// Of each writer; there is none before there is something to write: most transfers of a rebuild bring no content.
+    inboxes: Vec<Option<Inbox>>,
+    writers: Vec<tasks::Task<()>>,
+    start: Box<dyn FnMut() -> (Inbox, tasks::Task<()>) + Send>,
     /// What goes to the writers next.
     chunks: Vec<Vec<Chunk>>,
     room: Arc<Semaphore>,
@@ -317,11 +322,17 @@ impl<P: FnMut(u64) + Send> Reader<P> {
         {
             let _ = listing.send(apply::Message::Entries(std::mem::take(&mut self.stats)));
         }
-        for (inbox, chunks) in self.inboxes.iter().zip(&mut self.chunks) {
-            if !chunks.is_empty() {
-                // A writer that is gone has said why.
-                let _ = inbox.send(std::mem::take(chunks));
+        for (inbox, chunks) in self.inboxes.iter_mut().zip(&mut self.chunks) {
+            if chunks.is_empty() {
+                continue;
             }
+            let inbox = inbox.get_or_insert_with(|| {
+                let (inbox, writer) = (self.start)();
+                self.writers.push(writer);
+                inbox
+            });
+            // A writer that is gone has said why.
+            let _ = inbox.send(std::mem::take(chunks));
         }
     }
 

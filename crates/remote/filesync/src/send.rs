@@ -83,17 +83,12 @@ pub(crate) async fn send_batches<L: Listing>(
 ) -> Result<(), Error> {
     let files = Arc::new(Files::new());
     let (failures, mut failed) = mpsc::channel(1);
-    let mut threads = Vec::new();
-    for _ in 0..read::readers() {
-        let (files, out, failures) = (files.clone(), out.clone(), failures.clone());
-        let read = tasks::blocking(move || {
-            if let Err(err) = read::serve(&files, &out) {
-                // Only the first error is looked at.
-                let _ = failures.try_send(err);
-            }
-        });
-        threads.push(tasks::spawn("read files", read));
-    }
+    let mut readers = Readers {
+        running: Vec::new(),
+        files: files.clone(),
+        out: out.clone(),
+        failures: failures.clone(),
+    };
     let lister = {
         let (files, out, failures) = (files.clone(), out.clone(), failures.clone());
         let list = tasks::blocking(move || {
@@ -104,7 +99,7 @@ pub(crate) async fn send_batches<L: Listing>(
         tasks::spawn("list tree", list)
     };
     let all = async {
-        let mut answered = std::pin::pin!(answer(incoming, &files, progress));
+        let mut answered = std::pin::pin!(answer(incoming, &mut readers, progress));
         tokio::select! {
             Some(err) = failed.recv() => match err {
                 // Nobody takes what we send: the call is over, and how it ended says why.
@@ -130,7 +125,7 @@ pub(crate) async fn send_batches<L: Listing>(
         }
     }
     if ended.is_ok() {
-        futures::future::join(lister, futures::future::join_all(threads)).await;
+        futures::future::join(lister, futures::future::join_all(readers.running)).await;
     }
     ended
 }
@@ -176,13 +171,39 @@ fn list(listing: impl Listing, files: &Files, out: &Batches) -> Result<(), Error
     flush(&mut batch, &mut sources)
 }
 
+/// The threads that read files. There is none before one is asked for: most transfers of a rebuild send no content.
+struct Readers {
+    running: Vec<tasks::Task<()>>,
+    files: Arc<Files>,
+    out: Batches,
+    failures: mpsc::Sender<Error>,
+}
+
+impl Readers {
+    /// So many files are wanted at once.
+    fn enough_for(&mut self, wanted: usize) {
+        while self.running.len() < wanted.min(read::readers()) {
+            let (files, out) = (self.files.clone(), self.out.clone());
+            let failures = self.failures.clone();
+            let read = tasks::blocking(move || {
+                if let Err(err) = read::serve(&files, &out) {
+                    // Only the first error is looked at.
+                    let _ = failures.try_send(err);
+                }
+            });
+            self.running.push(tasks::spawn("read files", read));
+        }
+    }
+}
+
 /// Takes requests until the receiver has everything.
 async fn answer(
     incoming: &mut Incoming,
-    files: &Files,
+    readers: &mut Readers,
     mut progress: impl FnMut(u64) + Send,
 ) -> Result<(), Error> {
     let mut packets = incoming.ready_chunks(ENTRIES_AT_ONCE);
+    let mut asked = 0;
     while let Some(packets) = packets.next().await {
         let mut wanted = Vec::new();
         for packet in packets {
@@ -198,8 +219,10 @@ async fn answer(
                 PacketType::PacketStat | PacketType::PacketData => {}
             }
         }
-        files.want(&wanted)?;
-        progress(files.sent());
+        asked += wanted.len();
+        readers.files.want(&wanted)?;
+        readers.enough_for(asked);
+        progress(readers.files.sent());
     }
     Err(Error::Eof)
 }

@@ -22,7 +22,7 @@ use crate::{Error, stat};
 
 /// How many threads write.
 pub(super) fn writers() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8))
+    tasks::cores().clamp(2, 8)
 }
 
 /// A part of a file, on its way to the writer.
