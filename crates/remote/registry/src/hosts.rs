@@ -14,6 +14,10 @@ use crate::{Config, Error, HostConfig, tls};
 /// What may be on the way in one stream of HTTP/2 before we took it.
 const STREAM_WINDOW: u32 = 2 << 20;
 
+/// Names of protocols, as TLS has them.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
 
@@ -256,14 +260,15 @@ fn connections(
         return Ok((client.clone(), client));
     }
     let mut tls = tls::settings(settings)?;
+    tls.alpn_protocols = vec![HTTP1.to_vec()];
     let uploads = client(host, tls.clone(), agent)?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    tls.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     Ok((client(host, tls, agent)?, uploads))
 }
 
 fn client(host: &str, tls: rustls::ClientConfig, agent: &str) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder();
-    if tls.alpn_protocols.is_empty() {
+    if !tls.alpn_protocols.iter().any(|name| name == HTTP2) {
         builder = builder.http1_only();
     }
     let mut builder = builder

@@ -7,7 +7,8 @@ mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use oci::{Digest, media_type};
 use registry::{Config, HostConfig, KeyPair};
@@ -18,6 +19,99 @@ use rustls::{RootCertStore, ServerConfig};
 use server::{Answer, Server};
 use tempfile::TempDir;
 use world::{World, nobody};
+
+/// Tells of every request with which protocol it came, and takes uploads.
+#[derive(Clone)]
+struct Modern(Arc<Mutex<Vec<String>>>);
+
+impl<S> tower::Layer<S> for Modern {
+    type Service = Self;
+
+    fn layer(&self, _: S) -> Self {
+        self.clone()
+    }
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for Modern {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let line = format!("{} {:?}", request.method(), request.version());
+        self.0.lock().expect("no panic").push(line);
+        let answer = http::Response::builder();
+        let answer = match request.method().as_str() {
+            "HEAD" if request.uri().path().contains("/blobs/") => answer.status(404),
+            "HEAD" => answer
+                .header("Content-Type", media_type::OCI_MANIFEST)
+                .header("Content-Length", MANIFEST.len())
+                .header("Docker-Content-Digest", Digest::of(MANIFEST).as_str()),
+            "POST" => answer.status(202).header("Location", "/upload"),
+            _ => answer.status(201),
+        };
+        let answer = answer.body(tonic::body::Body::empty());
+        std::future::ready(Ok(answer.expect("an answer")))
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_http_2_is_spoken_to_with_it() {
+    if !ready() {
+        return;
+    }
+    let authority = Authority::new();
+    let text = |name: &str| std::fs::read(authority.path(name)).expect("a file");
+    let identity = tonic::transport::Identity::from_pem(text("leaf.cert"), text("leaf.key"));
+    let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+    let modern = Modern(Arc::default());
+    let address = tonic::transport::server::TcpIncoming::bind(([127, 0, 0, 1], 0).into());
+    let address = address.expect("a port");
+    let host = address.local_addr().expect("an address").to_string();
+    // It knows nothing else.
+    let server = tonic::transport::Server::builder()
+        .tls_config(tls)
+        .expect("settings")
+        .layer(modern.clone())
+        .add_routes(tonic::service::Routes::default())
+        .serve_with_incoming(address);
+    let client = async {
+        let mut config = Config::default();
+        let settings = HostConfig {
+            ca: vec![authority.path("ca.crt")],
+            ..encrypted()
+        };
+        config.hosts.insert(host.clone(), settings);
+        let (world, name) = (World::with(config), format!("{host}/a/b:c"));
+        world.resolve(&nobody(), &name).await.expect("resolved");
+        let bytes = "a blob";
+        world.store.put(bytes).expect("stored");
+        let repository = world
+            .client
+            .repository(nobody(), &world::reference(&name), false);
+        repository
+            .push(
+                &world.cx,
+                &world::layer(bytes.as_bytes()),
+                &registry::Origin::default(),
+                &world.store,
+                &progress::Progress::none(),
+            )
+            .await
+            .expect("pushed");
+    };
+    tokio::select! {
+        () = client => {}
+        ended = server => panic!("the server ended: {ended:?}"),
+    }
+    let seen = modern.0.lock().expect("no panic").clone();
+    let wanted = ["HEAD", "HEAD", "POST", "PUT"].map(|method| format!("{method} HTTP/2.0"));
+    assert_eq!(seen, wanted);
+}
 
 const MANIFEST: &str = "{\"layers\":[]}";
 
