@@ -512,3 +512,231 @@ fn a_cache_of_many_steps_is_exported_quickly() {
     eprintln!("1,100 steps: min {min:?}, max {max:?}");
     assert!(min.as_secs() < 60, "{min:?}");
 }
+
+#[test]
+fn layers_are_fetched_when_something_needs_them() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "looks into the store of ours") {
+        return;
+    }
+    let registry = Registry::start();
+    let context = on_base(
+        "FROM base AS a\nRUN echo a > /a && echo more > /more\nFROM base AS b\nRUN echo b > /b\nFROM b\n\
+         COPY --from=a /a /a\nARG V\nRUN echo $V > /v\n",
+        "",
+    );
+    let cache = format!("type=registry,ref={}/c:1", registry.host());
+    let export = format!("--export-cache={cache},mode=max");
+    let first = "--opt=build-arg:V=1";
+    Daemon::start()
+        .build(context.path(), &[&export, first])
+        .ok();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = registry.get("/v2/c/manifests/1", kind);
+    let manifest: Value = serde_json::from_str(&manifest).expect("a manifest");
+    let layers = manifest["layers"].as_array().expect("layers");
+    assert_eq!(layers.len(), 6, "{manifest}");
+    let daemon = Daemon::start();
+    let fetched = || {
+        let here = |layer: &&Value| {
+            let digest = layer["digest"].as_str().expect("a digest");
+            let path = digest.replace(':', "/");
+            daemon.root().join("content-v1/blobs").join(path).exists()
+        };
+        layers.iter().filter(here).count()
+    };
+    let import = format!("--import-cache={cache}");
+    let build = daemon.build(context.path(), &[&import, first]).ok();
+    check_all_cached("the same", &build.text);
+    assert_eq!(fetched(), 0);
+    // The last step runs on two layers of the base, that of `b` and the copied file; `a` is known by its keys alone.
+    let build = daemon.build(context.path(), &[&import, "--opt=build-arg:V=2"]);
+    build.ok();
+    assert_eq!(fetched(), 4);
+}
+
+/// Steps that fill cache mounts: a common one, one with an owner, which stands on a tree, and one with a name.
+const MOUNTS: &str = r#"FROM base AS run
+ARG RUN
+RUN --mount=type=cache,target=/c --mount=type=cache,target=/o,uid=7,mode=0750 \
+    --mount=type=cache,id=named,target=/n,sharing=locked \
+    --mount=type=tmpfs,target=/t --mount=type=secret,id=s,target=/s \
+    cat /s > /t/s && ls /c /o /n > /seen && stat -c '%u %a' /o >> /seen && \
+    echo run$RUN > /c/$RUN && ln -s $RUN /c/link$RUN && echo o > /o/f$RUN && echo n > /n/f$RUN
+FROM scratch
+COPY --from=run /seen /seen
+"#;
+
+/// Builds [`MOUNTS`] and answers what the step saw.
+fn run_with_mounts(daemon: &Daemon, run: &str, args: &[&str]) -> (String, Build) {
+    let (context, out) = (on_base(MOUNTS, "//- s\nhidden-thing"), temp());
+    let mut all = vec![
+        format!("--opt=build-arg:RUN={run}"),
+        format!("--secret=id=s,src={}/s", context.path().display()),
+        format!("--output=type=local,dest={}", out.path().display()),
+    ];
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let build = daemon.build(context.path(), &all).ok();
+    let seen = std::fs::read_to_string(out.path().join("seen")).expect("the result");
+    (seen, build)
+}
+
+#[test]
+fn cache_mounts_travel_with_caches_that_are_told_to_take_them() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon does not know of this") {
+        return;
+    }
+    let empty = "/c:\n\n/n:\n\n/o:\n7 750\n";
+    let full = "/c:\n1\nlink1\n\n/n:\nf1\n\n/o:\nf1\n7 750\n";
+    let (registry, dir) = (Registry::start(), temp());
+    let (host, dir) = (registry.host(), dir.path().display().to_string());
+    let places = [
+        (format!("type=registry,ref={host}/c:1"), String::new()),
+        (
+            format!("type=registry,ref={host}/c:2"),
+            ",image-manifest=false".to_owned(),
+        ),
+        (format!("type=local,dest={dir}"), String::new()),
+    ];
+    for (place, form) in places {
+        let import = place.replace("dest=", "src=");
+        let from = Daemon::start();
+        let export = format!("--export-cache={place}{form},mode=max,cache-mounts=true");
+        assert_eq!(run_with_mounts(&from, "1", &[&export]).0, empty, "{place}");
+        drop(from);
+        let import = format!("--import-cache={import}");
+        let meant = format!("{import},cache-mounts=true");
+        // Another step, which is not in the cache.
+        let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&meant]);
+        assert_eq!(seen, full, "{place}");
+        // Nobody asked for them.
+        let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&import]);
+        assert_eq!(seen, empty, "{place}");
+        let some = format!("{import},cache-mounts=named;/o");
+        let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&some]);
+        assert_eq!(seen, "/c:\n\n/n:\nf1\n\n/o:\nf1\n7 750\n", "{place}");
+        // What is here already counts.
+        let to = Daemon::start();
+        run_with_mounts(&to, "0", &[]);
+        let (seen, _) = run_with_mounts(&to, "2", &[&meant]);
+        assert!(seen.starts_with("/c:\n0\nlink0\n\n"), "{place}: {seen}");
+        // They begin empty where the user says so.
+        let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&meant, "--no-cache"]);
+        assert_eq!(seen, empty, "{place}");
+    }
+}
+
+#[test]
+fn a_build_that_finds_every_step_keeps_the_cache_mounts() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon does not know of this") {
+        return;
+    }
+    let registry = Registry::start();
+    let name = |tag: &str| format!("type=registry,ref={}/c:{tag}", registry.host());
+    let export = |tag| format!("--export-cache={},mode=max,cache-mounts=true", name(tag));
+    let import = |tag| format!("--import-cache={},cache-mounts=true", name(tag));
+    run_with_mounts(&Daemon::start(), "1", &[&export("1")]);
+    let (_, build) = run_with_mounts(&Daemon::start(), "1", &[&import("1"), &export("2")]);
+    check_all_cached("all", &build.text);
+    let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&import("2")]);
+    assert!(
+        seen.starts_with("/c:\n1\nlink1\n\n/n:\nf1\n\n/o:\nf1"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn cache_mounts_have_a_largest_size_and_no_secrets() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon does not know of this") {
+        return;
+    }
+    let registry = Registry::start();
+    let name = format!("type=registry,ref={}/c:1", registry.host());
+    let export =
+        format!("--export-cache={name},mode=max,cache-mounts=true,cache-mounts-max-size=6");
+    let (_, build) = run_with_mounts(&Daemon::start(), "1", &[&export]);
+    let told = "cache mounts are larger than 6 bytes";
+    assert!(build.text.contains(told), "{}", build.text);
+    let import = format!("--import-cache={name},cache-mounts=true");
+    let (seen, _) = run_with_mounts(&Daemon::start(), "2", &[&import]);
+    let files = seen.lines().filter(|line| ["1", "f1"].contains(line));
+    assert!(files.count() < 3, "{seen}");
+    let wrong = export.replace("=6", "=six");
+    let context = on_base("", "");
+    let refused = Daemon::start().build(context.path(), &[&wrong]);
+    refused.fails_with("invalid cache-mounts-max-size \"six\"");
+}
+
+/// Nothing that a daemon needs no more stays behind.
+#[test]
+fn damaged_cache_mounts_begin_empty_and_leave_nothing_behind() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon does not know of this") {
+        return;
+    }
+    let registry = Registry::start();
+    let name = format!("type=registry,ref={}/c:1", registry.host());
+    let export = format!("--export-cache={name},mode=max,cache-mounts=true");
+    let from = Daemon::start();
+    run_with_mounts(&from, "1", &[&export]);
+    let spool =
+        |daemon: &Daemon| std::fs::read_dir(daemon.root().join("spool")).map(Iterator::count);
+    assert!(matches!(spool(&from), Ok(0)), "{:?}", spool(&from));
+    // Chunks are gone.
+    let manifest = registry.get(
+        "/v2/c/manifests/1",
+        "application/vnd.oci.image.manifest.v1+json",
+    );
+    let manifest: Value = serde_json::from_str(&manifest).expect("a manifest");
+    let mut gone = 0;
+    for layer in manifest["layers"].as_array().expect("layers") {
+        if layer["mediaType"]
+            .as_str()
+            .is_some_and(|kind| kind.contains(".chunk."))
+        {
+            let digest = layer["digest"].as_str().expect("a digest");
+            let hex = digest.trim_start_matches("sha256:");
+            let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+            std::fs::remove_file(registry.data().join(path)).expect("removed");
+            gone += 1;
+        }
+    }
+    assert!(gone > 0, "{manifest}");
+    let to = Daemon::start();
+    let import = format!("--import-cache={name},cache-mounts=true");
+    let (seen, build) = run_with_mounts(&to, "2", &[&import]);
+    assert!(seen.starts_with("/c:\n\n/n:\n\n/o:\n"), "{seen}");
+    assert!(build.text.contains("starts empty"), "{}", build.text);
+    assert!(matches!(spool(&to), Ok(0)), "{:?}", spool(&to));
+}
+
+#[test]
+fn the_stock_daemon_passes_over_cache_mounts() {
+    require!(root, busybox, registry);
+    let Some(stock) = stock() else {
+        eprintln!("SKIPPED: E2E_STOCK names no folder with the stock daemon");
+        return;
+    };
+    let (registry, dir) = (Registry::start(), temp());
+    for (place, form) in [
+        (format!("type=registry,ref={}/c:1", registry.host()), ""),
+        (
+            format!("type=registry,ref={}/c:2", registry.host()),
+            ",image-manifest=false",
+        ),
+        (format!("type=local,dest={}", dir.path().display()), ""),
+    ] {
+        let export = format!("--export-cache={place}{form},mode=max,cache-mounts=true");
+        run_with_mounts(&Daemon::start(), "1", &[&export]);
+        let import = place.replace("dest=", "src=");
+        for told in ["", ",cache-mounts=true"] {
+            let import = format!("--import-cache={import}{told}");
+            let (_, build) = run_with_mounts(&Daemon::other(&stock), "1", &[&import]);
+            check_all_cached(&place, &build.text);
+        }
+    }
+}

@@ -74,6 +74,10 @@ impl BuildBridge {
         for id in &loaded.stale_cache_dirs {
             worker.cache_dirs.forget(&worker.cache, id).await;
         }
+        self.imports
+            .mounts
+            .lock()
+            .note(loaded.cache_dirs, loaded.stale_cache_dirs);
         self.imports.keep(loaded.unexported);
         self.job.load(&loaded.edge);
         let definition = Arc::new(definition);
@@ -198,7 +202,9 @@ impl Bridge for BuildBridge {
         let Some(image) = answer.image else {
             return Err(Failure::new(
                 Class::User,
-                format!("ref {name} resolved to non-image {identifier}"),
+                format!(
+                    "ref mutated by policy to non-image: docker-image://{name} -> {identifier}"
+                ),
             ));
         };
         let reference = identifier

@@ -15,6 +15,7 @@ use remotecache::{Collect, Exporter, Kind, Mode, Results, Root, Work, collect, i
 use tasks::Cx;
 
 use crate::bridge::BuildBridge;
+use crate::cache_mounts::Wanted;
 use crate::reference::LazyReference;
 use crate::{ExporterRequest, vertex};
 
@@ -24,6 +25,8 @@ pub(crate) struct CacheExport {
     mode: Mode,
     /// The build succeeds even if this does not.
     optional: bool,
+    /// Cache mounts that go with it.
+    mounts: Option<Wanted>,
 }
 
 /// Checks what a client asked for.
@@ -45,6 +48,7 @@ pub(crate) fn configure(
         Ok(CacheExport {
             exporter,
             mode: Mode::parse(wanted.attrs.get("mode").map(String::as_str)),
+            mounts: Wanted::parse(&wanted.attrs)?,
             optional: optional.is_some_and(|text| export::parse_bool("", text).unwrap_or(false)),
         })
     };
@@ -175,8 +179,11 @@ impl BuildBridge {
         let all = roots.0.iter().map(|(_, root)| root.clone()).collect();
         let wanted = self.wanted(all, export.mode, export.exporter.layers());
         let graph = collect(&work, &wanted).await;
-        let graph = graph.map_err(|err| Failure::from_error(&err))?;
+        let mut graph = graph.map_err(|err| Failure::from_error(&err))?;
         drop(status);
+        if let Some(wanted) = export.mounts.as_ref().filter(|_| graph.has_results()) {
+            graph.mounts = self.outgoing(&work, wanted).await?;
+        }
         let _status = work.progress.status("sending cache export", "");
         let answer = export.exporter.export(&work, &graph).await;
         answer.map_err(|err| Failure::from_error(&err))

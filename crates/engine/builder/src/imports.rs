@@ -9,21 +9,31 @@ use cache::{Cache, ImageLayer, Ref};
 use cachekeys::{Key, KeyStore, Record};
 use diagnostics::Failure;
 use oci::Digest;
-use ops::{Value, Worker};
+use ops::{Offered, Value, Worker};
 use parking_lot::Mutex;
 use progress::{Progress, Sink};
 use remotecache::{Error, Found, Imported, Importer, Kind, Now, Work};
-use tasks::{Cx, Scope};
+use tasks::{Cx, Scope, Task};
+use tokio::sync::OnceCell;
 
 use crate::bridge::BuildBridge;
+use crate::cache_mounts::{Stock, Used, Which};
 use crate::vertex;
 
 /// What one build has to do with remote caches.
 #[derive(Default)]
 pub(crate) struct Imports {
     used: Mutex<BTreeSet<String>>,
+    /// Not looked into yet.
+    announced: Mutex<BTreeMap<String, Arc<Import>>>,
+    reading: Mutex<Vec<Task<()>>>,
     /// Vertices whose results must not be exported.
     unexported: Mutex<BTreeSet<Digest>>,
+    /// The cache mounts of the build's steps.
+    pub(crate) mounts: Arc<Mutex<Used>>,
+    /// Cache mounts that came with caches.
+    pub(crate) stocks: Mutex<Vec<Arc<Stock>>>,
+    offered: Mutex<Vec<Offered>>,
 }
 
 impl Imports {
@@ -46,15 +56,49 @@ impl BuildBridge {
         if !self.imports.used.lock().insert(id.clone()) {
             return;
         }
+        let announced = self.imports.announced.lock().remove(&id);
+        let import = announced.unwrap_or_else(|| self.new_import(kind, attrs, id));
+        self.job.import(import);
+    }
+
+    /// Begins to read a cache that a frontend is going to look into. What the frontend itself needs does not wait for it.
+    pub(crate) fn announce(&self, cx: &Cx, kind: &str, attrs: &BTreeMap<String, String>) {
+        let id = id(kind, attrs);
+        let mut announced = self.imports.announced.lock();
+        if announced.contains_key(&id) {
+            return;
+        }
+        let import = self.new_import(kind, attrs, id.clone());
+        announced.insert(id, import.clone());
+        let cx = cx.clone();
+        let reading = tasks::spawn("read announced cache", async move {
+            import.imported(&cx).await;
+        });
+        self.imports.reading.lock().push(reading);
+    }
+
+    fn new_import(&self, kind: &str, attrs: &BTreeMap<String, String>, id: String) -> Arc<Import> {
         let machinery = &self.machinery;
-        self.job.import(Arc::new(Import {
+        let import = Arc::new(Import {
             importer: importer(&machinery.caches, kind, attrs),
             id,
             sink: self.job.sink(),
             worker: machinery.worker.clone(),
             session: self.session.clone(),
-            read: Mutex::default(),
-        }));
+            read: OnceCell::new(),
+        });
+        if let Some(which) = Which::parse(attrs) {
+            let stock = Arc::new(Stock {
+                import: import.clone(),
+                which,
+                used: self.imports.mounts.clone(),
+            });
+            let dirs = &machinery.worker.cache_dirs;
+            let offered = dirs.offer(&self.session, stock.clone());
+            self.imports.offered.lock().push(offered);
+            self.imports.stocks.lock().push(stock);
+        }
+        import
     }
 }
 
@@ -97,27 +141,48 @@ fn importer(
 }
 
 /// A cache of one build.
-struct Import {
+pub(crate) struct Import {
     id: String,
     importer: Result<Arc<dyn Importer>, Failure>,
     sink: Arc<dyn Sink>,
-    worker: Arc<Worker>,
+    pub(crate) worker: Arc<Worker>,
     session: String,
-    read: Mutex<Option<Arc<Imported>>>,
+    /// Nothing when it cannot be read.
+    read: OnceCell<Option<Arc<Imported>>>,
 }
 
 impl Import {
     async fn read(&self, cx: &Cx, progress: Progress) -> Result<Arc<Imported>, Failure> {
         let importer = self.importer.as_ref().map_err(Failure::clone)?;
-        let work = Work {
+        let graph = importer.import(&self.work(cx, progress)).await;
+        let graph = graph.map_err(|err| Failure::from_error(&err))?;
+        Ok(Arc::new(Imported::new(graph)))
+    }
+
+    /// What it works with.
+    pub(crate) fn work(&self, cx: &Cx, progress: Progress) -> Work {
+        Work {
             cx: cx.clone(),
             progress,
             sessions: self.worker.sessions.group(vec![self.session.clone()]),
             store: self.worker.cache.content().clone(),
+        }
+    }
+
+    /// The cache, read once by whoever needs it first.
+    pub(crate) async fn imported(&self, cx: &Cx) -> Option<Arc<Imported>> {
+        let read = || async {
+            let title = format!("importing cache manifest from {}", self.id);
+            let read = vertex::run(&self.sink, &title, &title, |progress| {
+                self.read(cx, progress)
+            });
+            read.await
+                .inspect_err(|err| {
+                    tracing::debug!(id = self.id, error = err.text(), "a cache is not used");
+                })
+                .ok()
         };
-        let graph = importer.import(&work).await;
-        let graph = graph.map_err(|err| Failure::from_error(&err))?;
-        Ok(Arc::new(Imported::new(graph)))
+        self.read.get_or_init(read).await.clone()
     }
 
     async fn result(
@@ -126,7 +191,7 @@ impl Import {
         key: &Key,
         record: &Record,
     ) -> Result<Option<Vec<(Key, Record, Value)>>, Error> {
-        let Some(imported) = self.read.lock().clone() else {
+        let Some(imported) = self.read.get().cloned().flatten() else {
             return Ok(None);
         };
         // Whoever has the step when a layer is needed is asked for it.
@@ -191,20 +256,8 @@ impl solver::Import<Value> for Import {
     }
 
     async fn open(&self, cx: &Cx) -> Option<Arc<dyn KeyStore>> {
-        let title = format!("importing cache manifest from {}", self.id);
-        let read = vertex::run(&self.sink, &title, &title, |progress| {
-            self.read(cx, progress)
-        });
-        match read.await {
-            Ok(imported) => {
-                *self.read.lock() = Some(imported.clone());
-                Some(imported)
-            }
-            Err(err) => {
-                tracing::debug!(id = self.id, error = err.text(), "a cache is not used");
-                None
-            }
-        }
+        let imported = self.imported(cx).await?;
+        Some(imported)
     }
 
     async fn load(

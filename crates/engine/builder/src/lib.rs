@@ -5,6 +5,7 @@
 mod attest;
 mod bridge;
 mod cache_exports;
+mod cache_mounts;
 mod chosen;
 mod container;
 mod exports;

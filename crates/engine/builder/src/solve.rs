@@ -82,7 +82,12 @@ impl Builder {
             ),
         };
         for import in &request.cache_imports {
-            bridge.import(&import.kind, &import.attrs);
+            // Compat: what a frontend looks for, it names itself.
+            if request.frontend.is_empty() {
+                bridge.import(&import.kind, &import.attrs);
+            } else {
+                bridge.announce(&cx, &import.kind, &import.attrs);
+            }
         }
         let driven = request.definition.is_none() && request.frontend.is_empty();
         let (gateway, answer) = if driven {

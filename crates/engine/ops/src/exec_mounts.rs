@@ -19,7 +19,7 @@ mod cache_dirs;
 mod private;
 
 use cache_dirs::CacheDir;
-pub use cache_dirs::CacheDirs;
+pub use cache_dirs::{CacheDirs, Lending, Lent, Offered, Stock, checksum};
 use private::secret;
 
 /// The mounts of one run.
@@ -336,6 +336,7 @@ impl Building<'_> {
         let description = format!("cached {}", self.describe(mount));
         let wanted = cache_dirs::Wanted {
             key,
+            id: &options.id,
             base,
             dest: &mount.dest,
             description: &description,

@@ -30,7 +30,7 @@ use oci::Digest;
 use solver::{CacheMap, InputMap, Operation, Work};
 
 pub use build::Nested;
-pub use exec_mounts::CacheDirs;
+pub use exec_mounts::{CacheDirs, Lending, Lent, Offered, Stock, checksum};
 pub use explain::{Asking, Explain, Explained};
 pub use load::{Edge, LoadOptions, Loaded, canonical, instance, load, load_parsed, platform};
 pub use logs::LogLimits;

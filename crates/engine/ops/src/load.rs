@@ -41,6 +41,8 @@ pub struct Loaded {
     /// Ids of cache mounts of steps that must not use a cache: what is in them is to be forgotten once, not by every
     /// step, for later steps of the build may share them.
     pub stale_cache_dirs: BTreeSet<String>,
+    /// Ids of all cache mounts.
+    pub cache_dirs: BTreeSet<String>,
     /// Vertices whose results must not go into a remote cache.
     pub unexported: BTreeSet<oci::Digest>,
 }
@@ -62,13 +64,16 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
         .into_graph(&llb_options)
         .map_err(|err| Failure::from_error(&err))?;
     let mut stale_cache_dirs = BTreeSet::new();
+    let mut all_cache_dirs = BTreeSet::new();
     let mut unexported = BTreeSet::new();
     let mut vertices: Vec<Arc<Vertex<Op>>> = Vec::with_capacity(graph.vertices.len());
     for vertex in graph.vertices {
         check_entitlements(&vertex.op, &options.entitlements)?;
+        let used = cache_dirs(&vertex.op);
         if vertex.metadata.ignore_cache {
-            stale_cache_dirs.extend(cache_dirs(&vertex.op));
+            stale_cache_dirs.extend(used.iter().cloned());
         }
+        all_cache_dirs.extend(used);
         let export = vertex.metadata.export_cache.as_ref();
         if export.is_some_and(|export| !export.value) {
             unexported.insert(vertex.digest.clone());
@@ -103,6 +108,7 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
             index: root.output,
         },
         stale_cache_dirs,
+        cache_dirs: all_cache_dirs,
         unexported,
     })
 }

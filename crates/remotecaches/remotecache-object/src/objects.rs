@@ -145,8 +145,14 @@ async fn send_all<O: Objects>(
             blobs.push(blob.clone());
         }
     }
+    let mut blobs: Vec<_> = blobs.into_iter().map(|blob| (work.clone(), blob)).collect();
+    if let Some(mounts) = &graph.mounts {
+        let work = mounts.work(work);
+        let further = mounts.blobs().iter();
+        blobs.extend(further.map(|blob| (work.clone(), blob.clone())));
+    }
     let mut sending = futures::stream::iter(blobs)
-        .map(|blob| send(objects.clone(), work.clone(), blob))
+        .map(|(work, blob)| send(objects.clone(), work, blob))
         .buffer_unordered(objects.at_once());
     while let Some(sent) = work.cx.run(sending.next()).await? {
         sent?;
@@ -200,6 +206,7 @@ fn read<O: Objects>(objects: &Arc<O>, documents: &[Bytes]) -> Result<Graph, Erro
             .filter_map(|layer| blob(&layer.blob, layer.annotations.as_ref()?, &origin))
             .collect();
         parse(&document, blobs, &mut graph)?;
+        graph.note_mounts(&document, &origin);
     }
     Ok(graph)
 }

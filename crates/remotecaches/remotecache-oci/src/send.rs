@@ -1,10 +1,12 @@
 //! Sending a cache that is made like an image: layers beside each other, then the document, then the manifest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use oci::Descriptor;
+use parking_lot::Mutex;
 use remotecache::manifest::Form;
 use remotecache::{Blob, Error, Graph, Work};
 use tasks::{Cx, Scope};
@@ -32,6 +34,9 @@ pub(crate) trait Target: Clone + Send + Sync + 'static {
     ) -> Result<(), Error>;
 }
 
+/// Chunks of cache mounts sent beside each other: there may be a thousand.
+const AT_ONCE: usize = 6;
+
 /// Sends a cache and answers with its manifest.
 pub(crate) async fn send(
     target: &impl Target,
@@ -56,10 +61,27 @@ pub(crate) async fn send(
             target.layer(&cx, &work, &blob).await
         });
     }
+    let mounts = graph.mounts.as_ref().map(|mounts| {
+        let left: Vec<Blob> = mounts.blobs().to_vec();
+        let left = Arc::new(Mutex::new(left.into_iter()));
+        for _ in 0..AT_ONCE {
+            let (cx, target, work) = (scope.cx().clone(), target.clone(), mounts.work(work));
+            let left = left.clone();
+            scope.spawn("send cache mounts", async move {
+                loop {
+                    let next = left.lock().next();
+                    let Some(blob) = next else { return Ok(()) };
+                    target.layer(&cx, &work, &blob).await?;
+                }
+            });
+        }
+        work.progress.status("writing cache mounts", "")
+    });
     scope
         .join()
         .await
         .map_err(within("error writing layer blob"))?;
+    drop(mounts);
     let (config, bytes) = written.config.clone();
     let status = work
         .progress

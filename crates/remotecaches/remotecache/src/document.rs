@@ -3,6 +3,8 @@
 use oci::{Digest, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::mounts::Part;
+
 /// The media type of such a document.
 pub const MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -23,6 +25,13 @@ pub struct Document {
         deserialize_with = "nullable"
     )]
     pub records: Vec<Record>,
+    /// The list of cache mounts that travel with the cache. Upstream does not know of it and passes over it.
+    #[serde(
+        rename = "cacheMounts",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub mounts: Option<Part>,
 }
 
 /// A layer on top of another.
@@ -156,6 +165,7 @@ mod tests {
                 })
                 .to_vec(),
             records: Vec::new(),
+            mounts: None,
         };
         let text = String::from_utf8(document.to_bytes().expect("JSON")).expect("text");
         let wanted =

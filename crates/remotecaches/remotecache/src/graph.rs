@@ -8,11 +8,14 @@
 //!    upwards ([`crate::order`]), so that almost always a comparison shows that there is none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use oci::Digest;
 
-use crate::layers::{LayerId, Layers};
+use crate::document::Document;
+use crate::layers::{LayerId, Layers, Origin};
+use crate::mounts::{Incoming, Outgoing};
 
 /// An item of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +65,10 @@ pub(crate) struct Item {
 pub struct Graph {
     /// What results are made of.
     pub layers: Layers,
+    /// Cache mounts that are to go out with it.
+    pub mounts: Option<Arc<Outgoing>>,
+    /// Cache mounts that came with it.
+    pub brought: Vec<Incoming>,
     pub(crate) items: Vec<Item>,
     pub(crate) roots: BTreeMap<Digest, ItemId>,
     /// What the layers were made from: as long as the graph is, they are not removed.
@@ -80,6 +87,13 @@ impl Graph {
             .iter()
             .filter(|item| item.merged.is_none())
             .count()
+    }
+
+    /// Notes the cache mounts that came with a document; their blobs are where its layers are.
+    pub fn note_mounts(&mut self, document: &Document, origin: &Arc<dyn Origin>) {
+        let brought = document.mounts.iter();
+        self.brought
+            .extend(brought.map(|list| Incoming::new(list, origin)));
     }
 
     /// Whether any item has a result.

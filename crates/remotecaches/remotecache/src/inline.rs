@@ -157,6 +157,7 @@ pub(crate) fn read(
     let mut document = Document {
         layers: Vec::with_capacity(layers.len()),
         records: records.unwrap_or_default(),
+        mounts: None,
     };
     for (place, (layer, diff_id)) in layers.iter_mut().zip(diff_ids).enumerate() {
         let annotations = &mut layer.annotations;

@@ -6,6 +6,7 @@
 //! * [`Graph`] is a cache in memory: records, the links between them, and chains of layers as their results.
 //! * [`document`] is that graph as upstream's format has it, byte for byte; [`manifest`] and [`inline`] say where in
 //!   an image, an index or an image's config such a document stands.
+//! * [`mounts`] are what cache mounts hold: they may travel beside a cache.
 //! * [`collect`] makes a graph of what a build knows, [`Imported`] lets the solver look things up in one.
 //!
 //! The rules are those of upstream, so that either side's caches hit on the other. Everything walks without recursion
@@ -21,6 +22,7 @@ mod graph;
 pub mod inline;
 mod layers;
 pub mod manifest;
+pub mod mounts;
 mod order;
 mod parse;
 mod read;

@@ -63,6 +63,10 @@ impl Form {
                 .entry(layer.blob.clone())
                 .or_insert_with(|| blob.clone());
         }
+        if let Some(mounts) = &graph.mounts {
+            // Listed, so that a registry keeps them.
+            layers.extend(mounts.blobs().iter().map(|blob| blob.descriptor.clone()));
+        }
         let config = config(&document)?;
         let manifest = self.manifest(config.0.clone(), layers)?;
         Ok(Some(Written {

@@ -280,6 +280,7 @@ mod tests {
         let document = Document {
             layers: Vec::new(),
             records: records.collect(),
+            mounts: None,
         };
         let mut graph = Graph::default();
         parse(&document, [], &mut graph).expect("a graph");

@@ -93,6 +93,7 @@ pub async fn read(
                 .into_iter()
                 .filter_map(|layer| Blob::imported(layer, origin));
             parse(&document, blobs, &mut graph)?;
+            graph.note_mounts(&document, origin);
         }
         None => images(cx, from, shape, origin, &mut graph).await?,
     }

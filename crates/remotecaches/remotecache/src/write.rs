@@ -66,6 +66,7 @@ pub fn write(graph: &Graph) -> Option<Document> {
     Some(Document {
         records: records.collect(),
         layers,
+        mounts: graph.mounts.as_ref().map(|mounts| mounts.list().clone()),
     })
 }
 

@@ -55,6 +55,12 @@ impl MutableRef {
         &self.node.id
     }
 
+    /// What the tree stands on.
+    pub fn parent(&self) -> Option<Ref> {
+        let parent = self.node.parents.first()?;
+        Some(Ref::new(self.cache.clone(), parent.clone()))
+    }
+
     /// What is mounted to write to the tree.
     ///
     /// For a cache mount with something below it the tree is mounted once, and this is a bind mount of that: several

@@ -85,6 +85,7 @@ impl Cache {
         let snapshots = layout.open(&root)?;
         let content = Store::open(&root.join("content-v1"))?;
         let _ = std::fs::remove_dir_all(root.join("mounts"));
+        let _ = std::fs::remove_dir_all(root.join("spool"));
         let mut next = db
             .value(STATE, NEXT_KEY)?
             .and_then(|raw| raw.try_into().ok().map(u64::from_le_bytes))

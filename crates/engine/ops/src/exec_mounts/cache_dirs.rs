@@ -4,6 +4,8 @@
 //! 2. *Private*: a step has a directory to itself; when all are in use it gets a new one.
 //! 3. *Locked*: a step has a directory to itself; when all are in use it waits, in the order in which steps came, and is
 //!    woken by the one that ends. Meanwhile its progress says whom it waits for.
+//!
+//! One that is new may be filled with what it held on another daemon ([`Stock`]), before anybody sees it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -17,6 +19,13 @@ use tokio::sync::Notify;
 use super::Building;
 use crate::Value;
 
+mod lend;
+mod stock;
+
+pub use lend::{Lending, Lent, checksum};
+use stock::Stocks;
+pub use stock::{Offered, Stock};
+
 /// Cache mounts that running steps use.
 #[derive(Default)]
 pub struct CacheDirs {
@@ -24,6 +33,7 @@ pub struct CacheDirs {
     /// Who comes next, by key.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     users: Arc<Users>,
+    stocks: Arc<Stocks>,
 }
 
 /// Who has what.
@@ -89,6 +99,8 @@ impl CacheDir {
 /// A cache mount somebody wants.
 pub(super) struct Wanted<'a> {
     pub(super) key: &'a str,
+    /// As the step has it.
+    pub(super) id: &'a str,
     /// What it stands on.
     pub(super) base: &'a Value,
     /// Where it is mounted.
@@ -97,6 +109,11 @@ pub(super) struct Wanted<'a> {
 }
 
 impl CacheDirs {
+    /// Has new cache mounts of the steps of a session filled from `stock`, until the result is dropped.
+    pub fn offer(&self, session: &str, stock: Arc<dyn Stock>) -> Offered {
+        self.stocks.offer(session, stock)
+    }
+
     /// Removes what the cache mounts with this id hold. Steps that have one now keep it.
     pub async fn forget(&self, cache: &cache::Cache, id: &str) {
         let mut shared = self.shared.lock().await;
@@ -118,20 +135,24 @@ impl CacheDirs {
         let enter = || User::enter(&self.users, wanted.key, wanted.description);
         match sharing {
             pb::CacheSharingOpt::Shared => {
-                let mut shared = self.shared.lock().await;
-                if let Some(dir) = shared.get(wanted.key).and_then(Weak::upgrade) {
+                // Filling a new one may take long: only those who want the same one wait.
+                let turn = self.turn(&format!("shared {}", wanted.key));
+                let _turn = turn.lock().await;
+                let known = self.shared.lock().await.get(wanted.key).cloned();
+                if let Some(dir) = known.as_ref().and_then(Weak::upgrade) {
                     return Ok(dir);
                 }
                 let user = enter();
-                let tree = find_or_make(build, wanted).await?;
+                let tree = self.find_or_make(build, wanted).await?;
                 let dir = Arc::new(CacheDir { tree, _user: user });
+                let mut shared = self.shared.lock().await;
                 shared.retain(|_, dir| dir.strong_count() > 0);
                 shared.insert(wanted.key.to_owned(), Arc::downgrade(&dir));
                 Ok(dir)
             }
             pb::CacheSharingOpt::Private => {
                 let user = enter();
-                let tree = find_or_make(build, wanted).await?;
+                let tree = self.find_or_make(build, wanted).await?;
                 Ok(Arc::new(CacheDir { tree, _user: user }))
             }
             pb::CacheSharingOpt::Locked => self.open_locked(build, wanted).await.map(Arc::new),
@@ -170,10 +191,7 @@ impl CacheDirs {
             .run(waits)
             .await
             .map_err(|err| Failure::cancelled(&*err.cause))?;
-        let tree = match tree {
-            Some(tree) => tree,
-            None => make(build, wanted).await?,
-        };
+        let tree = self.usable(build, wanted, tree).await?;
         Ok(CacheDir { tree, _user: user })
     }
 
@@ -228,30 +246,47 @@ fn family(id: &str) -> String {
     format!("cache-dirs-on-trees:{id}")
 }
 
-async fn find_or_make(build: &Building<'_>, wanted: &Wanted<'_>) -> Result<MutableRef, Failure> {
-    match build.worker.cache.find_mutable(&index(wanted.key)) {
-        Some(tree) => Ok(tree),
-        None => make(build, wanted).await,
-    }
+async fn new_tree(build: &Building<'_>, wanted: &Wanted<'_>) -> Result<MutableRef, Failure> {
+    let Wanted {
+        base, description, ..
+    } = wanted;
+    build
+        .new_mutable(base, description, RecordType::CacheMount)
+        .await
 }
 
-async fn make(build: &Building<'_>, wanted: &Wanted<'_>) -> Result<MutableRef, Failure> {
-    let Wanted {
-        key,
-        base,
-        description,
-        ..
-    } = wanted;
-    let tree = build
-        .new_mutable(base, description, RecordType::CacheMount)
-        .await?;
-    tree.set_index(&index(key))
-        .map_err(|err| Failure::from_error(&err))?;
-    if let Some(below) = &base.0
-        && let Some(id) = key.strip_suffix(&format!(":{}", below.id()))
-    {
-        tree.set_index(&family(id))
-            .map_err(|err| Failure::from_error(&err))?;
+impl CacheDirs {
+    async fn find_or_make(
+        &self,
+        build: &Building<'_>,
+        wanted: &Wanted<'_>,
+    ) -> Result<MutableRef, Failure> {
+        let found = build.worker.cache.find_mutable(&index(wanted.key));
+        self.usable(build, wanted, found).await
     }
-    Ok(tree)
+
+    /// What was found, or a new tree.
+    async fn usable(
+        &self,
+        build: &Building<'_>,
+        wanted: &Wanted<'_>,
+        found: Option<MutableRef>,
+    ) -> Result<MutableRef, Failure> {
+        match found {
+            Some(tree) if self.stocks.is_better(build, &tree) => tree.discard(),
+            Some(tree) => return Ok(tree),
+            None => {}
+        }
+        let mut tree = new_tree(build, wanted).await?;
+        if !self.stocks.fill(build, wanted, &tree).await? {
+            tree = new_tree(build, wanted).await?;
+        }
+        tree.set_index(&index(wanted.key))
+            .map_err(|err| Failure::from_error(&err))?;
+        if wanted.base.0.is_some() {
+            tree.set_index(&family(wanted.id))
+                .map_err(|err| Failure::from_error(&err))?;
+        }
+        Ok(tree)
+    }
 }
