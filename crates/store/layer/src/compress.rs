@@ -112,14 +112,21 @@ impl Codec {
 
     pub(crate) fn encoder(self) -> io::Result<Encoder> {
         Ok(match self {
-            Self::Gzip(level) => Encoder::Gzip(Compressor::new(level)),
+            Self::Gzip(level) => Encoder::Gzip {
+                packing: Compressor::new(level),
+                storing: Compressor::new(CompressionLvl::new(0).unwrap_or_default()),
+            },
             Self::Zstd(level) => Encoder::Zstd(zstd::bulk::Compressor::new(level)?),
         })
     }
 }
 
 pub(crate) enum Encoder {
-    Gzip(Compressor),
+    Gzip {
+        packing: Compressor,
+        /// For what does not become smaller.
+        storing: Compressor,
+    },
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
@@ -127,7 +134,12 @@ impl Encoder {
     /// Replaces `out` with a complete member or frame.
     pub(crate) fn encode(&mut self, block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Self::Gzip(encoder) => {
+            Self::Gzip { packing, storing } => {
+                let encoder = if is_packed(packing, block, out)? {
+                    storing
+                } else {
+                    packing
+                };
                 out.resize(encoder.gzip_compress_bound(block.len()), 0);
                 let len = encoder
                     .gzip_compress(block, out)
@@ -145,6 +157,28 @@ impl Encoder {
             }
         }
     }
+}
+
+/// A part of a block that stands for it, and how many there are. Parts are half as long as matches reach.
+const SAMPLE: usize = 16 << 10;
+const SAMPLES: usize = 4;
+
+/// Whether a block is packed already, as archives, images and random numbers are: to try costs most there and wins
+/// nothing. Told from samples, so the same block is always treated the same.
+fn is_packed(encoder: &mut Compressor, block: &[u8], out: &mut Vec<u8>) -> io::Result<bool> {
+    if block.len() < 4 * SAMPLES * SAMPLE {
+        return Ok(false);
+    }
+    out.resize(encoder.deflate_compress_bound(SAMPLE), 0);
+    for sample in block.chunks(block.len() / SAMPLES).take(SAMPLES) {
+        let packed = encoder
+            .deflate_compress(&sample[..SAMPLE], out)
+            .map_err(|err| io::Error::other(err.to_string()))?;
+        if packed < SAMPLE - SAMPLE / 64 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A block on its way to a worker, and where its result goes.
@@ -434,6 +468,34 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_packed_already_is_stored_as_it_is() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        };
+        let mut block: Vec<u8> = (0..GZIP_BLOCK).map(|_| random()).collect();
+        let codec = Codec::new(&Options::default());
+        let mut encoder = codec.encoder().expect("an encoder");
+        let mut packed = |block: &[u8]| {
+            let mut out = Vec::new();
+            encoder.encode(block, &mut out).expect("encoded");
+            let mut back = Vec::new();
+            let mut reader = decompress::reader(&*out).expect("a reader");
+            io::copy(&mut reader, &mut back).expect("readable");
+            assert!(back == block);
+            out.len()
+        };
+        let more = packed(&block) - block.len();
+        assert!(more < 200, "{more}");
+        // A quarter of it can be packed.
+        block[GZIP_BLOCK / 4..GZIP_BLOCK / 2].fill(b'a');
+        assert!(packed(&block) < GZIP_BLOCK * 4 / 5);
     }
 
     #[test]
