@@ -48,7 +48,7 @@
 //! 1. If an equal step, by any of its keys, is about to run or has run in another living vertex, this vertex is
 //!    absorbed by that one: the other answers all its edges from now on, and its keys learn what the inputs were known
 //!    by. Both have complete inputs or results, so neither can depend on the other being finished. A step that ignores
-//!    the cache is only absorbed by another such.
+//!    the cache is only absorbed by another such, and none by what is made from it.
 //! 2. The main store is asked once more: an equal step may have been saved since.
 //! 3. The operation runs, once per vertex for all outputs. The result is saved under a root key per answer, or under
 //!    one key with all the ways every input's result is known by. Then these keys are published too.

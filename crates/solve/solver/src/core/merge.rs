@@ -1,6 +1,6 @@
 //! Rule 6.1: equal steps of different vertices are done once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cachekeys::{Alternative, Found};
 use oci::Digest;
@@ -134,7 +134,26 @@ impl Core {
                 && (other.ignore_cache || !ignore)
                 && other.inputs.len() == self.vertex(vertex).inputs.len()
                 && !matches!(other.run, Once::Failed(_))
+                && !self.needs(*id, vertex)
         })
+    }
+
+    /// Whether `user` uses `used`, directly or through others. A vertex that absorbed what it is made from would keep
+    /// itself alive for ever.
+    fn needs(&self, user: VertexId, used: VertexId) -> bool {
+        let mut seen = HashSet::new();
+        let mut left = vec![user];
+        while let Some(id) = left.pop() {
+            if id == used {
+                return true;
+            }
+            if seen.insert(id) {
+                let vertex = self.vertex(id);
+                left.extend(vertex.inputs.iter().map(|edge| self.edge(*edge).vertex));
+                left.extend(vertex.absorbed_by);
+            }
+        }
+        false
     }
 
     /// `of` does the work of `vertex` from now on, and answers its edges.

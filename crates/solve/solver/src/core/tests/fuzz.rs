@@ -93,11 +93,26 @@ fn seeds() -> impl Iterator<Item = u64> {
     let setting = |name: &str| std::env::var(name).ok()?.parse().ok();
     let from = setting("SOLVER_FUZZ_FROM").unwrap_or(0);
     let to = from + setting("SOLVER_FUZZ_SEEDS").unwrap_or(60);
+    let mut now = Seed(from);
     (from..to).inspect(move |seed| {
+        // All of it belongs to the closure.
+        let now: &mut Seed = &mut now;
+        now.0 = *seed;
         if seed + 1 == to {
             eprintln!("{} steps", STEPS.load(Ordering::Relaxed));
         }
     })
+}
+
+/// Tells of itself when something goes wrong with it.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("SOLVER_FUZZ_FROM={} SOLVER_FUZZ_SEEDS=1", self.0);
+        }
+    }
 }
 
 #[test]
