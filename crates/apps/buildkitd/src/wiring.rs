@@ -49,6 +49,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         executor: executor(settings, state)?,
         sessions: sessions.clone(),
         cache_dirs: ops::CacheDirs::default(),
+        usages: ops::Usages::default(),
         explain: Arc::new(ops::Explain::new(cache.db().clone())),
     });
     let keys = Arc::new(cachekeys::Persistent::new(cache.db().clone()));

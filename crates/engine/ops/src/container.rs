@@ -77,6 +77,7 @@ impl Container {
             platform: worker.options.platform.clone(),
             inputs: inputs.len(),
             resources: None,
+            account: std::sync::Arc::default(),
         };
         let mounts = Mounts::prepare(worker, &asker.work(), &op, &inputs).await?;
         Ok(Self { mounts })

@@ -13,6 +13,7 @@ use solver::Work;
 use crate::exec_key::ExecKey;
 use crate::exec_mounts::{Mounts, inputs_of, secret_variables};
 use crate::logs::Logs;
+use crate::usage::Account;
 use crate::{Remains, Value, Worker};
 
 /// An exec op with what its metadata adds.
@@ -22,6 +23,7 @@ pub struct ExecOp {
     pub(crate) platform: Platform,
     pub(crate) inputs: usize,
     pub(crate) resources: Option<pb::LinuxResources>,
+    pub(crate) account: Arc<Account>,
 }
 
 impl ExecOp {
@@ -82,6 +84,7 @@ impl ExecOp {
             root_readonly: mounts.root_readonly,
             mounts: mounts.step.clone(),
             process,
+            usage: Some(self.worker.usages.begin(&self.account)),
         };
         let output = {
             let logs = logs.clone();

@@ -22,6 +22,7 @@ mod origin;
 mod remains;
 mod results;
 mod source;
+mod usage;
 mod worker;
 
 use async_trait::async_trait;
@@ -37,6 +38,7 @@ pub use logs::LogLimits;
 pub use origin::Origin;
 pub use remains::Remains;
 pub use results::Results;
+pub use usage::{Curious, Usages};
 pub use worker::{Entitlements, Worker, WorkerOptions};
 
 /// A tree a step made; `None` is scratch. Cheap to clone; keeps the tree alive.

@@ -86,7 +86,7 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
                 index: edge.output,
             })
             .collect();
-        let op = operation(options, vertex.op, &vertex.metadata)?;
+        let op = operation(options, vertex.op, &vertex.metadata, &vertex.digest)?;
         vertices.push(Arc::new(Vertex {
             digest: vertex.digest,
             original: Some(vertex.original),
@@ -144,7 +144,12 @@ fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure
     Ok(())
 }
 
-fn operation(options: &LoadOptions, op: pb::Op, metadata: &pb::OpMetadata) -> Result<Op, Failure> {
+fn operation(
+    options: &LoadOptions,
+    op: pb::Op,
+    metadata: &pb::OpMetadata,
+    digest: &oci::Digest,
+) -> Result<Op, Failure> {
     let worker = &options.worker;
     let platform = op
         .platform
@@ -165,6 +170,7 @@ fn operation(options: &LoadOptions, op: pb::Op, metadata: &pb::OpMetadata) -> Re
             platform,
             inputs,
             resources: metadata.linux_resources.clone(),
+            account: worker.usages.account(digest),
         })),
         Some(pb::op::Op::File(file)) => {
             Op::File(Box::new(FileOp::new(worker.clone(), file, inputs)?))

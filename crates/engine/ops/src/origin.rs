@@ -1,7 +1,10 @@
 //! What a step brings into a build from outside, for those who keep account of it.
 
+use std::sync::Arc;
+
 use ::source::{Asked, Facts, Identifier};
 use diagnostics::Failure;
+use executor::usage::Samples;
 use progress::Progress;
 use proto::pb;
 use session::Group;
@@ -21,7 +24,12 @@ pub enum Origin<'a> {
         facts: Result<Facts, Failure>,
     },
     /// A process, which may be given secrets and a network.
-    Process(&'a pb::ExecOp),
+    Process {
+        /// What it was asked to run.
+        exec: &'a pb::ExecOp,
+        /// What it used, if it ran for this build or for one beside it.
+        usage: Option<Arc<Samples>>,
+    },
     /// What nobody keeps account of.
     Unknown,
 }
@@ -42,7 +50,10 @@ impl Op {
                     facts: facts.map_err(|err| Failure::from_error(&err)),
                 }
             }
-            Self::Exec(op) => Origin::Process(&op.op),
+            Self::Exec(op) => Origin::Process {
+                exec: &op.op,
+                usage: op.account.samples(),
+            },
             Self::Build(_) => Origin::Unknown,
             Self::File(_) | Self::Merge(_) | Self::Diff(_) | Self::Passthrough(_) => {
                 Origin::Nothing

@@ -11,6 +11,7 @@ use solver::Work;
 use crate::exec_mounts::CacheDirs;
 use crate::explain::Explain;
 use crate::logs::LogLimits;
+use crate::usage::Usages;
 
 /// Settings of a worker.
 #[derive(Debug, Clone)]
@@ -52,6 +53,8 @@ pub struct Worker {
     pub cache_dirs: CacheDirs,
     /// What ran before.
     pub explain: Arc<Explain>,
+    /// What steps use.
+    pub usages: Usages,
 }
 
 impl Worker {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use oci::{Platform, Reference};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::Error;
 use crate::request::Parameters;
@@ -88,6 +89,8 @@ pub struct Capture {
     pub network: bool,
     /// There is more that nobody knows of.
     pub incomplete: bool,
+    /// What steps used, by their digests.
+    pub usage: BTreeMap<String, Value>,
 }
 
 impl Capture {

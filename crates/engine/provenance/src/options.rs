@@ -55,6 +55,8 @@ pub struct Options {
     pub inline_only: bool,
     /// Fail when something the result was made of is not known.
     pub complete_materials: bool,
+    /// Say what steps and the machine used.
+    pub capture_usage: bool,
 }
 
 impl Default for Options {
@@ -67,6 +69,7 @@ impl Default for Options {
             reproducible: false,
             inline_only: false,
             complete_materials: false,
+            capture_usage: false,
         }
     }
 }
@@ -193,6 +196,7 @@ impl Options {
                 "complete-materials" => options.complete_materials = flag(key, value)?,
                 // Compat: what is no flag is no.
                 "inline-only" => options.inline_only = flag(key, value).unwrap_or(false),
+                "capture-usage" => options.capture_usage = flag(key, value).unwrap_or(false),
                 _ => {}
             }
         }

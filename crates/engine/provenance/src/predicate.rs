@@ -57,6 +57,7 @@ pub struct Predicate {
     vcs: BTreeMap<String, String>,
     places: Option<Places>,
     layers: Layers,
+    usage: Vec<Value>,
     hermetic: bool,
     request_complete: bool,
     materials_complete: bool,
@@ -70,6 +71,8 @@ struct Metadata<'a> {
     source: &'a Option<Places>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     layers: &'a Layers,
+    #[serde(rename = "sysUsage", skip_serializing_if = "<[Value]>::is_empty")]
+    usage: &'a [Value],
 }
 
 impl Predicate {
@@ -134,6 +137,7 @@ impl Predicate {
             vcs,
             places: None,
             layers: Layers::new(),
+            usage: Vec::new(),
             hermetic: materials_complete && !capture.network,
             request_complete,
             materials_complete,
@@ -154,6 +158,11 @@ impl Predicate {
     /// Adds the layers of outputs of steps.
     pub fn set_layers(&mut self, layers: Layers) {
         self.layers = layers;
+    }
+
+    /// Adds what the machine did meanwhile.
+    pub fn set_usage(&mut self, usage: Vec<Value>) {
+        self.usage = usage;
     }
 
     /// Adds whose behaviour was wanted.
@@ -180,6 +189,7 @@ impl Predicate {
             vcs: &self.vcs,
             source: &self.places,
             layers: &self.layers,
+            usage: &self.usage,
         })?)
     }
 

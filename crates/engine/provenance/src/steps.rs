@@ -18,6 +18,8 @@ struct Step {
     op: Value,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<String>,
+    #[serde(rename = "resourceUsage", skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
 }
 
 /// The steps of a definition and what they are called.
@@ -115,10 +117,20 @@ impl Steps {
         self.steps.push(Step {
             id: format!("step{number}"),
             inputs: inputs.collect(),
+            usage: None,
             op: serde_json::from_str(&proto::gojson::to_string(&op))?,
         });
         self.numbers.insert(digest, number);
         Ok(())
+    }
+
+    /// Adds what steps used, by their digests.
+    pub fn add_usage(&mut self, usage: &BTreeMap<String, Value>) {
+        for (digest, number) in &self.numbers {
+            if let Some(step) = self.steps.get_mut(*number) {
+                step.usage = usage.get(digest).cloned();
+            }
+        }
     }
 
     /// What an output of a step is called: `step3:0`.

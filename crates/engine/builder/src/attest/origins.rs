@@ -33,7 +33,14 @@ pub(super) async fn of(
         match vertex.op.origin(cx, &sessions).await {
             Origin::Nothing => {}
             Origin::Source { id, facts } => add(&mut capture, id, facts),
-            Origin::Process(exec) => add_process(&mut capture, exec),
+            Origin::Process { exec, usage } => {
+                add_process(&mut capture, exec);
+                let usage = usage.and_then(|usage| serde_json::to_value(&*usage).ok());
+                if let Some(usage) = usage {
+                    let name = vertex.original.as_ref().unwrap_or(&vertex.digest);
+                    capture.usage.insert(name.to_string(), usage);
+                }
+            }
             Origin::Unknown => capture.incomplete = true,
         }
     }
