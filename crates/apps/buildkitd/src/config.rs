@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub system: System,
     pub history: crate::history::History,
     pub frontend: crate::frontends::Frontends,
+    pub cache: crate::caches::Caches,
     #[serde(rename = "provenanceEnvDir")]
     pub provenance_env_dir: Option<PathBuf>,
 }

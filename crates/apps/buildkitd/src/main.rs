@@ -3,6 +3,7 @@
 //! The only place that names implementations of the contracts below.
 
 mod args;
+mod caches;
 mod config;
 mod environment;
 mod frontends;

@@ -79,7 +79,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             )),
             Arc::new(export_files::FilesExporter),
         ],
-        caches: caches(registry),
+        caches: caches(settings, registry),
         platforms,
         entitlements: settings.entitlements.clone(),
         history: history::History::open(history::Options {
@@ -109,7 +109,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
 }
 
 /// All kinds of remote caches.
-fn caches(registry: registry::Client) -> Vec<Arc<dyn Kind>> {
+fn caches(settings: &Settings, registry: registry::Client) -> Vec<Arc<dyn Kind>> {
     // For options that are not given.
     let environment: remotecache_object::Environment = Arc::new(|name| std::env::var(name).ok());
     let mut kinds: Vec<Arc<dyn Kind>> = vec![
@@ -117,7 +117,12 @@ fn caches(registry: registry::Client) -> Vec<Arc<dyn Kind>> {
         Arc::new(remotecache_oci::Local),
         Arc::new(remotecache_oci::Inline),
     ];
-    kinds.extend(remotecache_object::kinds(&environment));
+    let gha = &settings.config.cache.gha;
+    let signing = remotecache_object::Signing {
+        command: gha.sign.as_ref().map(|sign| sign.command.clone()),
+        required: gha.verify.required,
+    };
+    kinds.extend(remotecache_object::kinds(&environment, &signing));
     kinds
 }
 

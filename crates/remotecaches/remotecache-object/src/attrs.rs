@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use remotecache::Error;
 
-use crate::Environment;
+use crate::{Environment, Signing};
 
 /// The options of one cache.
 pub(crate) struct Attrs<'a> {
     pub(crate) given: &'a BTreeMap<String, String>,
     pub(crate) environment: &'a Environment,
+    /// What the daemon's configuration says, which no client can change.
+    pub(crate) signing: &'a Signing,
 }
 
 impl Attrs<'_> {

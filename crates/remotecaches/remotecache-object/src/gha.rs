@@ -2,6 +2,7 @@
 
 mod options;
 mod service;
+mod signing;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use crate::attrs::Attrs;
 use crate::http::{self, Body, accepted};
 use crate::objects::Objects;
 
+pub use signing::Signing;
+
 use options::Options;
 use service::{Saved, Service};
 
@@ -42,12 +45,13 @@ pub(crate) struct Entries {
     /// All keys of blobs, if the service's REST interface may be asked.
     known: OnceCell<Option<BTreeSet<String>>>,
     look: Duration,
+    signing: Signing,
 }
 
 impl Entries {
     /// The newest index of a scope.
     async fn index(&self, cx: &Cx, scope: &str) -> Result<Option<Bytes>, Error> {
-        let key = self.options.index_key(scope);
+        let key = self.index_key(scope);
         // Names of indexes go on with a number; without the sign others that begin alike would be found.
         let Some(entry) = self.service.find(cx, &format!("{key}#")).await? else {
             return Ok(None);
@@ -79,6 +83,11 @@ impl Entries {
             cx.run(tokio::time::sleep(self.look)).await?;
             looked += 1;
         }
+    }
+
+    /// What names of a scope's indexes begin with. Signed caches are apart from others.
+    fn index_key(&self, scope: &str) -> String {
+        self.options.index_key(scope) + self.signing.suffix()
     }
 
     fn not_found(blob: &Digest) -> Error {
@@ -120,10 +129,12 @@ impl Objects for Entries {
             places: Mutex::default(),
             known: OnceCell::new(),
             look: LOOK,
+            signing: attrs.signing.clone(),
         })
     }
 
     async fn documents(&self, cx: &Cx) -> Result<Vec<Bytes>, Error> {
+        self.signing.check()?;
         let scopes = self.options.token.scopes.iter();
         let indexes = scopes.map(|scope| self.index(cx, &scope.scope));
         let documents = try_join_all(indexes).await?;
@@ -131,7 +142,13 @@ impl Objects for Entries {
     }
 
     async fn publish(&self, cx: &Cx, document: Bytes) -> Result<(), Error> {
-        let key = self.options.index_key(self.options.token.writable());
+        // First the signature: an index that is there without it would be refused.
+        if let Some(signature) = self.signing.sign(cx, &document).await? {
+            let key = format!("{BLOBS}{}-sig", Digest::of(&document));
+            let body = Body::Bytes(signature);
+            self.service.save(cx, &key, &body).await?;
+        }
+        let key = self.index_key(self.options.token.writable());
         self.save_index(cx, &key, document).await
     }
 

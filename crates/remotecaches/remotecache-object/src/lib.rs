@@ -19,16 +19,18 @@ use std::sync::Arc;
 
 use remotecache::Kind;
 
+pub use gha::Signing;
+
 use objects::Caches;
 
 /// Looks up a variable of the daemon's environment.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// All kinds of such caches. Options that are not given are looked up in `environment`.
-pub fn kinds(environment: &Environment) -> [Arc<dyn Kind>; 3] {
+pub fn kinds(environment: &Environment, signing: &Signing) -> [Arc<dyn Kind>; 3] {
     [
-        Arc::new(Caches::<s3::Bucket>::new(environment)),
-        Arc::new(Caches::<azblob::Container>::new(environment)),
-        Arc::new(Caches::<gha::Entries>::new(environment)),
+        Arc::new(Caches::<s3::Bucket>::new(environment, signing)),
+        Arc::new(Caches::<azblob::Container>::new(environment, signing)),
+        Arc::new(Caches::<gha::Entries>::new(environment, signing)),
     ]
 }

@@ -16,7 +16,7 @@ use reqwest::Response;
 use session::Group;
 use tasks::Cx;
 
-use crate::Environment;
+use crate::{Environment, Signing};
 use crate::attrs::Attrs;
 use crate::download::download;
 
@@ -53,14 +53,16 @@ pub(crate) trait Objects: Send + Sync + Sized + 'static {
 /// Caches in such places.
 pub(crate) struct Caches<O> {
     environment: Environment,
+    signing: Signing,
     of: PhantomData<fn() -> O>,
 }
 
 impl<O: Objects> Caches<O> {
     /// Options that are not given are looked up in `environment`.
-    pub(crate) fn new(environment: &Environment) -> Self {
+    pub(crate) fn new(environment: &Environment, signing: &Signing) -> Self {
         Self {
             environment: environment.clone(),
+            signing: signing.clone(),
             of: PhantomData,
         }
     }
@@ -69,6 +71,7 @@ impl<O: Objects> Caches<O> {
         let objects = O::configured(&Attrs {
             given,
             environment: &self.environment,
+            signing: &self.signing,
         })?;
         Ok(Arc::new(Cache(Arc::new(objects))))
     }

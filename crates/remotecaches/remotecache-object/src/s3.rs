@@ -3,6 +3,8 @@
 mod credentials;
 mod multipart;
 mod options;
+mod profiles;
+mod roles;
 mod sign;
 
 use std::time::{Duration, SystemTime};
@@ -75,6 +77,7 @@ impl Bucket {
         let keys = self.credentials.keys(cx).await?;
         let signed = Request {
             method: ask.method.as_str(),
+            service: "s3",
             host: &self.options.host,
             path: &path,
             query: &ask.query,

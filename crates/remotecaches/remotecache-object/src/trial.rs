@@ -36,6 +36,7 @@ pub(crate) fn open<O: Objects>(
     given.extend(attrs(further));
     O::configured(&Attrs {
         given: &given,
+        signing: &crate::Signing::default(),
         environment,
     })
 }

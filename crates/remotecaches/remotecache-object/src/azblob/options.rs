@@ -114,6 +114,7 @@ mod tests {
         });
         let parsed = Options::parse(&Attrs {
             given: &given.iter().map(owned).collect(),
+            signing: &crate::Signing::default(),
             environment: &environment,
         });
         parsed.map_err(|err| err.to_string())

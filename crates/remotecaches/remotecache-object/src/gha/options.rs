@@ -112,6 +112,7 @@ mod tests {
         let environment: Environment = Arc::new(|_| None);
         let parsed = Options::parse(&Attrs {
             given: &given.iter().map(owned).collect(),
+            signing: &crate::Signing::default(),
             environment: &environment,
         });
         parsed.map_err(|err| err.to_string())

@@ -162,3 +162,74 @@ fn a_token_that_ended_is_told_of_before_anything_is_done() {
         "cache token expired at 2023-11-14 22:13:20 +0000 UTC",
     );
 }
+
+fn signed_by(script: &str) -> Signing {
+    let command = ["/bin/sh", "-c", script].map(str::to_owned);
+    Signing {
+        command: Some(command.to_vec()),
+        required: false,
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_signed_before_it_can_be_found() {
+    for url in VERSIONS {
+        let server = Actions::start();
+        let mut entries = entries(&server, url, &[]);
+        entries.signing = signed_by("printf 'signed '; cat");
+        let cx = Cx::root();
+        let document = Bytes::from_static(b"index");
+        entries.publish(&cx, document.clone()).await.expect("saved");
+        let index = format!("{}-sig#1", entries.options.index_key(Actions::SCOPE));
+        let signature = format!("buildkit-blob-1-{}-sig", Digest::of(&document));
+        let mut wanted = [index, signature.clone()];
+        wanted.sort();
+        let mut keys = server.keys();
+        keys.sort();
+        assert_eq!(keys, wanted);
+        let found = entries.service.find(&cx, &signature).await.expect("asked");
+        let place = found.expect("there").url;
+        let answer = entries.service.read(&cx, &place, 0).await.expect("read");
+        let body = http::read("", answer).await.expect("read");
+        assert_eq!(&body[..], b"signed index");
+        assert_eq!(entries.documents(&cx).await.expect("read"), [document]);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_signed_is_not_published() {
+    let server = Actions::start();
+    let mut entries = entries(&server, "url_v2", &[]);
+    let cx = Cx::root();
+    for (script, wanted) in [
+        ("echo no key >&2; exit 3", "signing command failed: no key"),
+        (
+            "exec /no/such/signer 2>/dev/null",
+            "signing command failed: ",
+        ),
+    ] {
+        entries.signing = signed_by(script);
+        let refused = entries.publish(&cx, Bytes::from_static(b"index")).await;
+        let refused = refused.expect_err("refused").to_string();
+        assert!(refused.starts_with(wanted), "{refused}");
+    }
+    assert_eq!(server.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_believes_signed_caches_only_believes_none() {
+    let server = Actions::start();
+    let mut entries = entries(&server, "url_v2", &[]);
+    let cx = Cx::root();
+    entries
+        .publish(&cx, Bytes::from_static(b"index"))
+        .await
+        .expect("saved");
+    entries.signing.required = true;
+    let refused = entries.documents(&cx).await.expect_err("refused");
+    assert!(
+        refused
+            .to_string()
+            .starts_with("unimplemented: cache.gha.verify.required")
+    );
+}

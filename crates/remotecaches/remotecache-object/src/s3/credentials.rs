@@ -3,16 +3,17 @@
 use std::time::{Duration, SystemTime};
 
 use fault::Class;
-use oci::Timestamp;
 use remotecache::Error;
 use reqwest::{Method, Response};
 use serde::Deserialize;
 use tasks::Cx;
 use tokio::sync::Mutex;
 
+use super::profiles::{First, Profiles, Role};
+use super::roles::{self, Lender, Lent, moment, place};
 use crate::Environment;
 use crate::attrs::Attrs;
-use crate::http::{self, Body, Patience, encode, patiently, tagged};
+use crate::http::{self, Body};
 
 /// Where a container of that cloud asks.
 const CONTAINER: &str = "http://169.254.170.2";
@@ -64,7 +65,7 @@ pub(crate) struct Credentials {
 /// Keys as services give them.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Lent {
+struct Answered {
     access_key_id: String,
     secret_access_key: String,
     token: Option<String>,
@@ -108,15 +109,15 @@ impl Credentials {
         (self.environment)(name).filter(|text| !text.is_empty())
     }
 
-    async fn find(&self, cx: &Cx) -> Result<(Keys, Option<SystemTime>), Error> {
+    async fn find(&self, cx: &Cx) -> Result<Lent, Error> {
         if let Some(keys) = Keys::of_environment(&self.environment) {
             return Ok((keys, None));
         }
         if let Some(lent) = self.of_web_identity(cx).await? {
             return Ok(lent);
         }
-        if let Some(keys) = self.of_files().await {
-            return Ok((keys, None));
+        if let Some(lent) = self.of_files(cx).await? {
+            return Ok(lent);
         }
         if let Some(lent) = self.of_container(cx).await? {
             return Ok(lent);
@@ -125,55 +126,37 @@ impl Credentials {
     }
 
     /// A role, for a token that a cluster wrote into a file.
-    async fn of_web_identity(&self, cx: &Cx) -> Result<Option<(Keys, Option<SystemTime>)>, Error> {
+    async fn of_web_identity(&self, cx: &Cx) -> Result<Option<Lent>, Error> {
         let file = self.variable("AWS_WEB_IDENTITY_TOKEN_FILE");
         let (Some(file), Some(role)) = (file, self.variable("AWS_ROLE_ARN")) else {
             return Ok(None);
         };
+        let role = Role {
+            arn: role,
+            session: self.variable("AWS_ROLE_SESSION_NAME"),
+            ..Role::default()
+        };
+        self.for_token(cx, file, &role).await.map(Some)
+    }
+
+    async fn for_token(&self, cx: &Cx, file: String, role: &Role) -> Result<Lent, Error> {
         let what = format!("failed to read AWS_WEB_IDENTITY_TOKEN_FILE {file}");
         let token = tasks::blocking(move || std::fs::read_to_string(file)).await;
-        let token = token.map_err(|err| Error::Place {
-            text: format!("{what}: {err}"),
-            class: Class::User,
-        })?;
-        let name = self.variable("AWS_ROLE_SESSION_NAME");
-        let parts = [
-            ("Action", "AssumeRoleWithWebIdentity"),
-            ("Version", "2011-06-15"),
-            ("RoleArn", role.as_str()),
-            ("RoleSessionName", name.as_deref().unwrap_or("buildkit")),
-            ("WebIdentityToken", token.trim()),
-        ];
-        let form = parts.map(|(key, value)| format!("{key}={}", encode(value, "%2F")));
+        let token = token.map_err(|err| place(format!("{what}: {err}")))?;
+        self.lender().exchange(cx, &token, role).await
+    }
+
+    fn lender(&self) -> Lender<'_> {
         let usual = format!("https://sts.{}.amazonaws.com", self.region);
-        let url = self.variable("AWS_ENDPOINT_URL_STS").unwrap_or(usual);
-        let what = "failed to assume role with web identity";
-        let body = Body::Bytes(form.join("&").into());
-        let once = || async {
-            let request = self.http.post(&url).body(body.open().await?);
-            let kind = "application/x-www-form-urlencoded";
-            http::send(request.header("content-type", kind), &body, what).await
-        };
-        let answer = patiently(cx, Patience::default(), once).await?;
-        let text = http::read(what, http::accepted(what, answer).await?).await?;
-        let text = String::from_utf8_lossy(&text);
-        let field = |name: &str| tagged(&text, name);
-        let (Some(id), Some(secret)) = (field("AccessKeyId"), field("SecretAccessKey")) else {
-            return Err(nonsense(what));
-        };
-        let keys = Keys {
-            id,
-            secret,
-            token: field("SessionToken"),
-        };
-        Ok(Some((
-            keys,
-            field("Expiration").and_then(|text| moment(&text)),
-        )))
+        Lender {
+            http: &self.http,
+            url: self.variable("AWS_ENDPOINT_URL_STS").unwrap_or(usual),
+            region: &self.region,
+        }
     }
 
     /// The chosen profile of the usual files.
-    async fn of_files(&self) -> Option<Keys> {
+    async fn of_files(&self, cx: &Cx) -> Result<Option<Lent>, Error> {
         let profile = self.variable("AWS_PROFILE");
         let profile = profile.unwrap_or_else(|| "default".to_owned());
         let home = self.variable("HOME").unwrap_or_default();
@@ -185,19 +168,69 @@ impl Credentials {
             path("AWS_SHARED_CREDENTIALS_FILE", "credentials"),
             path("AWS_CONFIG_FILE", "config"),
         ];
-        tasks::blocking(move || {
+        let way = tasks::blocking(move || {
+            let mut profiles = Profiles::default();
             let texts = files
                 .iter()
                 .filter_map(|file| std::fs::read_to_string(file).ok());
-            texts
-                .map(|text| profile_keys(&text, &profile))
-                .find_map(|keys| keys)
-        })
-        .await
+            texts.for_each(|text| profiles.read(&text));
+            profiles.way(&profile)
+        });
+        let Some(way) = way.await.map_err(place)? else {
+            return Ok(None);
+        };
+        let (mut keys, mut until) = self.first(cx, way.first).await?;
+        for role in &way.roles {
+            (keys, until) = self.lender().assume(cx, &keys, role).await?;
+        }
+        Ok(Some((keys, until)))
+    }
+
+    /// The keys a profile begins with.
+    async fn first(&self, cx: &Cx, first: First) -> Result<Lent, Error> {
+        let missing = |what: &str| place(format!("there are no credentials of the {what}"));
+        if let Some(keys) = first.keys() {
+            return Ok((keys, None));
+        }
+        match first {
+            First::Keys { .. } | First::Environment => {
+                let keys = Keys::of_environment(&self.environment);
+                Ok((keys.ok_or_else(|| missing("environment"))?, None))
+            }
+            First::Container => {
+                let lent = self.of_container(cx).await?;
+                lent.ok_or_else(|| missing("container"))
+            }
+            First::Machine => {
+                let lent = self.of_machine(cx).await;
+                lent.ok_or_else(|| missing("machine"))
+            }
+            First::WebIdentity { file, role } => self.for_token(cx, file, &role).await,
+            First::Process(command) => roles::of_process(cx, &command).await,
+            First::SingleSignOn {
+                start,
+                region,
+                account,
+                role,
+            } => {
+                let home = self.variable("HOME").unwrap_or_default();
+                let folder = std::path::PathBuf::from(format!("{home}/.aws/sso/cache"));
+                let page = start.clone();
+                let token = tasks::blocking(move || roles::cached_token(&folder, &page)).await;
+                let token = token.ok_or_else(|| {
+                    place(format!(
+                        "the sign-on at {start} has expired or was never made"
+                    ))
+                })?;
+                let usual = format!("https://portal.sso.{region}.amazonaws.com");
+                let portal = self.variable("AWS_ENDPOINT_URL_SSO").unwrap_or(usual);
+                roles::of_portal(cx, &self.http, &portal, &token, (&account, &role)).await
+            }
+        }
     }
 
     /// What a container is told where to ask for.
-    async fn of_container(&self, cx: &Cx) -> Result<Option<(Keys, Option<SystemTime>)>, Error> {
+    async fn of_container(&self, cx: &Cx) -> Result<Option<Lent>, Error> {
         let relative = self.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
         let relative = relative.map(|path| format!("{CONTAINER}{path}"));
         let full = || self.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
@@ -221,7 +254,7 @@ impl Credentials {
     }
 
     /// What the machine may do. Most are not of that cloud.
-    async fn of_machine(&self, cx: &Cx) -> Option<(Keys, Option<SystemTime>)> {
+    async fn of_machine(&self, cx: &Cx) -> Option<Lent> {
         let off = self.variable("AWS_EC2_METADATA_DISABLED");
         if off.is_some_and(|off| off.eq_ignore_ascii_case("true")) {
             return None;
@@ -254,9 +287,9 @@ impl Credentials {
     }
 }
 
-async fn lent(what: &str, answer: Response) -> Result<(Keys, Option<SystemTime>), Error> {
+async fn lent(what: &str, answer: Response) -> Result<Lent, Error> {
     let bytes = http::read(what, answer).await?;
-    let lent: Lent = serde_json::from_slice(&bytes).map_err(|_| nonsense(what))?;
+    let lent: Answered = serde_json::from_slice(&bytes).map_err(|_| nonsense(what))?;
     let until = lent.expiration.as_deref().and_then(moment);
     let keys = Keys {
         id: lent.access_key_id,
@@ -266,42 +299,11 @@ async fn lent(what: &str, answer: Response) -> Result<(Keys, Option<SystemTime>)
     Ok((keys, until))
 }
 
-fn nonsense(what: &str) -> Error {
+pub(super) fn nonsense(what: &str) -> Error {
     Error::Place {
         text: format!("{what}: there are no keys in the answer"),
         class: Class::Internal,
     }
-}
-
-fn moment(text: &str) -> Option<SystemTime> {
-    text.parse::<Timestamp>().ok().map(SystemTime::from)
-}
-
-/// The keys of a profile in a file of either kind.
-fn profile_keys(text: &str, profile: &str) -> Option<Keys> {
-    let mut keys = Keys::default();
-    let mut inside = false;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
-            let name = name.trim();
-            let name = name.strip_prefix("profile ").map_or(name, str::trim);
-            inside = name == profile;
-        } else if let Some((key, value)) = line.split_once('=')
-            && inside
-        {
-            let value = value.trim().to_owned();
-            match key.trim() {
-                "aws_access_key_id" => keys.id = value,
-                "aws_secret_access_key" => keys.secret = value,
-                "aws_session_token" => keys.token = Some(value),
-                _ => {}
-            }
-        }
-    }
-    (!keys.id.is_empty() && !keys.secret.is_empty()).then_some(keys)
 }
 
 #[cfg(test)]
@@ -311,17 +313,6 @@ mod tests {
     use testkit::web::{Request, Response, Web};
 
     use super::*;
-
-    #[test]
-    fn a_profile_is_found_in_either_file() {
-        let text = "[default]\naws_access_key_id=a\naws_secret_access_key = b\n\n[profile x]\n\
-                    aws_access_key_id = c\naws_secret_access_key = d\naws_session_token = e\n[y]\nregion=z\n";
-        let found = |name: &str| profile_keys(text, name).map(|keys| (keys.id, keys.token));
-        assert_eq!(found("default"), Some(("a".to_owned(), None)));
-        assert_eq!(found("x"), Some(("c".to_owned(), Some("e".to_owned()))));
-        assert_eq!(found("y"), None);
-        assert_eq!(found("none"), None);
-    }
 
     async fn find(environment: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Keys {
         let http = http::client().expect("a client");
@@ -405,6 +396,109 @@ mod tests {
             "AWS_ROLE_ARN" => Some("arn:aws:iam::1:role/r".to_owned()),
             _ => None,
         });
+        assert_eq!(keys.await.id, "i");
+    }
+
+    #[tokio::test]
+    async fn a_profile_leads_to_its_role() {
+        let service = Web::start(|request: &Request| {
+            let form = String::from_utf8_lossy(&request.body);
+            let signed = request.header("authorization");
+            if form.contains("RoleArn=first&") {
+                assert!(
+                    signed.starts_with("AWS4-HMAC-SHA256 Credential=a/"),
+                    "{signed}"
+                );
+                assert!(signed.contains("/eu-1/sts/aws4_request"), "{signed}");
+            } else {
+                assert!(signed.contains("Credential=i/"), "{signed}");
+                assert_eq!(request.header("x-amz-security-token"), "t");
+                assert!(
+                    form.contains("RoleArn=second&") && form.ends_with("ExternalId=e"),
+                    "{form}"
+                );
+            }
+            Response::file(
+                "<A><AccessKeyId>i</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+                 <SessionToken>t</SessionToken><Expiration>2999-01-01T00:00:00Z</Expiration></A>",
+            )
+        });
+        let dir = tempfile::tempdir().expect("a folder");
+        let aws = dir.path().join(".aws");
+        std::fs::create_dir(&aws).expect("made");
+        std::fs::write(
+            aws.join("credentials"),
+            "[base]\naws_access_key_id=a\naws_secret_access_key=b\n",
+        )
+        .expect("written");
+        let config = "[profile mid]\nrole_arn=first\nsource_profile=base\n\
+                      [profile top]\nrole_arn=second\nsource_profile=mid\nexternal_id=e\n";
+        std::fs::write(aws.join("config"), config).expect("written");
+        let (url, home) = (service.url(), dir.path().display().to_string());
+        let keys = find(move |name| match name {
+            "AWS_ENDPOINT_URL_STS" => Some(url.clone()),
+            "AWS_PROFILE" => Some("top".to_owned()),
+            "HOME" => Some(home.clone()),
+            _ => None,
+        });
+        assert_eq!(keys.await.token.as_deref(), Some("t"));
+    }
+
+    #[tokio::test]
+    async fn a_token_of_single_sign_on_is_taken_from_its_cache() {
+        let service = Web::start(|request: &Request| {
+            assert_eq!(request.header("x-amz-sso_bearer_token"), "good");
+            assert_eq!(request.path, "/federation/credentials");
+            assert_eq!(request.query, "role_name=dev&account_id=123");
+            Response::file(
+                r#"{"roleCredentials":{"accessKeyId":"i","secretAccessKey":"s","sessionToken":"t","expiration":32503680000000}}"#,
+            )
+        });
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = dir.path().join(".aws/sso/cache");
+        std::fs::create_dir_all(&cache).expect("made");
+        let token = |token: &str, page: &str, until: &str| {
+            format!(r#"{{"startUrl":"{page}","accessToken":"{token}","expiresAt":"{until}"}}"#)
+        };
+        for (name, text) in [
+            (
+                "1.json",
+                token("old", "https://start", "2020-01-01T00:00:00Z"),
+            ),
+            (
+                "2.json",
+                token("other", "https://other", "2999-01-01T00:00:00Z"),
+            ),
+            (
+                "3.json",
+                token("good", "https://start", "2999-01-01T00:00:00UTC"),
+            ),
+            ("4.json", "nonsense".to_owned()),
+        ] {
+            std::fs::write(cache.join(name), text).expect("written");
+        }
+        let config = "[default]\nsso_session=s\nsso_account_id=123\nsso_role_name=dev\n\
+                      [sso-session s]\nsso_start_url=https://start\nsso_region=eu\n";
+        std::fs::write(dir.path().join(".aws/config"), config).expect("written");
+        let (url, home) = (service.url(), dir.path().display().to_string());
+        let keys = find(move |name| match name {
+            "AWS_ENDPOINT_URL_SSO" => Some(url.clone()),
+            "HOME" => Some(home.clone()),
+            _ => None,
+        });
+        assert_eq!(keys.await.id, "i");
+    }
+
+    #[tokio::test]
+    async fn a_command_may_print_keys() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let aws = dir.path().join(".aws");
+        std::fs::create_dir(&aws).expect("made");
+        let printed = r#"{"Version":1,"AccessKeyId":"i","SecretAccessKey":"s"}"#;
+        let config = format!("[default]\ncredential_process = printf '{printed}'\n");
+        std::fs::write(aws.join("config"), config).expect("written");
+        let home = dir.path().display().to_string();
+        let keys = find(move |name| (name == "HOME").then(|| home.clone()));
         assert_eq!(keys.await.id, "i");
     }
 }

@@ -119,6 +119,7 @@ mod tests {
             Arc::new(|name| (name == "AWS_REGION").then(|| "eu-1".to_owned()));
         let parsed = Options::parse(&Attrs {
             given: &attrs.iter().map(owned).collect(),
+            signing: &crate::Signing::default(),
             environment: &environment,
         });
         parsed.map_err(|err| err.to_string())

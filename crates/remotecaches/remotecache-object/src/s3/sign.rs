@@ -10,6 +10,8 @@ use crate::http::hash;
 /// What is signed.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
+    /// Whom it goes to: `s3`.
+    pub(crate) service: &'a str,
     pub(crate) host: &'a str,
     /// Encoded.
     pub(crate) path: &'a str,
@@ -55,11 +57,12 @@ impl Request<'_> {
         let (method, path, query) = (self.method, self.path, self.query);
         let payload = self.payload;
         let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}");
-        let scope = format!("{date}/{region}/s3/aws4_request");
+        let service = self.service;
+        let scope = format!("{date}/{region}/{service}/aws4_request");
         let digest = Digest::of(&canonical);
         let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", digest.hex());
         let mut key = format!("AWS4{}", who.secret).into_bytes();
-        for part in [date.as_str(), region, "s3", "aws4_request"] {
+        for part in [date.as_str(), region, service, "aws4_request"] {
             key = hash(&key, part);
         }
         let signature: String = hash(&key, &text)
@@ -92,6 +95,7 @@ mod tests {
         let empty = Digest::of("");
         let headers = Request {
             method: "GET",
+            service: "s3",
             host: "examplebucket.s3.amazonaws.com",
             path: "/test.txt",
             query: "",
