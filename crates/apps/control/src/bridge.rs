@@ -108,7 +108,10 @@ impl LlbBridge for Bridges {
             .map_err(|err| err.to_status())?;
         let identifier = resolved.source.unwrap_or_default().identifier;
         let Some(image) = resolved.image else {
-            let text = format!("ref {} resolved to non-image {identifier}", request.r#ref);
+            let text = format!(
+                "ref mutated by policy to non-image: docker-image://{} -> {identifier}",
+                request.r#ref
+            );
             return Err(Status::unknown(text));
         };
         let name = identifier.split_once("://").map_or("", |(_, name)| name);

@@ -300,7 +300,7 @@ impl Files {
         let reference = self
             .solve_definition(definition.clone(), false)
             .await
-            .context("failed to resolve dockerfile")?;
+            .context("failed to read dockerfile")?;
         let reference = reference.as_ref();
         let mut data = self.read(reference, name, None).await;
         if data.is_err()

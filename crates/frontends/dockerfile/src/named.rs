@@ -355,9 +355,12 @@ impl Files {
 /// What an image was turned into, as the value of a context; any other trouble stays.
 fn turned_into(trouble: Trouble) -> Result<String> {
     let identifier = match &*trouble.error {
-        Error::Build(failure) => failure.text().split_once(" resolved to non-image "),
+        Error::Build(failure) => failure
+            .text()
+            .split_once("ref mutated by policy to non-image: "),
         _ => None,
     };
+    let identifier = identifier.and_then(|(_, change)| change.split_once(" -> "));
     let Some((_, identifier)) = identifier else {
         return Err(trouble);
     };

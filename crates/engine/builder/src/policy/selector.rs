@@ -97,7 +97,19 @@ fn holds(constraint: &AttrConstraint, source: &SourceOp) -> Result<bool, Failure
 }
 
 fn expression(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|err| format!("error parsing regexp: {err}"))
+    Regex::new(text).map_err(|err| {
+        let err = err.to_string();
+        let last = err.lines().last().unwrap_or_default();
+        let why = last.strip_prefix("error: ").unwrap_or(last);
+        let why = match why {
+            "unclosed group" => "missing closing )",
+            "unopened group" => "unexpected )",
+            "unclosed character class" => "missing closing ]",
+            "repetition operator missing expression" => "missing argument to repetition operator",
+            other => other,
+        };
+        format!("error parsing regexp: {why}: `{text}`")
+    })
 }
 
 /// `*` is anything and can be referred to; all else stands for itself.
