@@ -142,7 +142,7 @@ impl CommitOptions {
             message: format!(
                 "unsupported compatibility-version {WITHOUT_ZSTD} feature {kind} exporter compression=zstd"
             ),
-            class: fault::Class::Unsupported,
+            class: fault::Class::User,
         })
     }
 

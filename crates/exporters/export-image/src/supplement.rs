@@ -60,8 +60,19 @@ pub(crate) async fn supplement(
 
 fn parse(content: &[u8]) -> Option<Map<String, Value>> {
     let document: Map<String, Value> = serde_json::from_slice(content).ok()?;
-    document.get("spdxVersion")?.as_str()?;
-    Some(document)
+    let version = document.get("spdxVersion")?.as_str()?;
+    if !["SPDX-2.1", "SPDX-2.2", "SPDX-2.3"].contains(&version) {
+        return None;
+    }
+    let is_id = |value: &Value| {
+        let id = value.as_str().and_then(|id| id.strip_prefix("SPDXRef-"));
+        id.is_some_and(|id| !id.is_empty())
+    };
+    let elements = ["files", "packages", "snippets"].into_iter();
+    let elements = elements.filter_map(|key| document.get(key)?.as_array());
+    let ids = elements.flatten().filter_map(|it| it.get("SPDXID"));
+    let mut ids = document.get("SPDXID").into_iter().chain(ids);
+    ids.all(is_id).then_some(document)
 }
 
 fn files(document: &mut Map<String, Value>) -> Option<&mut Vec<Value>> {
@@ -208,5 +219,18 @@ mod tests {
         sign(document);
         assert_eq!(document["creationInfo"]["creators"], json!([TOOL]));
         assert!(parse(b"{}").is_none());
+    }
+
+    #[test]
+    fn what_upstream_cannot_read_stays_as_it_is() {
+        for text in [
+            r#"{"spdxVersion":"SPDX-3.0"}"#,
+            r#"{"spdxVersion":"SPDX-2.3","SPDXID":"DOCUMENT"}"#,
+            r#"{"spdxVersion":"SPDX-2.3","files":[{"SPDXID":"a"}]}"#,
+        ] {
+            assert!(parse(text.as_bytes()).is_none(), "{text}");
+        }
+        let good = r#"{"spdxVersion":"SPDX-2.2","files":[{"SPDXID":"SPDXRef-a"},{}]}"#;
+        assert!(parse(good.as_bytes()).is_some());
     }
 }
