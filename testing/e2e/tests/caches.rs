@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use testkit::fixture::list;
 use testkit::registry::Registry;
 use testkit::require;
+use testkit::stores::S3;
 
 fn temp() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -582,6 +583,16 @@ fn run_with_mounts(daemon: &Daemon, run: &str, args: &[&str]) -> (String, Build)
     (seen, build)
 }
 
+fn in_bucket(server: &S3) -> String {
+    format!(
+        "type=s3,bucket=cache,region={},endpoint_url={},use_path_style=true,access_key_id={},secret_access_key={}",
+        S3::REGION,
+        server.url(),
+        S3::ID,
+        S3::SECRET
+    )
+}
+
 #[test]
 fn cache_mounts_travel_with_caches_that_are_told_to_take_them() {
     require!(root, busybox, registry);
@@ -590,7 +601,7 @@ fn cache_mounts_travel_with_caches_that_are_told_to_take_them() {
     }
     let empty = "/c:\n\n/n:\n\n/o:\n7 750\n";
     let full = "/c:\n1\nlink1\n\n/n:\nf1\n\n/o:\nf1\n7 750\n";
-    let (registry, dir) = (Registry::start(), temp());
+    let (registry, bucket, dir) = (Registry::start(), S3::start(), temp());
     let (host, dir) = (registry.host(), dir.path().display().to_string());
     let places = [
         (format!("type=registry,ref={host}/c:1"), String::new()),
@@ -599,6 +610,7 @@ fn cache_mounts_travel_with_caches_that_are_told_to_take_them() {
             ",image-manifest=false".to_owned(),
         ),
         (format!("type=local,dest={dir}"), String::new()),
+        (in_bucket(&bucket), String::new()),
     ];
     for (place, form) in places {
         let import = place.replace("dest=", "src=");
