@@ -1,3 +1,5 @@
+//! Mounts packed, unpacked, limited, damaged.
+
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
