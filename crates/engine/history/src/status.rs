@@ -9,14 +9,22 @@ use prost_types::Timestamp;
 use proto::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
 use proto::pb;
 
-/// A message is cut when its log lines and the files its warnings are about pass this.
+/// No message is much longer. Compat: clients take 16 MB at most.
 const MAX_BYTES: usize = 1 << 20;
 
 /// Puts a batch of events into as many messages as it takes. Vertices stand before what refers to them.
 pub fn responses(events: &[Event]) -> Vec<StatusResponse> {
     let mut responses = vec![StatusResponse::default()];
     let mut bytes = 0;
-    for event in events {
+    let kinds: [fn(&Event) -> bool; 3] = [
+        |event| matches!(event, Event::Vertex(_)),
+        |event| matches!(event, Event::Status(_)),
+        |event| matches!(event, Event::Log(_) | Event::Warning(_)),
+    ];
+    for event in kinds
+        .iter()
+        .flat_map(|is_next| events.iter().filter(|event| is_next(event)))
+    {
         let size = size(event);
         if bytes > 0 && bytes + size > MAX_BYTES {
             responses.push(StatusResponse::default());
@@ -25,8 +33,8 @@ pub fn responses(events: &[Event]) -> Vec<StatusResponse> {
         bytes += size;
         let last = responses.len() - 1;
         match event {
-            Event::Vertex(it) => responses[0].vertexes.push(vertex(it)),
-            Event::Status(it) => responses[0].statuses.push(status(it)),
+            Event::Vertex(it) => responses[last].vertexes.push(vertex(it)),
+            Event::Status(it) => responses[last].statuses.push(status(it)),
             Event::Warning(it) => responses[last].warnings.push(warning(it)),
             Event::Log(it) => responses[last].logs.push(log_message(it)),
         }
@@ -37,16 +45,23 @@ pub fn responses(events: &[Event]) -> Vec<StatusResponse> {
     responses
 }
 
-/// What may be long in an event. Each warning carries the whole file it is about.
+/// About what an event takes in a message. Each warning carries the whole file it is about.
 fn size(event: &Event) -> usize {
-    match event {
+    /// Times, numbers, and what tells fields apart.
+    const FRAME: usize = 64;
+    let texts = match event {
         Event::Log(log) => log.data.len(),
         Event::Warning(warning) => warning
             .source
             .as_ref()
             .map_or(0, |source| source.data.len() + source.definition.len()),
-        Event::Vertex(_) | Event::Status(_) => 0,
-    }
+        Event::Vertex(vertex) => {
+            let inputs: usize = vertex.inputs.iter().map(|input| input.len() + 2).sum();
+            inputs + vertex.digest.len() + vertex.name.len() + vertex.error.len()
+        }
+        Event::Status(status) => status.id.len() + status.vertex.len() + status.name.len(),
+    };
+    FRAME + texts
 }
 
 fn sort(response: &mut StatusResponse) {
@@ -168,6 +183,26 @@ mod tests {
         assert_eq!(responses.len(), 2);
         assert_eq!(responses[0].vertexes.len(), 1);
         assert_eq!((responses[0].logs.len(), responses[1].logs.len()), (1, 1));
+    }
+
+    #[test]
+    fn many_steps_are_told_in_several_messages_and_before_what_is_told_of_them() {
+        let step = |number: usize| {
+            Event::Vertex(progress::Vertex {
+                digest: format!("sha256:{number:064}").into(),
+                inputs: vec![format!("sha256:{:064}", number + 1).into()],
+                name: "a step".into(),
+                ..progress::Vertex::default()
+            })
+        };
+        let mut events: Vec<_> = (0..100_000).map(step).collect();
+        events.insert(0, log(700_000));
+        let responses = responses(&events);
+        let sizes = responses.iter().map(|it| it.encoded_len());
+        assert!(sizes.max().is_some_and(|largest| largest < 2 << 20));
+        let steps: usize = responses.iter().map(|it| it.vertexes.len()).sum();
+        assert_eq!(steps, 100_000);
+        assert_eq!(responses.last().map(|it| it.logs.len()), Some(1));
     }
 
     #[test]
