@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Passes all checks and tests. Needs Rust and a C compiler; what the tests use beside them (git, a registry
-# server, runc, busybox, iproute2, openssl, procps) is installed on Debian as root, and named otherwise.
+# server, runc, busybox, fuse-overlayfs, iproute2, openssl, procps) is installed on Debian as root, and named otherwise.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CI=true
@@ -16,6 +16,7 @@ need runc runc
 command -v registry >/dev/null 2>&1 || need docker-registry docker-registry
 need ip iproute2
 need openssl openssl
+need fuse-overlayfs fuse-overlayfs
 need pgrep procps
 need tar tar
 [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The file as it is written. Keys we do not know are warned about, never refused: the file may be newer than we are.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -19,6 +20,7 @@ pub(crate) struct Config {
     pub grpc: Grpc,
     pub registry: BTreeMap<String, Registry>,
     pub worker: Workers,
+    pub cdi: Cdi,
     pub dns: Option<Dns>,
     pub system: System,
     pub history: crate::history::History,
@@ -90,6 +92,27 @@ pub(crate) struct KeyPair {
 #[serde(default)]
 pub(crate) struct Workers {
     pub oci: OciWorker,
+    pub containerd: ContainerdWorker,
+}
+
+/// A worker we do not have; its settings matter as little as those of one that is switched off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerdWorker {
+    pub enabled: Option<Switch>,
+    #[serde(flatten)]
+    _others: BTreeMap<String, IgnoredAny>,
+}
+
+/// Devices.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cdi {
+    pub disabled: Option<bool>,
+    #[serde(rename = "specDirs")]
+    pub spec_dirs: Vec<PathBuf>,
+    #[serde(rename = "autoAllowed")]
+    pub auto_allowed: Vec<String>,
 }
 
 /// A value that may be written as a word or as a bool.
@@ -115,10 +138,15 @@ pub(crate) struct OciWorker {
     pub labels: BTreeMap<String, String>,
     pub platforms: Vec<String>,
     pub snapshotter: Option<String>,
-    pub rootless: bool,
+    pub rootless: Option<bool>,
     #[serde(rename = "noProcessSandbox")]
     pub no_process_sandbox: bool,
     pub binary: Option<String>,
+    #[serde(rename = "proxySnapshotterPath")]
+    pub proxy_snapshotter_path: Option<PathBuf>,
+    /// Settings of a snapshotter we do not have; choosing it is refused.
+    #[serde(rename = "stargzSnapshotter")]
+    _stargz: Option<IgnoredAny>,
     #[serde(rename = "defaultCgroupParent")]
     pub default_cgroup_parent: Option<String>,
     #[serde(rename = "apparmor-profile")]

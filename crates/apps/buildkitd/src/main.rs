@@ -11,10 +11,12 @@ mod gc;
 mod history;
 mod listen;
 mod platforms;
+mod rootless;
 mod serve;
 mod settings;
 mod state;
 mod wiring;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -31,6 +31,12 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
     let platforms = platforms(settings);
     let registry = registry::Client::new(registries(settings));
     let images = source_image::Images::new(registry.clone(), cache.clone());
+    let devices = settings.worker.cdi.clone().map(|cdi| {
+        let registry = executor::cdi::Registry::new(cdi.dirs, cdi.auto_allowed);
+        // What is wrong with the documents is told now, not when a build needs one.
+        drop(registry.known());
+        Arc::new(registry)
+    });
     let worker = Arc::new(Worker {
         options: WorkerOptions {
             id: state.worker_id.clone(),
@@ -46,7 +52,8 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             Arc::new(source_git::Git::new(cache.clone(), registry.clone())),
             Arc::new(source_http::Http::new(cache.clone(), &user_agent())),
         ],
-        executor: executor(settings, state)?,
+        executor: executor(settings, state, devices.clone())?,
+        devices: devices.clone(),
         sessions: sessions.clone(),
         cache_dirs: ops::CacheDirs::default(),
         usages: ops::Usages::default(),
@@ -67,6 +74,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         labels: labels(settings, &cache),
         platforms: platforms.clone(),
         gc: rules.into_iter().map(|decided| decided.shown).collect(),
+        devices,
     };
     let builder = Builder::new(Machinery {
         worker,
@@ -165,8 +173,13 @@ fn snapshotter(name: &str) -> Result<SnapshotterKind> {
         "auto" | "" => SnapshotterKind::Auto,
         "overlayfs" => SnapshotterKind::Overlay,
         "native" => SnapshotterKind::Native,
-        "fuse-overlayfs" | "stargz" => bail!("unimplemented: snapshotter {name}"),
-        other => bail!("unknown snapshotter {other:?}: expected auto, overlayfs or native"),
+        "fuse-overlayfs" => SnapshotterKind::FuseOverlay,
+        "stargz" => bail!(
+            "unimplemented: snapshotter stargz: estargz images are pulled whole; choose --oci-worker-snapshotter=auto"
+        ),
+        other => bail!(
+            "unknown snapshotter name: {other:?}: expected auto, overlayfs, fuse-overlayfs or native"
+        ),
     })
 }
 
@@ -178,7 +191,11 @@ fn platforms(settings: &Settings) -> Vec<Platform> {
     }
 }
 
-fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
+fn executor(
+    settings: &Settings,
+    state: &State,
+    devices: Option<Arc<executor::cdi::Registry>>,
+) -> Result<Arc<dyn Executor>> {
     let dns = settings.config.dns.clone().unwrap_or_default();
     let executor = executor::Settings {
         root: state.root.join("executor"),
@@ -189,16 +206,14 @@ fn executor(settings: &Settings, state: &State) -> Result<Arc<dyn Executor>> {
             options: dns.options,
         },
         network: DefaultNetwork::Host,
-        apparmor_profile: settings.config.worker.oci.apparmor_profile.clone(),
-        no_process_sandbox: settings.config.worker.oci.no_process_sandbox,
+        apparmor_profile: settings.worker.apparmor_profile.clone(),
+        selinux: settings.worker.selinux,
+        rootless: settings.worker.rootless,
+        no_process_sandbox: settings.worker.no_process_sandbox,
+        devices,
         ..executor::Settings::default()
     };
-    match settings
-        .worker
-        .binary
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
+    match settings.worker.binary.as_deref() {
         None => {
             let runtime =
                 runtime::Runtime::new(executor).context("failed to set up the runtime")?;
@@ -233,24 +248,29 @@ fn labels(settings: &Settings, cache: &Cache) -> BTreeMap<String, String> {
         .nodename()
         .to_string_lossy()
         .into_owned();
-    let process_mode = if settings.config.worker.oci.no_process_sandbox {
+    let process_mode = if settings.worker.no_process_sandbox {
         "no-sandbox"
     } else {
         "sandbox"
+    };
+    let selinux = if settings.worker.selinux {
+        "true"
+    } else {
+        "false"
     };
     let facts = [
         ("executor", "oci"),
         ("hostname", &hostname),
         ("network", "host"),
         ("oci.process-mode", process_mode),
-        ("selinux.enabled", "false"),
+        ("selinux.enabled", selinux),
         ("snapshotter", cache.snapshotter()),
     ];
     let mut labels: BTreeMap<String, String> = facts
         .iter()
         .map(|(key, value)| (format!("{PREFIX}{key}"), (*value).to_owned()))
         .collect();
-    if let Some(profile) = &settings.config.worker.oci.apparmor_profile {
+    if let Some(profile) = &settings.worker.apparmor_profile {
         labels.insert(format!("{PREFIX}apparmor.profile"), profile.clone());
     }
     labels.extend(settings.worker.labels.clone());

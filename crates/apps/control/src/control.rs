@@ -127,7 +127,8 @@ impl Control for Services {
             .matches(&request.into_inner().filter)
             .map_err(Status::unknown)?;
         let record = if matches {
-            vec![self.worker.message(&self.package)]
+            let (worker, package) = (self.worker.clone(), self.package.clone());
+            vec![tasks::blocking(move || worker.message(&package)).await]
         } else {
             Vec::new()
         };

@@ -1,7 +1,9 @@
 //! What the daemon says about itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use executor::cdi::{Listed, Registry};
 use oci::Platform;
 use proto::{pb, types};
 
@@ -57,11 +59,17 @@ pub struct WorkerRecord {
     pub platforms: Vec<Platform>,
     /// Garbage collection rules in order.
     pub gc: Vec<GcRule>,
+    /// Devices of the host that steps may ask for; none when that is switched off.
+    pub devices: Option<Arc<Registry>>,
 }
 
 impl WorkerRecord {
+    /// Everything. Blocking: looks which devices there are.
     pub(crate) fn message(&self, package: &Package) -> types::WorkerRecord {
+        let devices = self.devices.as_ref();
+        let devices = devices.map_or_else(Vec::new, |devices| devices.known().list());
         types::WorkerRecord {
+            cdi_devices: devices.into_iter().map(device).collect(),
             buildkit_version: Some(package.message()),
             gc_policy: self.gc.iter().map(gc_rule).collect(),
             ..self.short()
@@ -112,6 +120,15 @@ impl WorkerRecord {
             }
         }
         Ok(true)
+    }
+}
+
+fn device(device: Listed) -> types::CdiDevice {
+    types::CdiDevice {
+        name: device.name,
+        auto_allow: device.auto_allow,
+        annotations: device.annotations,
+        on_demand: false,
     }
 }
 

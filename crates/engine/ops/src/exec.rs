@@ -10,6 +10,7 @@ use oci::Platform;
 use proto::pb;
 use solver::Work;
 
+use crate::devices;
 use crate::exec_key::ExecKey;
 use crate::exec_mounts::{Mounts, inputs_of, secret_variables};
 use crate::logs::Logs;
@@ -133,6 +134,7 @@ impl ExecOp {
             remove_stubs_recursive: meta.remove_mount_stubs_recursive,
             valid_exit_codes: meta.valid_exit_codes.clone(),
             tty: false,
+            devices: self.op.cdi_devices.iter().map(devices::wanted).collect(),
             trace_env: Vec::new(),
         })
     }

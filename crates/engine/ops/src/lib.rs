@@ -6,6 +6,7 @@
 mod build;
 mod combine;
 pub mod container;
+mod devices;
 mod exec;
 mod exec_key;
 mod exec_mounts;
@@ -31,6 +32,7 @@ use oci::Digest;
 use solver::{CacheMap, InputMap, Operation, Work};
 
 pub use build::Nested;
+pub use devices::DeviceGrants;
 pub use exec_mounts::{CacheDirs, Lending, Lent, Offered, Stock, checksum};
 pub use explain::{Asking, Explain, Explained};
 pub use load::{Edge, LoadOptions, Loaded, canonical, instance, load, load_parsed, platform};

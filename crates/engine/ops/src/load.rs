@@ -10,6 +10,7 @@ use solver::Vertex;
 
 use crate::build::{BuildOp, Nested};
 use crate::combine::{DiffOp, MergeOp, PassthroughOp};
+use crate::devices;
 use crate::exec::ExecOp;
 use crate::exec_mounts::user;
 use crate::file::FileOp;
@@ -67,8 +68,11 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
     let mut all_cache_dirs = BTreeSet::new();
     let mut unexported = BTreeSet::new();
     let mut vertices: Vec<Arc<Vertex<Op>>> = Vec::with_capacity(graph.vertices.len());
-    for vertex in graph.vertices {
+    for mut vertex in graph.vertices {
         check_entitlements(&vertex.op, &options.entitlements)?;
+        if let Some(pb::op::Op::Exec(exec)) = &mut vertex.op.op {
+            devices::resolve(exec, &options.entitlements, worker.devices.as_deref())?;
+        }
         let used = cache_dirs(&vertex.op);
         if vertex.metadata.ignore_cache {
             stale_cache_dirs.extend(used.iter().cloned());

@@ -47,6 +47,8 @@ pub struct Worker {
     pub sources: Vec<Arc<dyn ::source::Source>>,
     /// Runs processes.
     pub executor: Arc<dyn Executor>,
+    /// Devices of the host that steps may ask for; none when that is switched off.
+    pub devices: Option<Arc<executor::cdi::Registry>>,
     /// Clients.
     pub sessions: Manager,
     /// Cache mounts in use.

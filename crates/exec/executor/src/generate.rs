@@ -130,6 +130,7 @@ pub fn spec(step: &Step, facts: &Facts<'_>) -> Result<Spec, Error> {
             process.hostname.clone()
         },
         mounts: mounts(step, facts, insecure),
+        hooks: None,
         linux,
     })
 }
@@ -466,6 +467,8 @@ fn privileged_devices(free_loop: u32) -> Vec<Device> {
         major,
         minor,
         file_mode: None,
+        uid: None,
+        gid: None,
     };
     let mut devices: Vec<Device> = [
         ("/dev/kmsg", 1, 11),

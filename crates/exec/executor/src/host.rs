@@ -17,6 +17,8 @@ pub struct Host {
     pub cgroup_namespaces: bool,
     /// AppArmor is on.
     pub apparmor: bool,
+    /// SELinux is on.
+    pub selinux: bool,
     /// The daemon runs in a user namespace.
     pub user_namespace: bool,
     /// The daemon's own capabilities, in the kernel's order.
@@ -37,6 +39,7 @@ impl Host {
             cgroup_namespaces: Path::new("/proc/self/ns/cgroup").exists(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             user_namespace: std::fs::read_to_string("/proc/self/uid_map")
                 .is_ok_and(|map| in_user_namespace(&map)),
             capabilities: crate::caps::names(effective),
@@ -53,6 +56,7 @@ impl Host {
             unified_cgroups: false,
             cgroup_namespaces: true,
             apparmor: false,
+            selinux: false,
             user_namespace: false,
             capabilities: crate::caps::names(0x1ff_feff_ffff),
         }

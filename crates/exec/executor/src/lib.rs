@@ -6,6 +6,7 @@
 
 pub mod attach;
 pub mod caps;
+pub mod cdi;
 pub mod files;
 pub mod generate;
 pub mod host;
@@ -15,6 +16,7 @@ pub mod prepare;
 pub mod rootfs;
 pub mod runc;
 mod seccomp;
+mod selinux;
 pub mod settings;
 pub mod spec;
 pub mod stubs;
@@ -115,6 +117,8 @@ pub struct Process {
     pub valid_exit_codes: Vec<i32>,
     /// Attach a pseudo terminal.
     pub tty: bool,
+    /// Devices of the host.
+    pub devices: Vec<cdi::Wanted>,
     /// Trace context, appended to the environment when a tracing socket is configured.
     pub trace_env: Vec<String>,
 }

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode};
 
+use crate::cdi::Edits;
 use crate::files::{Files, HostsFile};
 use crate::generate::{self, Facts};
 use crate::host::Host;
 use crate::rootfs::{Make, Owner, Root};
+use crate::selinux::{Allotted, Labels};
 use crate::settings::Settings;
 use crate::spec::Spec;
 use crate::stubs::Stubs;
@@ -22,6 +24,7 @@ pub struct Shared {
     /// Machine.
     pub host: Host,
     files: Files,
+    labels: Allotted,
 }
 
 /// A step that can run.
@@ -35,6 +38,8 @@ pub struct Prepared {
     pub home: String,
     stubs: Stubs,
     hosts: HostsFile,
+    /// Nobody else gets these as long as the container runs.
+    _labels: Option<Labels>,
 }
 
 impl Shared {
@@ -46,6 +51,7 @@ impl Shared {
             settings,
             host: Host::probe(),
             files,
+            labels: Allotted::default(),
         })
     }
 
@@ -65,11 +71,13 @@ impl Shared {
             .files
             .hosts(&step.id, process)
             .map_err(|err| Error::start_io("failed to write hosts file", err))?;
+        let edits = self.device_edits(step)?;
         let destinations = step.mounts.iter().map(|mount| mount.dest.as_str());
+        let destinations = destinations.chain(edits.mount_points());
         let stubs = Stubs::note(root, destinations, process.remove_stubs_recursive);
         let user =
             user::resolve(root, &process.user).map_err(|err| Error::start(fault::chain(&err)))?;
-        let spec = generate::spec(
+        let mut spec = generate::spec(
             step,
             &Facts {
                 settings: &self.settings,
@@ -85,6 +93,9 @@ impl Shared {
                 },
             },
         )?;
+        let labels = self.label(&mut spec, process.security)?;
+        // Last, since a device may change anything.
+        edits.apply(&mut spec).map_err(|err| no_device(&err))?;
         make_working_dir(root, &process.cwd, &user)?;
         let home = user::home(root, user.uid);
         Ok(Prepared {
@@ -93,8 +104,54 @@ impl Shared {
             home,
             stubs,
             hosts,
+            _labels: labels,
         })
     }
+}
+
+impl Shared {
+    /// Gives the container labels, if that is configured.
+    fn label(&self, spec: &mut Spec, security: Security) -> Result<Option<Labels>, Error> {
+        if !self.settings.selinux {
+            return Ok(None);
+        }
+        if !self.host.selinux {
+            return Err(Error::start("selinux is not available"));
+        }
+        let labels = self.labels.allot(Path::new("/etc/selinux"));
+        let labels = labels.map_err(|err| Error::start_io("failed to make SELinux labels", err))?;
+        // What is not confined has the daemon's label.
+        spec.process.selinux_label =
+            (security == Security::Sandbox).then(|| labels.process.clone());
+        spec.linux.mount_label = Some(labels.mount.clone());
+        Ok(Some(labels))
+    }
+
+    /// What the devices of a step change.
+    fn device_edits(&self, step: &Step) -> Result<Edits, Error> {
+        let wanted = &step.process.devices;
+        match &self.settings.devices {
+            _ if wanted.is_empty() => Ok(Edits::default()),
+            Some(registry) => registry
+                .known()
+                .edits(wanted)
+                .map_err(|err| no_device(&err)),
+            None => match wanted.iter().find(|wanted| !wanted.optional) {
+                Some(wanted) => Err(Error::start(format!(
+                    "CDI device injection failed: device {:?}: CDI is disabled in this daemon",
+                    wanted.name
+                ))),
+                None => Ok(Edits::default()),
+            },
+        }
+    }
+}
+
+fn no_device(err: &crate::cdi::Error) -> Error {
+    Error::start(format!(
+        "CDI device injection failed: {}",
+        fault::chain(err)
+    ))
 }
 
 impl Prepared {

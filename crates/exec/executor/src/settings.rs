@@ -1,6 +1,9 @@
 //! What the daemon's configuration says about running steps.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cdi::Registry;
 
 /// Name servers and the like in place of the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,6 +39,8 @@ pub struct Settings {
     pub network: DefaultNetwork,
     /// AppArmor profile of confined steps.
     pub apparmor_profile: Option<String>,
+    /// Steps get SELinux labels of their own.
+    pub selinux: bool,
     /// Adjustment for the out-of-memory killer.
     pub oom_score_adj: Option<i32>,
     /// Socket traces are sent to from inside steps.
@@ -44,4 +49,6 @@ pub struct Settings {
     pub rootless: bool,
     /// Steps share the daemon's process namespace.
     pub no_process_sandbox: bool,
+    /// Devices steps may ask for; none when this is switched off.
+    pub devices: Option<Arc<Registry>>,
 }

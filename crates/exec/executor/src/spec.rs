@@ -3,6 +3,8 @@
 //! Field order and omissions are those of the documents other builders write, so the JSON can be compared text by text.
 //! Nothing in here decides anything: `generate` fills it, runtimes read it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// A container, as a runtime needs it.
@@ -20,6 +22,9 @@ pub struct Spec {
     pub hostname: String,
     /// Mounts in the order they are made.
     pub mounts: Vec<Mount>,
+    /// Programs of the host that are run at moments of the container's life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// Everything the kernel is asked for.
     pub linux: Linux,
 }
@@ -140,6 +145,9 @@ pub struct Linux {
     /// Device nodes besides the standard ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
+    /// Network devices of the host that move in, by their name there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub net_devices: BTreeMap<String, NetDevice>,
     /// System call filter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<Seccomp>,
@@ -152,6 +160,83 @@ pub struct Linux {
     /// SELinux label of mounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
+    /// Share of processor caches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
+}
+
+/// Programs by the moment they run at.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Hooks {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prestart: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_runtime: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub create_container: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub start_container: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// Those of the moment with this name.
+    pub fn of_mut(&mut self, name: &str) -> Option<&mut Vec<Hook>> {
+        Some(match name {
+            "prestart" => &mut self.prestart,
+            "createRuntime" => &mut self.create_runtime,
+            "createContainer" => &mut self.create_container,
+            "startContainer" => &mut self.start_container,
+            "poststart" => &mut self.poststart,
+            "poststop" => &mut self.poststop,
+            _ => return None,
+        })
+    }
+}
+
+/// A program of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    /// Absolute path.
+    pub path: String,
+    /// Arguments, its name first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// KEY=VALUE.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetDevice {
+    /// Name inside.
+    pub name: String,
+}
+
+/// Share of processor caches and memory bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct IntelRdt {
+    #[serde(rename = "closID", skip_serializing_if = "String::is_empty")]
+    pub clos_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub l3_cache_schema: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mem_bw_schema: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemata: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub enable_monitoring: bool,
 }
 
 /// Limits of a control group.
@@ -243,7 +328,7 @@ pub enum NamespaceKind {
 pub struct Device {
     /// Absolute path inside.
     pub path: String,
-    /// `c` or `b`.
+    /// `c`, `b` or `p`; `u` is another word for `c`.
     #[serde(rename = "type")]
     pub kind: char,
     /// Major number.
@@ -253,6 +338,12 @@ pub struct Device {
     /// Permission bits; the runtime's default when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_mode: Option<u32>,
+    /// Owner; root when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group; root's when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 /// A system call filter.

@@ -72,6 +72,7 @@ pub(crate) fn run(job: Job) -> Result<Ended, Error> {
     let root = Root::new(root);
     let root_path = inner.shared.settings.root.join(&step.id).join("rootfs");
     let prepared = inner.shared.prepare(&step, &root, &root_path)?;
+    plan::refuse(&prepared.spec)?;
     let container = Container {
         inner: &inner,
         step: &step,
@@ -174,7 +175,8 @@ impl Container<'_> {
     fn assemble(&self, group: &Group, held: &[Option<Held>]) -> Result<LateMounts, Setup> {
         let spec = self.spec();
         let io = |doing: &'static str| move |err| Setup::new(doing.to_owned(), err);
-        let trees = trees::gather(spec, &self.step.mounts, held, group)?;
+        let may_make_devices = !self.inner.shared.host.user_namespace;
+        let trees = trees::gather(spec, &self.step.mounts, held, group, may_make_devices)?;
         enter_namespaces(spec)?;
         self.inner
             .template

@@ -1,12 +1,16 @@
 //! Device nodes and links below a container's /dev.
 
 use std::io;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use executor::rootfs::{Make, Root};
 use executor::spec::Device;
-use rustix::fs::{FileType, Mode, OFlags, makedev};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use crate::mounts;
 
 /// What every container has: name, major, minor.
 const STANDARD: [(&str, u32, u32); 6] = [
@@ -29,12 +33,44 @@ const LINKS: [(&str, &str); 5] = [
 
 const ANYBODY: u32 = 0o666;
 
-/// Makes the standard devices and these; `kcore` tells whether there is something behind /proc/kcore. The thread's umask
-/// must be 0.
-pub(crate) fn make(root: &Root, more: &[Device], kcore: bool) -> io::Result<()> {
-    let dev =
-        root.walk(Path::new("/dev"))?
-            .complete(Make::Dir, Mode::from_raw_mode(0o755), None)?;
+/// A device of the host, to be bound at its place in a container.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    place: PathBuf,
+    tree: OwnedFd,
+}
+
+/// The host's own nodes of the standard devices and these, for daemons that may not make any.
+pub(crate) fn of_host(more: &[Device]) -> io::Result<Vec<Bound>> {
+    let standard = STANDARD
+        .iter()
+        .map(|(name, ..)| Path::new("/dev").join(name));
+    let places = standard.chain(more.iter().map(|device| PathBuf::from(&device.path)));
+    let bound = |place: PathBuf| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        match open_tree(CWD, &place, flags) {
+            Ok(tree) => Some(Ok(Bound { place, tree })),
+            // Compat: what the host does not have is left out.
+            Err(Errno::NOENT) => None,
+            Err(errno) => Some(Err(io::Error::from(errno))),
+        }
+    };
+    places.filter_map(bound).collect()
+}
+
+/// Puts the host's devices at their places.
+pub(crate) fn bind(root: &Root, devices: &[Bound]) -> io::Result<()> {
+    devices.iter().try_for_each(|device| {
+        let target = mounts::mount_point(root, &device.place, Make::File)?;
+        mounts::attach(&device.tree, target.as_fd())
+    })
+}
+
+/// Makes the standard devices and these. The thread's umask must be 0.
+pub(crate) fn make(root: &Root, more: &[Device]) -> io::Result<()> {
+    let dev = directory(root)?;
+    // First, so that a standard device can be had with other numbers or rights.
+    more.iter().try_for_each(|device| one(root, device))?;
     for (name, major, minor) in STANDARD {
         let made = rustix::fs::mknodat(
             &dev,
@@ -45,11 +81,22 @@ pub(crate) fn make(root: &Root, more: &[Device], kcore: bool) -> io::Result<()> 
         );
         unless_there(made)?;
     }
+    Ok(())
+}
+
+fn directory(root: &Root) -> io::Result<OwnedFd> {
+    root.walk(Path::new("/dev"))?
+        .complete(Make::Dir, Mode::from_raw_mode(0o755), None)
+}
+
+/// Makes the links below /dev; `kcore` tells whether there is something behind /proc/kcore.
+pub(crate) fn link(root: &Root, kcore: bool) -> io::Result<()> {
+    let dev = directory(root)?;
     for (name, target) in LINKS {
         match rustix::fs::symlinkat(target, &dev, name) {
             Err(Errno::EXIST) if name == "ptmx" => {
                 // A device node would open the host's terminals.
-                rustix::fs::unlinkat(&dev, name, rustix::fs::AtFlags::empty())?;
+                rustix::fs::unlinkat(&dev, name, AtFlags::empty())?;
                 rustix::fs::symlinkat(target, &dev, name)?;
             }
             made => unless_there(made)?,
@@ -58,7 +105,7 @@ pub(crate) fn make(root: &Root, more: &[Device], kcore: bool) -> io::Result<()> 
     if kcore {
         unless_there(rustix::fs::symlinkat("/proc/kcore", &dev, "core"))?;
     }
-    more.iter().try_for_each(|device| one(root, device))
+    Ok(())
 }
 
 fn one(root: &Root, device: &Device) -> io::Result<()> {
@@ -75,10 +122,10 @@ fn one(root: &Root, device: &Device) -> io::Result<()> {
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let kind = if device.kind == 'b' {
-        FileType::BlockDevice
-    } else {
-        FileType::CharacterDevice
+    let kind = match device.kind {
+        'b' => FileType::BlockDevice,
+        'p' => FileType::Fifo,
+        _ => FileType::CharacterDevice,
     };
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(ANYBODY));
     unless_there(rustix::fs::mknodat(
@@ -87,7 +134,13 @@ fn one(root: &Root, device: &Device) -> io::Result<()> {
         kind,
         mode,
         makedev(device.major, device.minor),
-    ))
+    ))?;
+    if device.uid.is_some() || device.gid.is_some() {
+        let uid = device.uid.map(Uid::from_raw);
+        let gid = device.gid.map(Gid::from_raw);
+        rustix::fs::chownat(&dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
 }
 
 fn unless_there(made: Result<(), Errno>) -> io::Result<()> {

@@ -120,7 +120,9 @@ impl Runtime {
         let mount_namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
         let notes = Arc::new(sweep::Notes::new(&shared.settings.root)?);
         let janitor = sweep::Janitor::new()?;
-        let template = template::Template::new(&shared.settings.root.join(sweep::ROOT))?;
+        let in_namespace = shared.host.user_namespace;
+        let template =
+            template::Template::new(&shared.settings.root.join(sweep::ROOT), in_namespace)?;
         let overlays = trees::SharedOverlays::new(
             shared.host.kernel,
             shared.settings.root.join(sweep::OVERLAYS),

@@ -50,6 +50,7 @@ pub(crate) fn build(
     let mut late = LateMounts::default();
     let kcore = trees.kcore;
     let cgroups = std::mem::take(&mut trees.cgroups);
+    let devices = trees.devices.take();
     for (mount, tree) in spec.mounts.iter().zip(trees.mounts) {
         let done = match (mount.kind.as_str(), tree) {
             ("cgroup", _) => cgroup(root, spec, mount, group, &cgroups, &mut late),
@@ -63,7 +64,11 @@ pub(crate) fn build(
         })?;
     }
     if needs_devices(spec) {
-        devices::make(root, &spec.linux.devices, kcore)
+        let made = match &devices {
+            None => devices::make(root, &spec.linux.devices),
+            Some(devices) => devices::bind(root, devices),
+        };
+        made.and_then(|()| devices::link(root, kcore))
             .map_err(|err| Setup::new("create device nodes".into(), err))?;
     }
     Ok(late)

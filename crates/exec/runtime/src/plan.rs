@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use executor::caps;
 use executor::spec::{NamespaceKind, Process, Spec};
+use executor::{Error, caps};
 
 use crate::child::{CStrings, CapSets, Failure, Limit, OwnMount, Plan, Stage};
 use crate::mounts::{Late, LateMounts};
@@ -32,6 +32,25 @@ pub(crate) fn has(spec: &Spec, kind: NamespaceKind) -> bool {
         .namespaces
         .iter()
         .any(|namespace| namespace.kind == kind)
+}
+
+/// Refuses what only external runtimes can do.
+pub(crate) fn refuse(spec: &Spec) -> Result<(), Error> {
+    let wanted = [
+        ("hooks of CDI devices", spec.hooks.is_some()),
+        (
+            "netDevices of CDI devices",
+            !spec.linux.net_devices.is_empty(),
+        ),
+        ("intelRdt of CDI devices", spec.linux.intel_rdt.is_some()),
+        ("SELinux labels", spec.linux.mount_label.is_some()),
+    ];
+    match wanted.iter().find(|(_, wanted)| *wanted) {
+        Some((what, _)) => Err(Error::start(format!(
+            "unimplemented: {what} in the embedded runtime; start the daemon with --oci-worker-binary=runc"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The plan of a container's child.

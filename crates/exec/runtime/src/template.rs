@@ -12,12 +12,13 @@ use std::path::Path;
 use executor::rootfs::Root;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
+    open_tree, unmount,
 };
 
-use crate::mounts::filesystem;
+use crate::mounts::{attach, filesystem};
 use crate::options::Options;
-use crate::sys;
+use crate::sys::{self, MountAttr};
 
 /// An almost empty mount namespace.
 #[derive(Debug)]
@@ -27,11 +28,14 @@ pub(crate) struct Template {
 
 impl Template {
     /// Makes one. `place` is an empty directory; on the host nothing gets mounted there.
-    pub(crate) fn new(place: &Path) -> io::Result<Self> {
+    ///
+    /// In a user namespace the kernel lets only those mount a /proc who see one already. There the template has the
+    /// daemon's own, covered like everything else in it.
+    pub(crate) fn new(place: &Path, in_user_namespace: bool) -> io::Result<Self> {
         let place = place.to_owned();
         let made = std::thread::Builder::new()
             .name("template".to_owned())
-            .spawn(move || make(&place))?;
+            .spawn(move || make(&place, in_user_namespace))?;
         let namespace = made.join().map_err(|_| io::Error::other("thread died"))??;
         Ok(Self { namespace })
     }
@@ -44,7 +48,7 @@ impl Template {
 }
 
 /// Runs in a thread of its own, which ends in the new namespace.
-fn make(place: &Path) -> io::Result<OwnedFd> {
+fn make(place: &Path, with_proc: bool) -> io::Result<OwnedFd> {
     sys::unshare(libc::CLONE_NEWNS)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())?;
@@ -52,19 +56,12 @@ fn make(place: &Path) -> io::Result<OwnedFd> {
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )?;
-    let data = vec![
-        ("mode".to_owned(), Some("555".to_owned())),
-        ("ro".to_owned(), None),
-    ];
-    let empty = filesystem(
-        "tmpfs",
-        "tmpfs",
-        &Options {
-            set: libc::MOUNT_ATTR_RDONLY,
-            data,
-            ..Options::default()
-        },
-    )?;
+    let data = vec![("mode".to_owned(), Some("555".to_owned()))];
+    let options = Options {
+        data,
+        ..Options::default()
+    };
+    let empty = filesystem("tmpfs", "tmpfs", &options)?;
     move_mount(
         &empty,
         "",
@@ -72,6 +69,21 @@ fn make(place: &Path) -> io::Result<OwnedFd> {
         place,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
+    if with_proc {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let proc = open_tree(CWD, "/proc", flags)?;
+        rustix::fs::mkdirat(&empty, "proc", Mode::from_raw_mode(0o555))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(&empty, "proc", flags, Mode::empty())?;
+        attach(&proc, target.as_fd())?;
+    }
+    let closed = MountAttr {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..MountAttr::default()
+    };
+    sys::mount_setattr(empty.as_fd(), false, &closed)?;
     rustix::process::fchdir(&empty)?;
     match rustix::process::pivot_root(".", ".") {
         // The old root is on top of the new one now, at the same place.

@@ -18,6 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::cgroup::Group;
+use crate::devices::{self, Bound};
 use crate::options::{self, Options};
 use crate::sys::{self, MountAttr};
 use crate::{Setup, errors};
@@ -32,6 +33,8 @@ pub(crate) struct Trees {
     pub mounts: Vec<Option<OwnedFd>>,
     /// The container's control groups.
     pub cgroups: Vec<OwnedFd>,
+    /// The host's devices, when none can be made.
+    pub devices: Option<Vec<Bound>>,
     /// The host has /proc/kcore.
     pub kcore: bool,
 }
@@ -42,11 +45,16 @@ pub(crate) fn gather(
     mounts: &[StepMount],
     held: &[Option<Held>],
     group: &Group,
+    may_make_devices: bool,
 ) -> Result<Trees, Setup> {
     let mut trees = Trees {
         kcore: Path::new("/proc/kcore").exists(),
         ..Trees::default()
     };
+    if !may_make_devices {
+        let bound = devices::of_host(&spec.linux.devices);
+        trees.devices = Some(bound.map_err(|err| Setup::new("bind devices".into(), err))?);
+    }
     for mount in &spec.mounts {
         let options = options::parse(&mount.options);
         let wanted = mount

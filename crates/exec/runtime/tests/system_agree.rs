@@ -272,9 +272,99 @@ async fn what_is_forbidden() {
         ("own files", "echo x > /tmp/f; chown 1:2 /tmp/f; chmod 4755 /tmp/f; stat -c '%u %g %a' /tmp/f; rm /tmp/f"),
         ("low ports", "nc -l -p 0 -w 1 127.0.0.1 < /dev/null 2>&1; echo $?"),
         ("resolv.conf", "echo x >> /etc/resolv.conf; echo $?; rm /etc/hosts 2>&1; echo $?"),
+ ("memory of others", "sleep 9 & head -c1 /proc/1/mem 2>&1; echo $?; echo x > /proc/1/oom_score_adj; echo $?; kill $!"),
+        ("signals to the first process", "kill -TERM 1; kill -INT 1; kill -STOP 1; echo $?; trap 'echo told' USR1; kill -USR1 $$; echo after"),
+        ("writing below /proc", "echo 0 > /proc/sys/kernel/randomize_va_space; echo $?; echo x > /proc/irq/default_smp_affinity; echo $?; echo x > /proc/self/comm; cat /proc/self/comm"),
+        ("keys", "cat /proc/key-users 2>&1 | head -1 | cut -c1-1; keyctl show 2>&1 | head -1"),
         ("raise limits", "ulimit -n 30000 2>&1; echo $?; ulimit -n"),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn the_outside_is_out_of_reach() {
+    testkit::require!(root, busybox, runc);
+    let pair = Pair::new();
+    let outside = std::process::id();
+    let script = format!(
+        "for name in comm environ maps mem ns/mnt root; do stat /proc/{outside}/$name 2>/dev/null; echo $?; done; \
+         kill -0 {outside} 2>&1; kill -9 {outside} 2>&1; nsenter -t {outside} -m true 2>&1; chroot /proc/{outside}/root true 2>&1; echo $?"
+    );
+    let ran = pair
+        .agree("the process that started it", &pair.sandbox.shell(&script))
+        .await;
+    assert!(ran.stdout.starts_with("1\n1\n1\n1\n1\n1\n"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn devices_of_a_step() {
+    testkit::require!(root, busybox, runc);
+    let mut pair = Pair::new();
+    let place = pair.sandbox.path("cdi");
+    std::fs::create_dir(&place).expect("writable");
+    std::fs::write(pair.sandbox.path("from-host"), "of the host\n").expect("writable");
+    let document = format!(
+        "cdiVersion: 0.7.0\nkind: v.com/d\ndevices:\n\
+         - name: one\n  containerEdits:\n    env: [ONE=1, PATH=/bin]\n    deviceNodes:\n\
+         \x20   - {{path: /dev/fuse, type: c, major: 10, minor: 229, fileMode: 0640, gid: 7}}\n\
+         \x20   - {{path: /dev/deep/nothing, hostPath: /dev/null, permissions: r}}\n\
+         \x20   - {{path: /dev/fifo, type: p, fileMode: 0622}}\n\
+         \x20   additionalGids: [77]\n\
+         \x20   mounts: [{{hostPath: {}, containerPath: /opt/d/file, options: [ro, nosuid, nodev, rbind, rprivate]}}]\n\
+         - name: two\n  containerEdits: {{env: [TWO=2]}}\n\
+         - name: hooked\n  containerEdits: {{hooks: [{{hookName: createRuntime, path: /bin/busybox, args: [busybox, 'true']}}]}}\n\
+         containerEdits: {{env: [ALL=yes]}}\n",
+        pair.sandbox.path("from-host").display(),
+    );
+    std::fs::write(place.join("d.yaml"), document).expect("writable");
+    let registry = std::sync::Arc::new(executor::cdi::Registry::new(vec![place], []));
+    let settings = |name: &str| executor::Settings {
+        devices: Some(registry.clone()),
+        ..pair.sandbox.settings(name)
+    };
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    pair.embedded = Runtime::new(settings("embedded-cdi")).expect("starts");
+    pair.runc = Runc::new(settings("runc-cdi"), None, &path).expect("runc is installed");
+
+    let wanted = |name: &str| executor::cdi::Wanted {
+        name: name.to_owned(),
+        optional: false,
+    };
+    let script = "env | sort; id; ls -la /opt/d | tr -s ' ' | cut -d' ' -f1-4,9; cat /opt/d/file; echo x > /opt/d/file; \
+         stat -c '%n %F %a %u %g %t %T' /dev/fuse /dev/deep /dev/deep/nothing /dev/fifo; true < /dev/fuse; echo $?; \
+         head -c1 /dev/deep/nothing; echo $?; cat /sys/fs/cgroup/devices/devices.list 2>/dev/null | sort; true";
+    let mut step = pair.sandbox.shell(script);
+    for (name, user, devices) in [
+        ("none", "", &[][..]),
+        ("one", "", &["v.com/d=one"]),
+        ("one of a user", "bob", &["v.com/d=one"]),
+        ("all but hooks", "", &["v.com/d=two", "v.com/d=one"]),
+    ] {
+        step.process.user = user.to_owned();
+        step.process.devices = devices.iter().map(|&name| wanted(name)).collect();
+        let ran = pair.agree(name, &step).await;
+        assert_eq!(
+            ran.stdout.contains("of the host"),
+            !devices.is_empty(),
+            "{name}: {ran:?}"
+        );
+        assert_eq!(ran.code(), 0, "{name}: {ran:?}");
+    }
+
+    step.process.devices = vec![wanted("v.com/d=hooked")];
+    let [ours, theirs] = pair.both(&step).await;
+    assert_eq!(theirs.code(), 0, "{theirs:?}");
+    let refused = ours.result.expect_err("no hooks").to_string();
+    assert!(refused.starts_with("unimplemented: hooks"), "{refused}");
+    assert!(refused.contains("--oci-worker-binary=runc"), "{refused}");
+
+    step.process.devices = vec![wanted("v.com/d=none")];
+    let text = "CDI device injection failed: required device \"v.com/d=none\" is not registered";
+    for ran in pair.both(&step).await {
+        assert_eq!(ran.result.expect_err("no such device").to_string(), text);
+    }
+    step.process.devices[0].optional = true;
+    pair.agree("optional", &step).await.ok();
 }
 
 #[tokio::test]

@@ -27,11 +27,13 @@ const TRASH: &str = "trash-";
 /// Which snapshotter to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SnapshotterKind {
-    /// overlayfs where it works, else native.
+    /// overlayfs where it works, else fuse-overlayfs where it works, else native.
     #[default]
     Auto,
     /// overlayfs.
     Overlay,
+    /// overlayfs without the kernel.
+    FuseOverlay,
     /// Whole copies.
     Native,
 }
@@ -143,6 +145,7 @@ impl Cache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Overlay,
+    FuseOverlay,
     Native,
 }
 
@@ -150,11 +153,14 @@ impl Layout {
     fn choose(root: &Path, kind: SnapshotterKind) -> Self {
         match kind {
             SnapshotterKind::Overlay => Self::Overlay,
+            SnapshotterKind::FuseOverlay => Self::FuseOverlay,
             SnapshotterKind::Native => Self::Native,
             // What was found once need not be found out again.
             SnapshotterKind::Auto if Self::Overlay.trees(root).exists() => Self::Overlay,
+            SnapshotterKind::Auto if Self::FuseOverlay.trees(root).exists() => Self::FuseOverlay,
             SnapshotterKind::Auto if Self::Native.trees(root).exists() => Self::Native,
             SnapshotterKind::Auto if Overlay::is_possible(root) => Self::Overlay,
+            SnapshotterKind::Auto if Overlay::is_possible_with_fuse(root) => Self::FuseOverlay,
             SnapshotterKind::Auto => Self::Native,
         }
     }
@@ -162,6 +168,7 @@ impl Layout {
     fn trees(self, root: &Path) -> PathBuf {
         root.join(match self {
             Self::Overlay => "snapshots-overlayfs-v1",
+            Self::FuseOverlay => "snapshots-fuse-overlayfs-v1",
             Self::Native => "snapshots-native-v1",
         })
     }
@@ -169,6 +176,7 @@ impl Layout {
     fn database(self) -> &'static str {
         match self {
             Self::Overlay => "cache-v1",
+            Self::FuseOverlay => "cache-fuse-overlayfs-v1",
             Self::Native => "cache-native-v1",
         }
     }
@@ -177,6 +185,7 @@ impl Layout {
         let trees = self.trees(root);
         Ok(match self {
             Self::Overlay => Arc::new(Overlay::open(&trees)?),
+            Self::FuseOverlay => Arc::new(Overlay::open_with_fuse(&trees)?),
             Self::Native => Arc::new(Native::open(&trees)?),
         })
     }

@@ -5,11 +5,12 @@
 //! [`Attached`] guard lives; [`Mount::movable`] is for runtimes that place it in another mount namespace.
 //!
 //! The new mount API is used (`fsopen`, one `lowerdir+` per layer, no page limit); kernels before 6.7 get `mount(2)`
-//! with short relative names. What the layers are and who owns them is `snapshot`'s business, not ours.
+//! with short relative names, and where the kernel has none of it a program can do it ([`fuse`]). What the layers are and who owns them is `snapshot`'s business, not ours.
 
 #![allow(unsafe_code)]
 
 mod attach;
+pub mod fuse;
 mod legacy;
 mod overlay;
 pub mod probe;
@@ -38,7 +39,7 @@ pub enum Mount {
         lower: Vec<PathBuf>,
         /// Where changes go; absent: read-only, and at least two lower directories.
         upper: Option<Upper>,
-        /// Further options, as in `index=off` or `userxattr`.
+        /// Further options, as in `index=off` or `userxattr`; [`fuse::FUSE_OVERLAYFS`].
         options: Vec<String>,
     },
 }

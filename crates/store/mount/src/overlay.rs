@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::attach::{Attached, place};
-use crate::{Upper, legacy, probe};
+use crate::{Upper, fuse, legacy, probe};
 
 /// The kernel refuses more lower directories than this.
 const MAX_LOWER: usize = 500;
@@ -27,6 +27,9 @@ pub(crate) fn create(
     upper: Option<&Upper>,
     options: &[String],
 ) -> io::Result<OwnedFd> {
+    if fuse::is_asked_for(options) {
+        return fuse::create(lower, upper, options).map_err(|err| explain(err, lower.len(), upper));
+    }
     forget_volatile(upper, options);
     match create_new(lower, upper, options) {
         Some(created) => created,
@@ -42,6 +45,10 @@ pub(crate) fn attach(
     options: &[String],
     target: &Path,
 ) -> io::Result<Attached> {
+    if fuse::is_asked_for(options) {
+        place(&create(lower, upper, options)?, target)?;
+        return Ok(Attached::new(target));
+    }
     forget_volatile(upper, options);
     match create_new(lower, upper, options) {
         Some(created) => created.and_then(|mount| place(&mount, target)),

@@ -19,6 +19,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The program for overlays without the kernel cannot be used.
+    #[error("snapshotter fuse-overlayfs: {obstacle}")]
+    NoFuse {
+        /// What is missing, and what can be done.
+        obstacle: String,
+    },
     /// A tree could not be copied.
     #[error(transparent)]
     Copy(#[from] fstree::Error),
@@ -39,6 +45,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Io { source, .. } => fault::class_of(source, Class::Internal),
+            Self::NoFuse { .. } => Class::Unsupported,
             Self::Copy(err) => err.class(),
         }
     }

@@ -10,6 +10,7 @@
 mod error;
 mod native;
 mod overlay;
+mod tidy;
 mod usage;
 mod whiteouts;
 
@@ -59,7 +60,7 @@ pub struct Chain {
 /// 3. `edit` and `view` only describe: they cannot fail and cost nothing.
 /// 4. `remove` of what is not there is no error; a removal that was cut short can be repeated.
 pub trait Snapshotter: Send + Sync + fmt::Debug {
-    /// `overlayfs`, `native`.
+    /// `overlayfs`, `fuse-overlayfs`, `native`.
     fn name(&self) -> &'static str;
 
     /// Makes a snapshot that can be written, on top of `below`.
@@ -74,7 +75,8 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// Puts a snapshot in order that was filled by hand, without a mount.
     fn adopt(&self, key: Key) -> Result<(), Error>;
 
-    /// Whether the snapshot differs in nothing from what is below.
+    /// Whether the snapshot differs in nothing from what is below. Asked when the last mount that wrote to it is gone:
+    /// what such mounts leave for themselves is taken away.
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error>;
 
     /// The directory of a snapshot's files.

@@ -1,5 +1,5 @@
 //! Snapshots as directories that overlayfs stacks: `<root>/<key>/fs` holds the changes, `<root>/<key>/work` belongs to
-//! the kernel.
+//! the kernel, or to the program fuse-overlayfs in its place.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use mount::{Mount, Upper};
 
-use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, usage, whiteouts};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, tidy, usage, whiteouts};
 
 /// The overlayfs snapshotter.
 #[derive(Debug)]
@@ -18,6 +18,18 @@ pub struct Overlay {
     options: Vec<String>,
     /// For mounts that are written.
     edit_options: Vec<String>,
+    driver: Driver,
+    /// Marks are those that an ordinary user may make.
+    in_namespace: bool,
+}
+
+/// Who makes one tree of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Kernel,
+    /// The program fuse-overlayfs. What it leaves in layers for itself is taken away when they are finished, so that
+    /// layers are the same whoever made them.
+    Program,
 }
 
 impl Overlay {
@@ -35,7 +47,38 @@ impl Overlay {
             root: root.to_owned(),
             options,
             edit_options,
+            driver: Driver::Kernel,
+            in_namespace: mount::probe::in_user_namespace(),
         })
+    }
+
+    /// The same with mounts by the program fuse-overlayfs.
+    pub fn open_with_fuse(root: &Path) -> Result<Self, Error> {
+        if let Some(obstacle) = mount::fuse::obstacle() {
+            return Err(Error::NoFuse { obstacle });
+        }
+        std::fs::create_dir_all(root).map_err(Error::io("prepare", root))?;
+        let options = vec![mount::fuse::FUSE_OVERLAYFS.to_owned()];
+        let mut edit_options = options.clone();
+        edit_options.push("volatile".to_owned());
+        Ok(Self {
+            root: root.to_owned(),
+            options,
+            edit_options,
+            driver: Driver::Program,
+            in_namespace: mount::probe::in_user_namespace(),
+        })
+    }
+
+    /// Whether the program can be used with its upper directory in `root`.
+    pub fn is_possible_with_fuse(root: &Path) -> bool {
+        match mount::fuse::obstacle() {
+            None => Self::try_mount(root, vec![mount::fuse::FUSE_OVERLAYFS.to_owned()]),
+            Some(obstacle) => {
+                tracing::info!(obstacle, "fuse-overlayfs is not to be had here");
+                false
+            }
+        }
     }
 
     /// Whether overlay mounts with their upper directory in `root` work here.
@@ -53,10 +96,10 @@ impl Overlay {
         if common && !mount::probe::in_user_namespace() && mount::probe::knows_overlay() {
             return true;
         }
-        Self::try_mount(root)
+        Self::try_mount(root, mount::probe::overlay_options())
     }
 
-    fn try_mount(root: &Path) -> bool {
+    fn try_mount(root: &Path, options: Vec<String>) -> bool {
         let probe = root.join(format!("probe-{}", std::process::id()));
         let dir = |name: &str| probe.join(name);
         let attempt = || -> io::Result<()> {
@@ -69,14 +112,14 @@ impl Overlay {
                     dir: dir("upper"),
                     work: dir("work"),
                 }),
-                options: mount::probe::overlay_options(),
+                options: options.clone(),
             };
             let tree = mount.detached()?;
             std::fs::write(tree.path().join("file"), "")
         };
         let result = attempt();
         if let Err(err) = &result {
-            tracing::info!(root = %root.display(), error = %err, "overlayfs is not to be had here");
+            tracing::info!(root = %root.display(), options = options.join(","), error = %err, "no overlay mounts here");
         }
         // What is left of the attempt is in nobody's way.
         let _ = std::fs::remove_dir_all(&probe);
@@ -133,7 +176,10 @@ impl Overlay {
 
 impl Snapshotter for Overlay {
     fn name(&self) -> &'static str {
-        "overlayfs"
+        match self.driver {
+            Driver::Kernel => "overlayfs",
+            Driver::Program => "fuse-overlayfs",
+        }
     }
 
     fn prepare(&self, key: Key, below: Option<&Chain>) -> Result<(), Error> {
@@ -182,8 +228,7 @@ impl Snapshotter for Overlay {
     }
 
     fn adopt(&self, key: Key) -> Result<(), Error> {
-        let in_namespace = self.options.iter().any(|option| option == "userxattr");
-        whiteouts::mark(&self.directory(key), in_namespace)
+        whiteouts::mark(&self.directory(key), self.in_namespace)
     }
 
     fn is_unchanged(&self, key: Key, below: &Chain) -> Result<bool, Error> {
@@ -192,6 +237,9 @@ impl Snapshotter for Overlay {
         };
         let fs = self.directory(key);
         let check = || -> io::Result<bool> {
+            if self.driver == Driver::Program {
+                tidy::layer(&fs)?;
+            }
             if std::fs::read_dir(&fs)?.next().is_some() {
                 return Ok(false);
             }

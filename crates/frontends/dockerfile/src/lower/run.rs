@@ -13,7 +13,7 @@ use super::Lower;
 use super::name::{COMMAND, upper_first};
 use super::record::Step;
 use super::words::Vars;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Where scripts are mounted.
 const PIPES: &str = "/dev/pipes/";
@@ -48,12 +48,7 @@ impl Lower<'_> {
             Network::None => Some(pb::NetMode::None),
             Network::Host => Some(pb::NetMode::Host),
         };
-        if !run.devices.is_empty() {
-            return Err(Error::Says(
-                "device feature is only supported in Dockerfile frontend 1.14.0-labs or later",
-            )
-            .into());
-        }
+        exec.devices = run.devices.iter().map(device).collect();
         let name = self.run_name(at, step, run, &mounts);
         let mut options = self
             .op_options(at, name, instruction.span)
@@ -173,6 +168,13 @@ impl Lower<'_> {
         }
         text.push_str("# buildkit");
         text
+    }
+}
+
+fn device(device: &syntax::Device) -> pb::CdiDevice {
+    pb::CdiDevice {
+        name: device.name.clone(),
+        optional: !device.required,
     }
 }
 

@@ -72,7 +72,15 @@ impl Unpacker {
 
     fn make_opaque(&mut self, place: &Place) -> Result<(), Error> {
         if self.below.is_some() {
-            return fstree::xattr::set_of_entry(&place.dir, b".", b"trusted.overlay.opaque", b"y")
+            let set = |name: &[u8]| fstree::xattr::set_of_entry(&place.dir, b".", name, b"y");
+            let set = match set(b"trusted.overlay.opaque") {
+                // In a user namespace only the other mark can be written, and is what counts there.
+                Err(err) if err.kind() == std::io::ErrorKind::PermissionDenied => {
+                    set(b"user.overlay.opaque")
+                }
+                done => done,
+            };
+            return set
                 .map_err(|err| Error::target(format!("setxattr {}", self.show(&place.path)), err));
         }
         let open = |err| Error::target(format!("open {}", self.show(&place.path)), err);
