@@ -11,12 +11,10 @@ mod gc;
 mod history;
 mod listen;
 mod platforms;
-mod rootless;
 mod serve;
 mod settings;
 mod state;
 mod wiring;
-mod worker;
 
 use std::process::ExitCode;
 
@@ -111,7 +109,9 @@ async fn daemon(settings: Settings) -> anyhow::Result<()> {
             tracing::info!("what the builds wait for:\n{state}");
         }
     });
+    let recorded = services.builder.clone();
     let served = serve::serve(listeners, services).await;
+    recorded.machinery().history.settled().await;
     tasks::blocking(move || cache.close()).await?;
     served
 }

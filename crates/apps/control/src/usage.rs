@@ -62,6 +62,8 @@ pub(crate) async fn list(
     let since = SystemTime::now()
         .checked_sub(age)
         .filter(|_| !age.is_zero());
+    // Writing down what a build did looks at trees for a moment.
+    services.builder.machinery().history.settled().await;
     let records = services.cache.list(&Cx::root()).await;
     let records = records.map_err(|err| failed(&err))?.into_iter();
     Ok(records
@@ -108,6 +110,8 @@ async fn prune_now(
             gone.cancel("the client has gone");
         }
     };
+    // Writing down what a build did keeps trees for a moment.
+    services.builder.machinery().history.settled().await;
     let pruned = services
         .cache
         .prune(&cx, std::slice::from_ref(&rule), removed)

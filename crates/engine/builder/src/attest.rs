@@ -1,5 +1,6 @@
 //! What is said about a build's results: what frontends say, what is in them, and where they come from.
 
+mod draft;
 mod layers;
 mod origins;
 mod sbom;
@@ -10,18 +11,22 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use diagnostics::Failure;
+use executor::usage::MachineUsage;
 use export::attestation::{Attestation, Content, Named, SPDX, Subject};
 use export::{Input, Part};
 use fault::Class;
 use frontend::{Outcome, Reference};
 use proto::gateway::{AttestationKind, InTotoSubject, InTotoSubjectKind};
-use provenance::{Capture, Environment, Mode, Options, Predicate, Run, Steps, Wanted};
+use provenance::{Capture, Environment, Mode, Options, Predicate, Run, Wanted};
 use tasks::Cx;
 
 use crate::SolveRequest;
 use crate::bridge::BuildBridge;
 use crate::reference::LazyReference;
-use layers::KnownLayers;
+use draft::Draft;
+use layers::{Known, KnownLayers};
+
+pub(crate) use draft::Drafts;
 
 /// Behaviour that a client gets that does not ask for another one.
 const CURRENT: u32 = 30;
@@ -32,6 +37,7 @@ pub(crate) struct Times {
     id: String,
     started: SystemTime,
     finished: OnceLock<SystemTime>,
+    machine: MachineUsage,
 }
 
 impl Times {
@@ -41,7 +47,20 @@ impl Times {
             id: identity::new_id(),
             started: SystemTime::now(),
             finished: OnceLock::new(),
+            machine: MachineUsage::default(),
         }
+    }
+
+    /// Watches the machine, for as long as this is polled.
+    pub(crate) async fn watch(&self) -> std::convert::Infallible {
+        self.machine.watch().await
+    }
+
+    /// What the machine did since the build began. Blocking.
+    fn usage(&self) -> Vec<serde_json::Value> {
+        let samples = self.machine.samples();
+        let values = samples.iter().map(serde_json::to_value);
+        values.filter_map(Result::ok).collect()
     }
 
     fn run(&self) -> Run {
@@ -59,7 +78,7 @@ pub(crate) struct Accounts<'a> {
     pub(crate) bridge: &'a BuildBridge,
     pub(crate) request: &'a SolveRequest,
     pub(crate) wanted: &'a Wanted,
-    pub(crate) environment: &'a Environment,
+    pub(crate) environment: &'a Arc<Environment>,
     pub(crate) times: Arc<Times>,
 }
 
@@ -165,32 +184,25 @@ impl Accounts<'_> {
         Ok(accounts)
     }
 
-    async fn predicate(
-        &self,
-        cx: &Cx,
-        account: &Account,
-        options: &Options,
-    ) -> Result<(Predicate, Option<KnownLayers>), Failure> {
-        let made = Predicate::new(&account.capture, options, self.environment);
-        let mut predicate = made.map_err(|err| refused(&err))?;
-        predicate.set_compatibility(self.request.compatibility.unwrap_or(CURRENT));
+    async fn draft(&self, cx: &Cx, account: &Account, options: Options) -> Result<Draft, Failure> {
         let mode = options.mode().map_err(|err| Failure::from_error(&err))?;
         let definition = account.reference.definition();
-        let Some(definition) = definition.filter(|_| mode == Mode::Max) else {
-            return Ok((predicate, None));
+        let steps = match definition.filter(|_| mode == Mode::Max) {
+            Some(definition) => {
+                let lazy = lazy(&account.reference)?;
+                let worker = &self.bridge.machinery.worker;
+                let known = Known::of(worker, lazy.built(cx).await?, lazy.edge());
+                Some((definition, known))
+            }
+            None => None,
         };
-        let (predicate, steps) = tasks::blocking(move || {
-            let steps = Steps::new(&definition)?;
-            predicate.add_steps(&definition, &steps)?;
-            Ok((predicate, steps))
+        Ok(Draft {
+            capture: account.capture.clone(),
+            options,
+            environment: self.environment.clone(),
+            compatibility: self.request.compatibility.unwrap_or(CURRENT),
+            steps,
         })
-        .await
-        .map_err(|err: provenance::Error| Failure::from_error(&err))?;
-        let lazy = lazy(&account.reference)?;
-        let built = lazy.built(cx).await?;
-        let worker = &self.bridge.machinery.worker;
-        let layers = KnownLayers::new(worker, built, lazy.edge(), steps);
-        Ok((predicate, Some(layers)))
     }
 
     async fn provenance(
@@ -199,11 +211,17 @@ impl Accounts<'_> {
         account: &Account,
         options: &Options,
     ) -> Result<Attestation, Failure> {
-        let (predicate, layers) = self.predicate(cx, account, options).await?;
+        let draft = self.draft(cx, account, options.clone()).await?;
+        let (predicate, layers) = draft.predicate().await?;
         let fact = |key: &str, value: &'static str| (key.to_owned(), Bytes::from(value));
         let inline_only = if options.inline_only { "true" } else { "false" };
         let predicate_type = predicate.predicate_type().to_owned();
-        let made = Arc::new((predicate, layers, self.times.clone()));
+        let made = Arc::new(Made {
+            predicate,
+            layers,
+            times: self.times.clone(),
+            with_usage: options.capture_usage,
+        });
         Ok(Attestation {
             bundle: false,
             metadata: BTreeMap::from([
@@ -213,7 +231,7 @@ impl Accounts<'_> {
             content: Content::Made(Arc::new(move || {
                 let made = made.clone();
                 Box::pin(async move {
-                    let document = write(&made.0, made.1.as_ref(), &made.2).await;
+                    let document = made.write().await;
                     document.map_err(|err| export::Error::new(&err))
                 })
             })),
@@ -223,63 +241,57 @@ impl Accounts<'_> {
         })
     }
 
-    /// Puts the whole story on record. A record that lacks it is better than none.
-    pub(crate) async fn keep(
-        &self,
-        cx: &Cx,
-        accounts: &[Account],
-        outcome: &Outcome,
-        kept: &mut history::Outcome,
-    ) {
+    /// The whole story of each result, for the record. A record that lacks one is better than none.
+    pub(crate) async fn drafts(&self, cx: &Cx, accounts: &[Account], outcome: &Outcome) -> Drafts {
+        let mut drafts = Drafts::default();
         for account in accounts {
-            self.keep_one(cx, account, outcome, kept).await;
-        }
-    }
-
-    async fn keep_one(
-        &self,
-        cx: &Cx,
-        account: &Account,
-        outcome: &Outcome,
-        kept: &mut history::Outcome,
-    ) {
-        let mut options = Options::default();
-        if let Some(wanted) = &self.wanted.provenance {
-            options.builder.clone_from(&wanted.builder);
-        }
-        let kind = options.version.predicate_type().to_owned();
-        let document = async {
-            let (predicate, layers) = self.predicate(cx, account, &options).await?;
-            let document = write(&predicate, layers.as_ref(), &self.times).await;
-            document.map_err(|err| Failure::from_error(&err))
-        };
-        let id = match outcome.platforms.is_empty() {
-            true => String::new(),
-            false => account.id.clone(),
-        };
-        match document.await {
-            Ok(document) => kept.statements.push((id, kind, document.to_vec())),
-            Err(err) => {
-                tracing::warn!(
-                    error = err.text(),
-                    "no provenance for the record of a build"
-                );
+            let mut options = Options {
+                capture_usage: true,
+                ..Options::default()
+            };
+            if let Some(wanted) = &self.wanted.provenance {
+                options.builder.clone_from(&wanted.builder);
+            }
+            let platform = match outcome.platforms.is_empty() {
+                true => String::new(),
+                false => account.id.clone(),
+            };
+            match self.draft(cx, account, options).await {
+                Ok(draft) => drafts.add(platform, draft, &self.times),
+                Err(err) => {
+                    let error = err.text();
+                    tracing::warn!(error, "no provenance for the record of a build");
+                }
             }
         }
+        drafts
     }
 }
 
-async fn write(
-    predicate: &Predicate,
-    layers: Option<&KnownLayers>,
-    times: &Times,
-) -> Result<Bytes, provenance::Error> {
-    let mut predicate = predicate.clone();
-    let run = times.run();
-    if let Some(layers) = layers {
-        predicate.set_layers(layers.find().await);
+/// A document but for what is only known when somebody asks for it.
+struct Made {
+    predicate: Predicate,
+    layers: Option<KnownLayers>,
+    times: Arc<Times>,
+    with_usage: bool,
+}
+
+impl Made {
+    async fn write(&self) -> Result<Bytes, provenance::Error> {
+        let mut predicate = self.predicate.clone();
+        let run = self.times.run();
+        if let Some(layers) = &self.layers {
+            predicate.set_layers(layers.find().await);
+        }
+        let watched = self.with_usage.then(|| self.times.clone());
+        tasks::blocking(move || {
+            if let Some(times) = watched {
+                predicate.set_usage(times.usage());
+            }
+            predicate.document(&run).map(Bytes::from)
+        })
+        .await
     }
-    tasks::blocking(move || predicate.document(&run).map(Bytes::from)).await
 }
 
 fn refused(err: &provenance::Error) -> Failure {

@@ -10,6 +10,7 @@ use history::{Ended, LogReader, Recording, Started};
 use tasks::Cx;
 use tokio::sync::oneshot;
 
+use crate::attest::Drafts;
 use crate::hub::{Hub, Reader};
 use crate::{Builder, Response, SolveRequest};
 
@@ -87,27 +88,36 @@ pub(crate) fn begin(builder: &Builder, request: &SolveRequest, hub: &Hub) -> Opt
     Some(recording)
 }
 
-/// What of a build's outcome goes on record before it is exported.
-pub(crate) fn note(kept: &mut history::Outcome, outcome: &Outcome) {
-    kept.metadata.clone_from(&outcome.metadata);
+/// What of a build goes on record.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// What came out.
+    pub(crate) outcome: history::Outcome,
+    /// What is to be written about it.
+    pub(crate) drafts: Drafts,
 }
 
-/// Writes the record of a build whose progress is closed.
+/// What of a build's outcome goes on record before it is exported.
+pub(crate) fn note(kept: &mut Kept, outcome: &Outcome) {
+    kept.outcome.metadata.clone_from(&outcome.metadata);
+}
+
+/// Writes the record of a build whose progress is closed; what takes time is written when the client has its answer.
 pub(crate) async fn end(
     recording: Option<Recording>,
     hub: &Arc<Hub>,
-    outcome: history::Outcome,
+    kept: Kept,
     ended: Result<Response, Failure>,
 ) -> Result<Response, Failure> {
     let Some(recording) = recording else {
         return ended;
     };
-    let kept = recording.end(Ended {
+    let about = Ended {
         events: hub.events(),
         failure: ended.as_ref().err().cloned(),
-        outcome,
-    });
-    match kept.await {
+        outcome: kept.outcome,
+    };
+    match recording.end(about, kept.drafts.write()).await {
         Ok(()) => ended,
         // Compat: a build that leaves no record has failed, but its own failure is the better news.
         Err(err) => ended.and(Err(Failure::from_error(&err).reclassified(Class::Internal))),

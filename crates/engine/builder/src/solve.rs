@@ -53,6 +53,10 @@ impl Builder {
             sources,
         } = checked?;
         let times = Arc::new(Times::begin());
+        let watched = times.clone();
+        let curious = wanted.provenance.as_ref();
+        let curious = curious.is_some_and(|options| options.capture_usage);
+        let _curious = curious.then(|| self.machinery.worker.usages.ask());
         let cx = cx.child();
         let asking = running::ask(self, &request.frontend_attrs);
         let hub = Arc::new(Hub::new(asking.is_some()));
@@ -103,7 +107,7 @@ impl Builder {
         };
         let registration = self.jobs.add(&request.id, registered)?;
         let recording = running::begin(self, &request, &hub);
-        let mut kept = history::Outcome::default();
+        let mut kept = running::Kept::default();
         let work = async {
             let outcome = match answer {
                 Some(answer) => cx
@@ -124,7 +128,10 @@ impl Builder {
             };
             self.finish(&cx, &accounts, to, outcome, &mut kept).await
         };
-        let ended = work.await;
+        let ended = tokio::select! {
+            ended = work => ended,
+            never = watched.watch() => match never {},
+        };
         // Whatever still runs for this build has nobody left who wants it.
         cx.cancel("context canceled");
         bridge.containers.release().await;
@@ -170,13 +177,12 @@ impl Builder {
             let base = name.split('=').next().unwrap_or(name);
             if !self.machinery.entitlements.contains(base) {
                 let text = format!(
-                    "granting entitlement {base} is not allowed by build daemon configuration"
+                    "granting entitlement {name} is not allowed by build daemon configuration"
                 );
                 return Err(Failure::new(Class::User, text));
             }
             granted.insert(name.clone());
         }
-        ops::DeviceGrants::parse(&granted).map_err(|text| Failure::new(Class::User, text))?;
         Ok(Entitlements(granted))
     }
 
@@ -224,7 +230,7 @@ impl Builder {
         accounts: &Accounts<'_>,
         (mut exporters, caches): (Vec<Arc<dyn Instance>>, &[CacheExport]),
         outcome: Outcome,
-        kept: &mut history::Outcome,
+        kept: &mut running::Kept,
     ) -> Result<Response, Failure> {
         let (bridge, request) = (accounts.bridge, accounts.request);
         let mut input = result::evaluate(cx, &outcome).await?;
@@ -254,7 +260,7 @@ impl Builder {
             warnings: &warnings,
         };
         let done = outputs.run(cx, &outcome).await;
-        accounts.keep(cx, &known, &outcome, kept).await;
+        kept.drafts = accounts.drafts(cx, &known, &outcome).await;
         let (exported, told) = done?;
         let mut response = Response::default();
         for (key, value) in &outcome.metadata {
@@ -266,7 +272,7 @@ impl Builder {
         response.exporter.extend(told);
         for exported in exported {
             response.exporter.extend(exported.response);
-            kept.made.push(exported.descriptor);
+            kept.outcome.made.push(exported.descriptor);
         }
         chosen::finalize(cx, request, &sessions, &response.exporter).await?;
         Ok(response)

@@ -6,6 +6,8 @@
 //!
 //! The record of a build is begun when the build starts and written when it ends, however it ends ([`Recording`]). What
 //! of its output is too much to show goes to disk as it comes. Who listens is told what happens ([`History::listen`]).
+//! A client does not wait for what takes time to write down (where results come from, spans): it is added when the
+//! client has its answer, and who reads records waits for it.
 //!
 //! Nothing here knows how a build is done.
 
@@ -35,7 +37,7 @@ pub use blobs::{BlobInfo, BlobReader};
 pub use filter::span;
 pub use listen::{Listener, Request};
 pub use log::LogReader;
-pub use recording::{Ended, Outcome, Recording, Started};
+pub use recording::{Ended, Outcome, Recording, Started, Statement};
 pub use redact::looks_secret;
 pub use status::responses;
 
@@ -187,6 +189,7 @@ impl History {
 
     /// The record of a build that has ended.
     pub async fn record(&self, name: &str) -> Result<BuildHistoryRecord, Error> {
+        self.finalize(name).await;
         let (inner, name) = (self.inner.clone(), name.to_owned());
         tasks::blocking(move || inner.record(&name)).await
     }
@@ -199,6 +202,7 @@ impl History {
 
     /// Removes a record; at once, or when the last one who follows it has left.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        self.finalize(name).await;
         let (inner, name) = (self.inner.clone(), name.to_owned());
         tasks::blocking(move || inner.delete(&name)).await
     }
@@ -208,6 +212,15 @@ impl History {
         let waiting = self.inner.state.lock().unfinished.get(name).cloned();
         if let Some(mut done) = waiting {
             // Whoever writes it may have been stopped.
+            let _ = done.wait_for(|done| *done).await;
+        }
+    }
+
+    /// Waits until the records of all builds that have ended by now are complete.
+    pub async fn settled(&self) {
+        let unfinished = self.inner.state.lock().unfinished.clone();
+        for mut done in unfinished.into_values() {
+            // The same.
             let _ = done.wait_for(|done| *done).await;
         }
     }

@@ -117,8 +117,14 @@ impl Drop for Hold {
 }
 
 impl History {
-    /// Lists builds: those that go on, then those that have ended; and follows what happens from then on.
+    /// Lists builds: those that go on, then those that have ended; and follows what happens from then on. Waits for
+    /// records that are being completed.
     pub async fn listen(&self, request: Request) -> Result<Listener, Error> {
+        match request.name.as_str() {
+            _ if request.active_only => {}
+            "" => self.settled().await,
+            name => self.finalize(name).await,
+        }
         let inner = self.inner.clone();
         tasks::blocking(move || listen(&inner, request)).await
     }

@@ -44,8 +44,17 @@ pub struct Outcome {
     pub metadata: BTreeMap<String, bytes::Bytes>,
     /// What each exporter made, in the order of the request.
     pub made: Vec<Option<oci::Descriptor>>,
-    /// Statements about the result: platform (empty for a single result), type of the predicate, and the predicate.
-    pub statements: Vec<(String, String, Vec<u8>)>,
+}
+
+/// What is said about a result.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// Which result; empty for a single one.
+    pub platform: String,
+    /// The type of the predicate.
+    pub kind: String,
+    /// The predicate.
+    pub predicate: Vec<u8>,
 }
 
 /// How a build ended.
@@ -104,50 +113,79 @@ impl Recording {
         self.spool.clone()
     }
 
-    /// Writes the record. It is there when this returns; the spans come a little later.
-    pub async fn end(mut self, ended: Ended) -> Result<(), Error> {
+    /// Writes the record. It is there when this returns; what is said about the results comes a little later, and so do
+    /// the spans. Nobody who reads the record sees it without them.
+    pub async fn end(
+        mut self,
+        ended: Ended,
+        statements: impl Future<Output = Vec<Statement>> + Send + 'static,
+    ) -> Result<(), Error> {
         let Some(record) = self.record.take() else {
             return Ok(());
         };
         let completed = SystemTime::now();
         let (inner, spool, started) = (self.inner.clone(), self.spool.clone(), self.started);
-        let name = record.r#ref.clone();
-        let (done, unfinished) = watch::channel(false);
-        inner
-            .state
-            .lock()
-            .unfinished
-            .insert(name.clone(), unfinished);
         let secrets = std::mem::take(&mut self.secrets);
-        let events = tasks::blocking({
+        let unfinished = Unfinished::new(&inner, &record.r#ref);
+        let written = tasks::blocking({
             let inner = inner.clone();
             move || {
                 inner.write_ended(record, (completed, &secrets), &ended, &spool)?;
-                Ok::<_, Error>(ended)
+                Ok::<_, Error>((ended, secrets))
             }
-        })
-        .await;
-        let ended = match events {
-            Ok(ended) => ended,
+        });
+        let (ended, secrets) = match written.await {
+            Ok(written) => written,
             Err(err) => {
-                inner.forget(&name);
+                inner.forget(&unfinished.name);
                 return Err(err);
             }
         };
-        let writer = inner.clone();
-        inner.keep(tasks::spawn("trace of a build", async move {
+        let rest = async move {
+            let statements = statements.await;
             let work = tasks::blocking(move || {
+                let unfinished = unfinished;
+                let name = &unfinished.name;
                 let error = ended.failure.as_ref().map_or("", Failure::text);
-                let text = trace::document(&name, started, completed, error, &ended.events);
-                if let Err(err) = writer.write_trace(&name, &text) {
-                    tracing::warn!(build = name, error = %fault::chain(&err), "the trace of a build cannot be kept");
+                let trace = trace::document(name, started, completed, error, &ended.events);
+                let added = unfinished
+                    .inner
+                    .add_rest(name, &trace, &statements, &secrets);
+                if let Err(err) = added {
+                    tracing::warn!(build = name, error = %fault::chain(&err), "the record of a build is not complete");
                 }
-                writer.state.lock().unfinished.remove(&name);
             });
             work.await;
-            done.send_replace(true);
-        }));
+        };
+        inner.keep(tasks::spawn("record of a build", rest));
         Ok(())
+    }
+}
+
+/// A record that lacks something. Whoever reads it waits until this is dropped.
+struct Unfinished {
+    inner: Arc<Inner>,
+    name: String,
+    done: watch::Sender<bool>,
+}
+
+impl Unfinished {
+    fn new(inner: &Arc<Inner>, name: &str) -> Self {
+        let (done, waiting) = watch::channel(false);
+        let mut state = inner.state.lock();
+        state.unfinished.insert(name.to_owned(), waiting);
+        Self {
+            inner: inner.clone(),
+            name: name.to_owned(),
+            done,
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.inner.state.lock().unfinished.remove(&self.name);
+        self.done.send_replace(true);
     }
 }
 
@@ -218,32 +256,14 @@ impl Inner {
             let value = secrets.hide(&String::from_utf8_lossy(value));
             record.exporter_response.insert(key.clone(), value);
         }
-        self.add_results(&mut record, &ended.outcome, secrets)?;
+        self.add_results(&mut record, &ended.outcome)?;
         let mut state = self.state.lock();
         state.active.remove(&record.r#ref);
-        self.write(&record)?;
-        state.tell(BuildHistoryEventType::Complete, record);
-        Ok(())
+        // Who listens is told when nothing is missing any more.
+        self.write(&record)
     }
 
-    fn add_results(
-        &self,
-        record: &mut BuildHistoryRecord,
-        outcome: &Outcome,
-        secrets: &Secrets,
-    ) -> Result<(), Error> {
-        for (platform, predicate, document) in &outcome.statements {
-            let document = secrets.hide_in_document(document);
-            let mut blob = self.blobs.put(PREDICATE_MEDIA_TYPE, &document)?;
-            let key = PREDICATE_TYPE.to_owned();
-            blob.annotations.insert(key, predicate.clone());
-            let info = if platform.is_empty() {
-                record.result.get_or_insert_default()
-            } else {
-                record.results.entry(platform.clone()).or_default()
-            };
-            info.attestations.push(blob);
-        }
+    fn add_results(&self, record: &mut BuildHistoryRecord, outcome: &Outcome) -> Result<(), Error> {
         for (index, made) in (0..).zip(&outcome.made) {
             let Some(made) = made else { continue };
             images::copy(&self.content, &self.blobs, made)?;
@@ -261,18 +281,51 @@ impl Inner {
         Ok(())
     }
 
-    fn write_trace(&self, name: &str, text: &str) -> Result<(), Error> {
+    /// Completes a record, and tells who listens.
+    fn add_rest(
+        &self,
+        name: &str,
+        trace: &str,
+        statements: &[Statement],
+        secrets: &Secrets,
+    ) -> Result<(), Error> {
         let _using = self.sweeping.read();
-        let blob = self.blobs.put(trace::MEDIA_TYPE, text.as_bytes())?;
-        match self.change(name, |record| record.trace = Some(blob.clone())) {
-            // It was deleted meanwhile.
-            Err(Error::NotFound { .. }) => {
-                if let Ok(digest) = blob.digest.parse::<Digest>() {
-                    self.blobs.remove(&digest)?;
-                }
-                Ok(())
+        let mut blobs = Vec::new();
+        let mut put = || {
+            for statement in statements {
+                let document = secrets.hide_in_document(&statement.predicate);
+                let mut blob = self.blobs.put(PREDICATE_MEDIA_TYPE, &document)?;
+                let key = PREDICATE_TYPE.to_owned();
+                blob.annotations.insert(key, statement.kind.clone());
+                blobs.push((statement.platform.as_str(), blob));
             }
-            other => other,
+            self.blobs.put(trace::MEDIA_TYPE, trace.as_bytes())
+        };
+        // What could be kept is kept, and who listens is told in any case.
+        let (trace, failed) = match put() {
+            Ok(trace) => (Some(trace), Ok(())),
+            Err(err) => (None, Err(err)),
+        };
+        let changed = self.change(name, |record| {
+            for (platform, blob) in &blobs {
+                let info = if platform.is_empty() {
+                    record.result.get_or_insert_default()
+                } else {
+                    record.results.entry((*platform).to_owned()).or_default()
+                };
+                info.attestations.push(blob.clone());
+            }
+            record.trace.clone_from(&trace);
+        });
+        if !matches!(changed, Err(Error::NotFound { .. })) {
+            return changed.and(failed);
         }
+        // It was deleted meanwhile.
+        for blob in blobs.iter().map(|(_, blob)| blob).chain(&trace) {
+            if let Ok(digest) = blob.digest.parse::<Digest>() {
+                self.blobs.remove(&digest)?;
+            }
+        }
+        failed
     }
 }

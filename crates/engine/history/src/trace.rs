@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use progress::Event;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 /// What the spans are on the wire.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
@@ -62,62 +62,141 @@ pub(crate) fn document(
         attributes: vec![("ref", build)],
         error,
     });
-    let mut text = String::new();
+    let mut text = Vec::new();
     for span in &spans {
-        text.push_str(&print(span, &trace));
-        text.push('\n');
+        // Texts in memory can be written, and all keys are texts.
+        let _ = serde_json::to_writer_pretty(&mut text, &span.printed(&trace));
+        text.push(b'\n');
     }
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
-fn print(span: &Span<'_>, trace: &str) -> String {
-    let context = |id: &str, trace: &str, flags: &str| {
-        json!({
-            "TraceID": trace,
-            "SpanID": id,
-            "TraceFlags": flags,
-            "TraceState": "",
-            "Remote": false,
-        })
-    };
-    let parent = match span.parent {
-        Some(parent) => context(parent, trace, "01"),
-        None => context(&"0".repeat(16), &"0".repeat(32), "00"),
-    };
-    let failed = u8::from(!span.error.is_empty());
-    let scope = json!({
-        "Name": "kiln",
-        "Version": "",
-        "SchemaURL": "",
-        "Attributes": {},
-    });
-    let object = json!({
-        "Name": span.name,
-        "SpanContext": context(&span.id, trace, "01"),
-        "Parent": parent,
-        "SpanKind": if span.parent.is_some() { 1 } else { 2 },
-        "StartTime": rfc3339(span.started),
-        "EndTime": rfc3339(span.completed),
-        "Attributes": attributes(&span.attributes),
-        "Events": null,
-        "Links": null,
-        "Status": { "Code": failed, "Description": span.error },
-        "DroppedAttributes": 0,
-        "DroppedEvents": 0,
-        "DroppedLinks": 0,
-        "ChildSpanCount": 0,
-        "Resource": attributes(&[("service.name", "buildkitd")]),
-        "InstrumentationScope": scope,
-        "InstrumentationLibrary": scope,
-    });
-    format!("{object:#}")
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Printed<'a> {
+    name: &'a str,
+    span_context: Context<'a>,
+    parent: Context<'a>,
+    span_kind: u8,
+    start_time: String,
+    end_time: String,
+    attributes: Vec<Attribute<'a>>,
+    events: (),
+    links: (),
+    status: Status<'a>,
+    dropped_attributes: u8,
+    dropped_events: u8,
+    dropped_links: u8,
+    child_span_count: u8,
+    resource: [Attribute<'a>; 1],
+    instrumentation_scope: Instrumentation,
+    instrumentation_library: Instrumentation,
 }
 
-fn attributes(pairs: &[(&str, &str)]) -> Value {
-    pairs
-        .iter()
-        .map(|(key, value)| json!({ "Key": key, "Value": { "Type": "STRING", "Value": value } }))
-        .collect()
+#[derive(Serialize)]
+struct Context<'a> {
+    #[serde(rename = "TraceID")]
+    trace: &'a str,
+    #[serde(rename = "SpanID")]
+    span: &'a str,
+    #[serde(rename = "TraceFlags")]
+    flags: &'a str,
+    #[serde(rename = "TraceState")]
+    state: &'a str,
+    #[serde(rename = "Remote")]
+    remote: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Attribute<'a> {
+    key: &'a str,
+    value: Text<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Text<'a> {
+    r#type: &'a str,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Status<'a> {
+    code: u8,
+    description: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Instrumentation {
+    name: &'static str,
+    version: &'static str,
+    #[serde(rename = "SchemaURL")]
+    schema: &'static str,
+    attributes: Nothing,
+}
+
+/// An empty object.
+#[derive(Serialize)]
+struct Nothing {}
+
+impl Span<'_> {
+    fn printed<'a>(&'a self, trace: &'a str) -> Printed<'a> {
+        let context = |span: &'a str, trace: &'a str, flags: &'a str| Context {
+            trace,
+            span,
+            flags,
+            state: "",
+            remote: false,
+        };
+        let scope = || Instrumentation {
+            name: "kiln",
+            version: "",
+            schema: "",
+            attributes: Nothing {},
+        };
+        Printed {
+            name: self.name,
+            span_context: context(&self.id, trace, "01"),
+            parent: match self.parent {
+                Some(parent) => context(parent, trace, "01"),
+                None => context(NO_SPAN, NO_TRACE, "00"),
+            },
+            span_kind: if self.parent.is_some() { 1 } else { 2 },
+            start_time: rfc3339(self.started),
+            end_time: rfc3339(self.completed),
+            attributes: self.attributes.iter().map(attribute).collect(),
+            events: (),
+            links: (),
+            status: Status {
+                code: u8::from(!self.error.is_empty()),
+                description: self.error,
+            },
+            dropped_attributes: 0,
+            dropped_events: 0,
+            dropped_links: 0,
+            child_span_count: 0,
+            resource: [attribute(&("service.name", "buildkitd"))],
+            instrumentation_scope: scope(),
+            instrumentation_library: scope(),
+        }
+    }
+}
+
+/// Stand for what is not there.
+const NO_SPAN: &str = "0000000000000000";
+const NO_TRACE: &str = "00000000000000000000000000000000";
+
+fn attribute<'a>(&(key, value): &(&'a str, &'a str)) -> Attribute<'a> {
+    Attribute {
+        key,
+        value: Text {
+            r#type: "STRING",
+            value,
+        },
+    }
 }
 
 fn rfc3339(time: SystemTime) -> String {
@@ -134,6 +213,8 @@ fn random(bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use serde_json::Value;
 
     use super::*;
 
@@ -152,6 +233,10 @@ mod tests {
         };
         let events = [vertex(None), vertex(Some(at(2)))];
         let text = document("b", at(0), at(3), "", &events);
+        let begin = "{\n  \"Name\": \"RUN x\",\n  \"SpanContext\": {\n    \"TraceID\": \"";
+        assert!(text.starts_with(begin), "{text}");
+        let empty = "\n    \"SchemaURL\": \"\",\n    \"Attributes\": {}\n  },\n";
+        assert!(text.contains(empty), "{text}");
         let spans: Vec<Value> = serde_json::Deserializer::from_str(&text)
             .into_iter()
             .map(|span| span.expect("JSON"))

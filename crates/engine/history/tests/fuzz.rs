@@ -32,7 +32,10 @@ async fn build(history: &History, name: &str) {
         failure: Some(Failure::user("it failed")),
         ..Ended::default()
     };
-    recording.end(ended).await.expect("recorded");
+    recording
+        .end(ended, async { Vec::new() })
+        .await
+        .expect("recorded");
 }
 
 /// Everything that can be read. What cannot is an error.

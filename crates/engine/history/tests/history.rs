@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use db::Db;
 use diagnostics::Failure;
-use history::{Ended, Error, History, Limits, Options, Outcome, Request, Started};
+use history::{Ended, Error, History, Limits, Options, Outcome, Request, Started, Statement};
 use oci::Digest;
 use proto::control::{BuildHistoryEvent, BuildHistoryEventType as Kind, BuildHistoryRecord};
 
@@ -60,8 +60,13 @@ fn started(name: &str) -> Started {
 
 async fn build(history: &History, name: &str, ended: Ended) {
     let recording = history.begin(started(name));
-    recording.end(ended).await.expect("recorded");
+    recording.end(ended, said(&[])).await.expect("recorded");
     history.finalize(name).await;
+}
+
+/// Statements that are there at once.
+fn said(all: &[Statement]) -> std::future::Ready<Vec<Statement>> {
+    std::future::ready(all.to_vec())
 }
 
 async fn list(history: &History, request: Request) -> Vec<BuildHistoryRecord> {
@@ -116,7 +121,7 @@ async fn a_build_goes_on_record_when_it_ends() {
         },
         ..Ended::default()
     };
-    recording.end(ended).await.expect("recorded");
+    recording.end(ended, said(&[])).await.expect("recorded");
     let event = listener.next().await.expect("an event");
     let record = event.record.expect("a record");
     assert_eq!((record.num_cached_steps, record.num_total_steps), (1, 2));
@@ -310,18 +315,22 @@ async fn a_result_keeps_its_manifests_but_no_layers() {
     let history = world.open();
     let outcome = Outcome {
         made: vec![None, Some(manifest.clone())],
-        statements: vec![(
-            String::new(),
-            "https://example.com".to_owned(),
-            b"{}".to_vec(),
-        )],
         ..Outcome::default()
     };
     let ended = Ended {
         outcome,
         ..Ended::default()
     };
-    build(&history, "a", ended).await;
+    let statement = Statement {
+        kind: "https://example.com".to_owned(),
+        predicate: b"{}".to_vec(),
+        ..Statement::default()
+    };
+    let recording = history.begin(started("a"));
+    recording
+        .end(ended, said(&[statement]))
+        .await
+        .expect("recorded");
     let record = history.record("a").await.expect("a record");
     let result = record.result.expect("a result");
     assert_eq!(result.results[&1].digest, manifest.digest.to_string());
@@ -342,4 +351,48 @@ async fn a_build_that_leaves_no_record_is_forgotten() {
     assert_eq!(names(&history).await, ["a"], "it goes on");
     drop(recording);
     assert!(names(&history).await.is_empty());
+}
+
+#[tokio::test]
+async fn who_reads_a_record_waits_for_what_is_added_later() {
+    let world = World::new();
+    let history = world.open();
+    let (sender, later) = tokio::sync::oneshot::channel();
+    let statements = async { later.await.into_iter().collect() };
+    let recording = history.begin(started("a"));
+    let mut listener = history.listen(Request::default()).await.expect("listen");
+    listener.next().await.expect("it goes on");
+    // It ends though nobody has said anything so far, and its log is there.
+    recording
+        .end(Ended::default(), statements)
+        .await
+        .expect("recorded");
+    assert!(history.log("a").await.expect("readable").is_some());
+    let active = Request {
+        active_only: true,
+        ..Request::default()
+    };
+    assert!(list(&history, active).await.is_empty());
+    let say = async {
+        tokio::task::yield_now().await;
+        let statement = Statement {
+            kind: "https://example.com".to_owned(),
+            predicate: b"{}".to_vec(),
+            ..Statement::default()
+        };
+        sender.send(statement).expect("waited for");
+    };
+    let (listed, record, told, ()) = tokio::join!(
+        list(&history, Request::default()),
+        history.record("a"),
+        listener.next(),
+        say
+    );
+    let told = told.and_then(|event| event.record).expect("a record");
+    assert_eq!(listed, [record.expect("a record")]);
+    assert_eq!(listed, [told]);
+    let result = listed[0].result.as_ref().expect("a result");
+    assert_eq!(result.attestations.len(), 1);
+    assert!(listed[0].trace.is_some());
+    history.settled().await;
 }

@@ -36,6 +36,11 @@ impl Results {
 }
 
 impl Results {
+    /// The record an id names, there or not; scratch has none.
+    pub fn record(&self, id: &str) -> Option<RefId> {
+        self.parse(id)?
+    }
+
     /// The tree an id names, if it is there.
     pub fn find(&self, id: &str) -> Option<Value> {
         match self.parse(id)? {

@@ -8,7 +8,29 @@ use progress::Progress;
 use tasks::Cx;
 
 use crate::record::MadeOf;
-use crate::{Error, LayerBlob, Ref};
+use crate::{Cache, Error, LayerBlob, Ref, RefId};
+
+impl Cache {
+    /// The blobs of a record's layers, the lowest first, if all of them are there or can be fetched. Listing them is no use
+    /// of the record, and keeps nobody from removing it.
+    pub fn known_chain(&self, id: &RefId, options: &Options) -> Option<Vec<LayerBlob>> {
+        let node = self.load(id)?;
+        if node.record.read().is_mutable() {
+            return None;
+        }
+        let known = |node| {
+            let blob = self.inner.ready(node, options).ok().flatten()?;
+            let here =
+                blob.provider.is_some() || self.inner.content.contains(&blob.descriptor.digest);
+            here.then_some(blob)
+        };
+        // Most trees have no blob of their own, and then those below do not matter.
+        if node.record.read().made_of() == MadeOf::ItsOwn && known(&node).is_none() {
+            return None;
+        }
+        node.layers().iter().map(known).collect()
+    }
+}
 
 impl Ref {
     /// Whether the tree is the parent's with one more layer, rather than put together from several others.

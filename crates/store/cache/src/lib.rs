@@ -169,6 +169,12 @@ impl Cache {
     /// Whether [`Cache::get`] would find it. Looks at one record only, unless layers of it may be missing.
     pub fn exists(&self, id: &RefId) -> bool {
         let held = self.inner.nodes.lock().find(id);
+        if let Some(node) = &held {
+            let record = node.record.read();
+            if record.is_mutable() || record.snapshot().is_some() {
+                return !record.is_mutable();
+            }
+        }
         let known = match held {
             Some(node) => Some(node.record.read().clone()),
             None => record::read(&self.inner.db, id).unwrap_or_else(|err| {

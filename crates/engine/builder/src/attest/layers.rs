@@ -3,74 +3,91 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cache::Ref;
 use cachekeys::{Key, ResultId, StoreId, Stores};
 use oci::{Descriptor, Digest};
 use ops::{Edge, Value, Worker};
 use provenance::{Layers, Steps};
-use solver::Built;
 
 /// No more descriptors than this are listed: in a long chain each step lists all before it.
 const LIMIT: usize = 1 << 16;
+
+/// What a result is known by. Holds no tree.
+pub(super) struct Known {
+    pub(super) worker: Arc<Worker>,
+    pub(super) keys: Vec<Key>,
+    pub(super) stores: Stores,
+    pub(super) edge: Edge,
+}
 
 /// What a build knows its steps by.
 pub(super) struct KnownLayers {
     worker: Arc<Worker>,
     keys: Vec<Key>,
     stores: Stores,
-    /// What the client calls each vertex.
-    names: HashMap<Digest, Digest>,
-    steps: Steps,
+    vertices: Arc<HashMap<Digest, Named>>,
+    steps: Arc<Steps>,
+}
+
+/// A vertex of the build.
+struct Named {
+    /// What the client calls it.
+    name: Digest,
+    inputs: Vec<Digest>,
 }
 
 impl KnownLayers {
-    pub(super) fn new(
-        worker: &Arc<Worker>,
-        built: &Built<Value>,
-        edge: &Edge,
-        steps: Steps,
-    ) -> Self {
-        let mut names = HashMap::new();
-        let mut pending = vec![edge.vertex.clone()];
+    pub(super) fn new(known: Known, steps: Steps) -> Self {
+        let mut vertices = HashMap::new();
+        let mut pending = vec![known.edge.vertex];
         while let Some(vertex) = pending.pop() {
             let name = vertex.original.as_ref().unwrap_or(&vertex.digest);
-            if names.insert(vertex.digest.clone(), name.clone()).is_none() {
-                pending.extend(vertex.inputs.iter().map(|input| input.vertex.clone()));
+            let inputs = vertex.inputs.iter().map(|input| &input.vertex);
+            let named = Named {
+                name: name.clone(),
+                inputs: inputs.clone().map(|input| input.digest.clone()).collect(),
+            };
+            if vertices.insert(vertex.digest.clone(), named).is_none() {
+                pending.extend(inputs.cloned());
             }
         }
         Self {
-            worker: worker.clone(),
-            // All keys have the same above them.
-            keys: built.keys.first().cloned().into_iter().collect(),
-            stores: built.stores.clone(),
-            names,
-            steps,
+            worker: known.worker,
+            keys: known.keys,
+            stores: known.stores,
+            vertices: Arc::new(vertices),
+            steps: Arc::new(steps),
         }
     }
 
     /// Looks for the layers. Chains of one output that are equal count once.
     pub(super) async fn find(&self) -> Layers {
         let (keys, stores) = (self.keys.clone(), self.stores.clone());
-        let (names, steps) = (self.names.clone(), self.steps.clone());
+        let (vertices, steps) = (self.vertices.clone(), self.steps.clone());
         let worker = self.worker.clone();
         tasks::blocking(move || {
             let results = ops::Results::new(worker.cache.clone(), &worker.options.id);
             let mut layers = Layers::new();
             let (mut seen, mut listed) = (HashSet::new(), 0);
-            let mut pending = keys;
-            while let Some(key) = pending.pop() {
-                if !seen.insert(key.address()) {
+            let mut pending: Vec<(Key, Option<&Digest>)> =
+                keys.into_iter().map(|key| (key, None)).collect();
+            while let Some((key, place)) = pending.pop() {
+                // A step of another build, or for another platform, that gives the same may have left its name here.
+                let own = key.vertex().filter(|vertex| vertices.contains_key(*vertex));
+                let vertex = own.or_else(|| key.vertex().and(place));
+                if !seen.insert((key.address(), vertex.cloned())) {
                     continue;
                 }
-                pending.extend(key.inputs().iter().flatten().map(|way| way.key.clone()));
-                let name = key.vertex().and_then(|vertex| names.get(vertex));
+                let vertex = vertex.and_then(|vertex| vertices.get(vertex));
+                for (input, ways) in key.inputs().iter().enumerate() {
+                    let below = vertex.and_then(|vertex| vertex.inputs.get(input));
+                    pending.extend(ways.iter().map(|way| (way.key.clone(), below)));
+                }
                 let index = u32::try_from(key.output()).ok();
-                let output = name
+                let output = vertex
                     .zip(index)
-                    .and_then(|(name, index)| steps.output(name, index));
+                    .and_then(|(vertex, index)| steps.output(&vertex.name, index));
                 let Some(output) = output else { continue };
-                let Some(chain) = tree(&key, &stores, &results).and_then(|tree| blobs(&tree))
-                else {
+                let Some(chain) = chain(&worker, &key, &stores, &results) else {
                     continue;
                 };
                 listed += chain.len();
@@ -89,28 +106,21 @@ impl KnownLayers {
     }
 }
 
-fn tree(key: &Key, stores: &Stores, results: &ops::Results) -> Option<Ref> {
+/// The blobs of the tree that a key stands for, if there is one and all of them are there.
+fn chain(
+    worker: &Worker,
+    key: &Key,
+    stores: &Stores,
+    results: &ops::Results,
+) -> Option<Vec<Descriptor>> {
     let exists = |result: &ResultId| solver::ResultStore::<Value>::exists(results, result.as_str());
     let known = cachekeys::records(stores, key, &exists);
     let mut all = key.record().into_iter().chain(known);
-    all.find_map(|record| {
-        let here = record.store == StoreId::MAIN;
-        here.then(|| results.find(record.result.as_str()))
-            .flatten()?
-            .0
-    })
-}
-
-/// The blobs of a tree's layers, if all of them are there.
-fn blobs(tree: &Ref) -> Option<Vec<Descriptor>> {
+    let record = all.find(|record| record.store == StoreId::MAIN && exists(&record.result))?;
+    let tree = results.record(record.result.as_str())?;
     let options = layer::Options::default();
-    // Most trees have no blob of their own, and then those below do not matter.
-    if tree.is_layer() && !matches!(tree.known_layer(&options), Ok(Some(_))) {
-        return None;
-    }
-    let layers = tree.layer_refs();
-    let blobs = layers.iter().map(|layer| {
-        let blob = layer.known_layer(&options).ok().flatten()?;
+    let chain = worker.cache.known_chain(&tree, &options)?;
+    let blobs = chain.into_iter().map(|blob| {
         let mut descriptor = blob.descriptor;
         descriptor.annotations.retain(|key, _| {
             !matches!(
@@ -118,9 +128,8 @@ fn blobs(tree: &Ref) -> Option<Vec<Descriptor>> {
                 "containerd.io/uncompressed" | "buildkit/createdat"
             ) && !key.starts_with("containerd.io/distribution.source.")
         });
-        Some(descriptor)
+        descriptor
     });
-    blobs
-        .collect::<Option<Vec<_>>>()
-        .filter(|all| !all.is_empty())
+    let blobs: Vec<Descriptor> = blobs.collect();
+    (!blobs.is_empty()).then_some(blobs)
 }
