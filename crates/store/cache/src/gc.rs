@@ -110,7 +110,7 @@ impl Cache {
         removed: impl FnMut(Usage) + Send + 'static,
     ) -> Result<Pruned, Error> {
         let pass = Pass {
-            care: Care::Exact,
+            care: Care::Doomed,
             early: false,
         };
         self.prune_with(cx, rules, pass, removed).await

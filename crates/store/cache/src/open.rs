@@ -100,7 +100,7 @@ impl Cache {
             // Keys that were reserved and not logged are not given out again.
             next = next.max(trees.last().map_or(0, |Key(last)| last + 1));
         }
-        let reaper = Reaper::new(snapshots.clone(), db.clone());
+        let reaper = Reaper::new(snapshots.clone(), db.clone(), trash(&root));
         match start {
             Start::Lost { .. } | Start::Shortened { .. } => {
                 sweep(&db, snapshots.as_ref(), u64::MAX, &AtomicBool::new(false))?;
@@ -207,8 +207,8 @@ fn open_db(root: &Path, layout: Layout, options: &Options) -> Result<Db, Error> 
 fn set_old_trees_aside(root: &Path, layout: Layout, start: &Start) -> Result<(), Error> {
     let trees = layout.trees(root);
     if matches!(start, Start::New | Start::SetAside { .. }) && trees.exists() {
-        let aside = root.join(format!("{TRASH}{}", RefId::random()));
-        std::fs::rename(&trees, &aside).map_err(Error::io("set aside trees without records"))?;
+        std::fs::rename(&trees, trash(root))
+            .map_err(Error::io("set aside trees without records"))?;
     }
     for entry in std::fs::read_dir(root).map_err(Error::io("read the state directory"))? {
         let entry = entry.map_err(Error::io("read the state directory"))?;
@@ -221,6 +221,11 @@ fn set_old_trees_aside(root: &Path, layout: Layout, start: &Start) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// A directory nobody had before, for what is to be removed.
+fn trash(root: &Path) -> PathBuf {
+    root.join(format!("{TRASH}{}", RefId::random()))
 }
 
 fn remove_in_background(path: PathBuf) {

@@ -1,5 +1,7 @@
-//! Removes trees where nobody waits for it.
+//! Removes trees where nobody waits for it: not in the directory in which others make theirs, and behind those who build
+//! when there is not enough of the machine for all.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,6 +16,8 @@ use crate::open::sweep;
 /// Trees that are removed at a time, and by how many threads.
 const BATCH: usize = 256;
 const THREADS: usize = 4;
+/// How much nicer than others they are. Not as nice as could be: somebody may wait for the room.
+const NICE: i32 = 5;
 
 pub(crate) enum Job {
     Remove(Key),
@@ -25,15 +29,19 @@ pub(crate) enum Job {
 pub(crate) struct Reaper {
     snapshots: Arc<dyn Snapshotter>,
     db: Db,
+    /// Where trees wait for their removal. The next start removes what is left in there.
+    trash: PathBuf,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<(Sender<Job>, JoinHandle<()>)>>,
 }
 
 impl Reaper {
-    pub(crate) fn new(snapshots: Arc<dyn Snapshotter>, db: Db) -> Self {
+    /// Moves trees to `trash` first, which need not be there.
+    pub(crate) fn new(snapshots: Arc<dyn Snapshotter>, db: Db, trash: PathBuf) -> Self {
         Self {
             snapshots,
             db,
+            trash,
             stop: Arc::default(),
             thread: Mutex::new(None),
         }
@@ -61,9 +69,15 @@ impl Reaper {
     fn start(&self) -> Option<(Sender<Job>, JoinHandle<()>)> {
         let (send, receive) = channel();
         let (snapshots, db, stop) = (self.snapshots.clone(), self.db.clone(), self.stop.clone());
+        let trash = self.trash.clone();
         let started = std::thread::Builder::new()
             .name("cache reaper".to_owned())
-            .spawn(move || reap(&receive, snapshots.as_ref(), &db, &stop));
+            .spawn(move || {
+                be_nice();
+                reap(&receive, snapshots.as_ref(), &db, &trash, &stop);
+                // Unless trees are left in it.
+                let _ = std::fs::remove_dir(&trash);
+            });
         match started {
             Ok(thread) => Some((send, thread)),
             Err(err) => {
@@ -90,7 +104,20 @@ impl Drop for Reaper {
     }
 }
 
-fn reap(jobs: &Receiver<Job>, snapshots: &dyn Snapshotter, db: &Db, stop: &AtomicBool) {
+/// For this thread alone.
+fn be_nice() {
+    if let Err(err) = rustix::process::nice(NICE) {
+        tracing::debug!(error = %err, "trees are removed at the usual priority");
+    }
+}
+
+fn reap(
+    jobs: &Receiver<Job>,
+    snapshots: &dyn Snapshotter,
+    db: &Db,
+    trash: &Path,
+    stop: &AtomicBool,
+) {
     let mut next = None;
     while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
         if stop.load(Ordering::Relaxed) {
@@ -110,7 +137,7 @@ fn reap(jobs: &Receiver<Job>, snapshots: &dyn Snapshotter, db: &Db, stop: &Atomi
                         }
                     }
                 }
-                remove_all(&keys, snapshots, stop);
+                remove_all(&keys, snapshots, trash, stop);
             }
             Job::Sweep { below } => {
                 if let Err(err) = sweep(db, snapshots, below, stop) {
@@ -126,20 +153,26 @@ fn reap(jobs: &Receiver<Job>, snapshots: &dyn Snapshotter, db: &Db, stop: &Atomi
 }
 
 /// Removes trees, several at a time: mostly that is waiting for the journal of the filesystem.
-fn remove_all(keys: &[Key], snapshots: &dyn Snapshotter, stop: &AtomicBool) {
+fn remove_all(keys: &[Key], snapshots: &dyn Snapshotter, trash: &Path, stop: &AtomicBool) {
+    if let Err(err) = std::fs::create_dir_all(trash) {
+        tracing::warn!(error = %err, "no directory for trees that are removed");
+    }
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed))
             && !stop.load(Ordering::Relaxed)
         {
-            if let Err(err) = snapshots.remove(*key) {
+            if let Err(err) = snapshots.remove_through(*key, trash) {
                 tracing::warn!(error = %fault::chain(&err), "tree left behind");
             }
         }
     };
     std::thread::scope(|scope| {
         for _ in 1..THREADS.min(keys.len() / 4 + 1) {
-            scope.spawn(work);
+            scope.spawn(|| {
+                be_nice();
+                work();
+            });
         }
         work();
     });

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use content::Info;
 use db::Batch;
+use parking_lot::MutexGuard;
 
 use crate::record::{BLOBS, Body, CHILDREN, RECORDS, Record, SIZES, Size, USAGE, Used, pair};
 use crate::{Cache, Error, Inner, RefId};
@@ -67,14 +68,20 @@ impl Inner {
         self.hand_down_use(id, &record, &mut batch)?;
         self.db.commit(batch)?;
         nodes.forget(id);
+        // Giving back the room of a file may take a while, and comes when the last descriptor is closed.
+        let mut closing = Vec::new();
         for digest in blobs {
             if !self.is_named(&digest)? {
                 let size = self.content.info(&digest).map_or(0, |info| info.disk);
+                closing.push(std::fs::File::open(self.content.path(&digest)));
                 if self.content.remove(&digest)? {
                     freed += size;
                 }
             }
         }
+        // Whoever removes many at once does not keep others from building.
+        MutexGuard::unlock_fair(nodes);
+        drop(closing);
         for key in record.owned() {
             self.reaper.remove(key);
         }

@@ -40,6 +40,8 @@ pub(crate) enum Care {
     Remembered,
     /// What may have changed is measured again.
     Exact,
+    /// The same, for those who are going to remove most of it: what was never measured is not put in order first.
+    Doomed,
 }
 
 impl Cache {
@@ -215,14 +217,14 @@ impl Inner {
             ..Size::default()
         };
         for key in keys {
-            if fixed && !record.is_mutable() {
+            if fixed && !record.is_mutable() && care != Care::Doomed {
                 self.snapshots.finish(key)?;
             }
             let usage = self.snapshots.usage(key)?;
             size.bytes += usage.bytes;
             size.linked += usage.shared;
         }
-        if fixed && known != Some(size) {
+        if fixed && known != Some(size) && care != Care::Doomed {
             self.remember_size(id, size)?;
         }
         Ok(size.bytes)

@@ -93,7 +93,8 @@ async fn steps_and_starts() {
     eprintln!("second list: {:?}", began.elapsed());
 }
 
-/// Makes a state for measuring how fast a daemon starts: `STORE=/dir cargo test … fill_a_store -- --ignored`.
+/// Makes a state for measuring daemons: `STORE=/dir cargo test … fill_a_store -- --ignored`. `RECORDS` says how many
+/// records it has (50,000), `BYTES` how large the file is that each has (none).
 #[tokio::test]
 #[ignore = "makes something to measure with"]
 async fn fill_a_store() {
@@ -101,13 +102,20 @@ async fn fill_a_store() {
     let Some(root) = std::env::var_os("STORE") else {
         panic!("STORE names no directory");
     };
+    let setting = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    let bytes = vec![1; setting("BYTES").unwrap_or_default()];
     let cx = Cx::root();
     let cache = Cache::open(Options::new(root)).expect("a cache");
     let mut parent: Option<Ref> = None;
-    for number in 0..50_000 {
+    for number in 0..setting("RECORDS").unwrap_or(50_000) {
         let options = RecordOptions::default();
         let tree = cache.new_mutable(&cx, parent.as_ref(), options).await;
-        let made = tree.expect("a tree").commit(&cx, "step").await;
+        let tree = tree.expect("a tree");
+        if !bytes.is_empty() {
+            let path = tree.layer_directory().expect("a directory").join("file");
+            std::fs::write(path, &bytes).expect("written");
+        }
+        let made = tree.commit(&cx, "step").await;
         let made = made.expect("committed");
         parent = (number % 20 != 0).then_some(made);
     }

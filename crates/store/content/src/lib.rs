@@ -197,6 +197,8 @@ impl Store {
 
     /// Removes a blob unless somebody asked for it at `since` or later; whether it is gone.
     pub fn remove_unused(&self, digest: &Digest, since: SystemTime) -> Result<bool, Error> {
+        // Giving back its room may take a while, and comes when the last descriptor is closed: after the lock.
+        let _open = File::open(self.path(digest));
         let _nobody_asks = self.inner.removing.write();
         match self.info(digest) {
             Ok(info) if info.used < since => self.remove(digest),

@@ -15,6 +15,9 @@ mod usage;
 mod whiteouts;
 
 use std::fmt;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -98,8 +101,42 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// Removes a snapshot.
     fn remove(&self, key: Key) -> Result<(), Error>;
 
+    /// Removes a snapshot by way of `trash`, a directory on the same filesystem. The directory of all snapshots is locked
+    /// while something in it is removed, which may take a while, and is needed by whoever makes a snapshot; a rename takes
+    /// no time.
+    fn remove_through(&self, key: Key, trash: &Path) -> Result<(), Error> {
+        let place = trash.join(key.to_string());
+        match std::fs::rename(self.root().join(key.to_string()), &place) {
+            Ok(()) => remove_home(&place),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(_) => self.remove(key),
+        }
+    }
+
     /// All snapshots there are, in no particular order.
     fn keys(&self) -> Result<Vec<Key>, Error>;
+}
+
+/// Removes the directory of a snapshot. What the kernel keeps in there may not be entered by anyone but root.
+fn remove_home(home: &Path) -> Result<(), Error> {
+    remove(home, &home.join("work/work"))
+}
+
+/// Removes a directory. `kernels` is in it and may not be entered by anyone but root.
+fn remove(path: &Path, kernels: &Path) -> Result<(), Error> {
+    let mut result = std::fs::remove_dir_all(path);
+    if result
+        .as_ref()
+        .is_err_and(|err| err.kind() == io::ErrorKind::PermissionDenied)
+    {
+        // What matters is whether the second attempt works.
+        let _ = std::fs::set_permissions(kernels, Permissions::from_mode(0o700));
+        result = std::fs::remove_dir_all(path);
+    }
+    match result {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(err)),
+        _ => Ok(()),
+    }
 }
 
 /// Keys among the names in a directory; other names are none of ours.

@@ -3,14 +3,13 @@
 //! Extents are shared where the filesystem can; otherwise a snapshot costs as much time and room as what is below it.
 
 use std::fs::DirBuilder;
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use fstree::Root;
 use mount::Mount;
 
-use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, usage};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, remove_home, usage};
 
 /// The native snapshotter. Of a chain only the nearest snapshot matters.
 #[derive(Debug)]
@@ -99,13 +98,7 @@ impl Snapshotter for Native {
     }
 
     fn remove(&self, key: Key) -> Result<(), Error> {
-        let home = self.root.join(key.to_string());
-        match std::fs::remove_dir_all(&home) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &home)(err))
-            }
-            _ => Ok(()),
-        }
+        remove_home(&self.root.join(key.to_string()))
     }
 
     fn keys(&self) -> Result<Vec<Key>, Error> {

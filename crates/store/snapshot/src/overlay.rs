@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use mount::{Mount, Upper};
 
-use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, tidy, usage, whiteouts};
+use crate::{
+    Chain, Error, Key, Snapshotter, Usage, keys_in, remove, remove_home, tidy, usage, whiteouts,
+};
 
 /// The overlayfs snapshotter.
 #[derive(Debug)]
@@ -278,29 +280,11 @@ impl Snapshotter for Overlay {
     }
 
     fn remove(&self, key: Key) -> Result<(), Error> {
-        let home = self.home(key);
-        remove(&home, &home.join("work/work"))
+        remove_home(&self.home(key))
     }
 
     fn keys(&self) -> Result<Vec<Key>, Error> {
         keys_in(&self.root)
-    }
-}
-
-/// Removes a directory. `kernels` is in it and may not be entered by anyone but root.
-fn remove(path: &Path, kernels: &Path) -> Result<(), Error> {
-    let mut result = std::fs::remove_dir_all(path);
-    if result
-        .as_ref()
-        .is_err_and(|err| err.kind() == io::ErrorKind::PermissionDenied)
-    {
-        // What matters is whether the second attempt works.
-        let _ = std::fs::set_permissions(kernels, Permissions::from_mode(0o700));
-        result = std::fs::remove_dir_all(path);
-    }
-    match result {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(err)),
-        _ => Ok(()),
     }
 }
 
