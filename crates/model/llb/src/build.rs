@@ -114,9 +114,11 @@ mod file;
 mod marshal;
 mod node;
 mod options;
+mod quick;
 mod source;
 mod source_map;
 mod state;
+mod wire;
 mod written;
 
 pub use env::Env;

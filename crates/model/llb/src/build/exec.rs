@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use proto::pb;
 
+use super::env::Env;
 use super::marshal::Defaults;
 use super::node::{Kind, Node, Output};
 use super::options::Options;
 use super::state::{Settings, State};
+use super::wire::Wire;
 use crate::{Error, caps};
 
 /// A command to run. Environment, directory, user and so on are those of the state it runs on.
@@ -195,12 +197,6 @@ impl Run {
                 ssh.target = format!("/run/buildkit/ssh_agent.{at}");
             }
         }
-        let outputs = self
-            .mounts
-            .iter()
-            .filter(|mount| mount.has_output())
-            .map(|mount| mount.target.clone())
-            .collect();
         let exec = Exec {
             run: self,
             settings: state.settings().clone(),
@@ -212,7 +208,6 @@ impl Run {
         Ran {
             state: state.clone(),
             node,
-            outputs,
         }
     }
 }
@@ -222,7 +217,6 @@ impl Run {
 pub struct Ran {
     state: State,
     node: Arc<Node>,
-    outputs: Vec<String>,
 }
 
 impl Ran {
@@ -233,7 +227,11 @@ impl Ran {
 
     /// A mount as the command left it; `None` when nothing could be left there.
     pub fn output(&self, target: &str) -> Option<State> {
-        let index = self.outputs.iter().position(|output| output == target)?;
+        let Kind::Exec(exec) = &self.node.kind else {
+            return None;
+        };
+        let mut outputs = exec.run.mounts.iter().filter(|mount| mount.has_output());
+        let index = outputs.position(|mount| mount.target == target)?;
         let made = State::of(self.node.clone(), u32::try_from(index).ok()?);
         Some(self.state.with_output_of(&made))
     }
@@ -246,24 +244,20 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) fn inputs(&self) -> Vec<&Output> {
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Output> {
         self.run
             .mounts
             .iter()
             .filter_map(|mount| mount.source.output())
-            .collect()
     }
 
-    pub(super) fn into_inputs(self) -> Vec<Output> {
-        self.run
-            .mounts
-            .into_iter()
-            .filter_map(|mount| mount.source.output().cloned())
-            .collect()
+    pub(super) fn put_inputs(self, stack: &mut Vec<Output>) {
+        let mounts = self.run.mounts.into_iter();
+        stack.extend(mounts.filter_map(|mount| mount.source.into_output()));
     }
 
     pub(super) fn platform(&self) -> Option<&oci::Platform> {
-        self.settings.platform.as_ref()
+        self.settings.platform.as_deref()
     }
 
     fn network(&self) -> pb::NetMode {
@@ -274,42 +268,72 @@ impl Exec {
         self.run.security.unwrap_or(self.settings.security)
     }
 
-    /// The op; `input` yields the number of an input, adding it if it is new.
-    pub(super) fn to_op(
+    /// Writes the op; `input` yields the number of an input, adding it if it is new.
+    pub(super) fn write(
         &self,
+        wire: &mut Wire,
         defaults: &Defaults,
         platform: &oci::Platform,
         input: impl FnMut(&Output) -> i64,
-    ) -> Result<pb::ExecOp, Error> {
-        if self.run.args.is_empty() {
+    ) -> Result<(), Error> {
+        let run = &self.run;
+        if run.args.is_empty() {
             return Err(Error::Build("arguments are required"));
         }
-        let mut mounts = self.plain_mounts(input)?;
-        let mut secretenv = Vec::new();
-        for secret in &self.run.secrets {
-            if let Some(name) = &secret.env {
-                secretenv.push(pb::SecretEnv {
-                    id: secret.id.clone(),
-                    name: name.clone(),
-                    optional: secret.optional,
-                });
-            }
+        wire.message(1, |wire| self.write_meta(wire, defaults, platform));
+        self.write_mounts(wire, input)?;
+        for secret in &run.secrets {
             if let Some(target) = &secret.target {
-                mounts.push(secret_mount(secret, target));
+                wire.message(2, |wire| secret.write(wire, target));
             }
         }
-        mounts.extend(self.run.ssh.iter().map(ssh_mount));
-        Ok(pb::ExecOp {
-            meta: Some(self.meta(defaults, platform)),
-            mounts,
-            network: self.network().into(),
-            security: self.security().into(),
-            secretenv,
-            cdi_devices: self.run.devices.clone(),
-        })
+        for ssh in &run.ssh {
+            wire.message(2, |wire| ssh.write(wire));
+        }
+        wire.int(3, i64::from(i32::from(self.network())));
+        wire.int(4, i64::from(i32::from(self.security())));
+        for secret in &run.secrets {
+            if let Some(name) = &secret.env {
+                wire.message(5, |wire| {
+                    wire.text(1, &secret.id);
+                    wire.text(2, name);
+                    wire.flag(3, secret.optional);
+                });
+            }
+        }
+        for device in &run.devices {
+            wire.ready(6, device);
+        }
+        Ok(())
     }
 
-    fn meta(&self, defaults: &Defaults, platform: &oci::Platform) -> pb::Meta {
+    fn write_meta(&self, wire: &mut Wire, defaults: &Defaults, platform: &oci::Platform) {
+        let (run, settings) = (&self.run, &self.settings);
+        wire.list(1, &run.args);
+        for (name, value) in self.env(defaults, platform).iter() {
+            wire.parts(2, &[name.as_bytes(), b"=", value.as_bytes()]);
+        }
+        let dir: &str = &settings.dir;
+        wire.text(3, if dir.is_empty() { "/" } else { dir });
+        wire.text(4, &settings.user);
+        if let Some(proxy) = &run.proxy {
+            wire.ready(5, proxy);
+        }
+        for host in &run.extra_hosts {
+            wire.ready(6, host);
+        }
+        wire.text(7, &settings.hostname);
+        for limit in &run.ulimits {
+            wire.ready(9, limit);
+        }
+        wire.text(10, &run.cgroup_parent);
+        wire.flag(11, true);
+        if !run.valid_exit_codes.is_empty() {
+            prost::encoding::int32::encode_packed(12, &run.valid_exit_codes, &mut wire.0);
+        }
+    }
+
+    fn env(&self, defaults: &Defaults, platform: &oci::Platform) -> Env {
         let mut env = self.settings.env.clone();
         if let Some(first) = self.run.ssh.first()
             && env.get("SSH_AUTH_SOCK").is_none()
@@ -319,72 +343,36 @@ impl Exec {
         if !defaults.daemon_sets_path && platform.os != "windows" && env.get("PATH").is_none() {
             env.set("PATH", super::marshal::DEFAULT_PATH);
         }
-        let dir = &self.settings.dir;
-        pb::Meta {
-            args: self.run.args.clone(),
-            env: env.to_list(),
-            cwd: if dir.is_empty() {
-                "/".to_owned()
-            } else {
-                dir.clone()
-            },
-            user: self.settings.user.clone(),
-            proxy_env: self.run.proxy.clone(),
-            extra_hosts: self.run.extra_hosts.clone(),
-            hostname: self.settings.hostname.clone(),
-            ulimit: self.run.ulimits.clone(),
-            cgroup_parent: self.run.cgroup_parent.clone(),
-            remove_mount_stubs_recursive: true,
-            valid_exit_codes: self.run.valid_exit_codes.clone(),
-        }
+        env
     }
 
-    fn plain_mounts(&self, mut input: impl FnMut(&Output) -> i64) -> Result<Vec<pb::Mount>, Error> {
-        let mut next_output = 0;
-        let mut mounts = Vec::with_capacity(self.run.mounts.len());
+    fn write_mounts(
+        &self,
+        wire: &mut Wire,
+        mut input: impl FnMut(&Output) -> i64,
+    ) -> Result<(), Error> {
+        let mut outputs = 0;
         for mount in &self.run.mounts {
             let tmpfs = matches!(mount.kind, MountKind::Tmpfs { .. });
             if tmpfs && !mount.source.is_scratch() {
                 return Err(Error::Build("tmpfs mounts must use scratch"));
             }
+            let input = mount.source.output().map_or(-1, &mut input);
             let output = if mount.has_output() {
-                next_output += 1;
-                next_output - 1
+                outputs += 1;
+                outputs - 1
             } else {
                 -1
             };
-            let mut message = pb::Mount {
-                input: mount.source.output().map_or(-1, &mut input),
-                selector: mount.selector.clone(),
-                dest: mount.target.clone(),
-                output,
-                readonly: mount.readonly,
-                content_cache: mount.content_cache.into(),
-                ..pb::Mount::default()
-            };
-            match &mount.kind {
-                MountKind::Bind => {}
-                MountKind::Cache { id, sharing } => {
-                    message.mount_type = pb::MountType::Cache.into();
-                    let sharing = (*sharing).into();
-                    message.cache_opt = Some(pb::CacheOpt {
-                        id: id.clone(),
-                        sharing,
-                    });
-                }
-                MountKind::Tmpfs { size } => {
-                    message.mount_type = pb::MountType::Tmpfs.into();
-                    message.tmpfs_opt = Some(pb::TmpfsOpt { size: *size });
-                }
-            }
-            mounts.push(message);
+            wire.message(2, |wire| mount.write(wire, input, output));
         }
-        Ok(mounts)
+        Ok(())
     }
 
     pub(super) fn caps(&self, defaults: &Defaults, options: &Options) -> Vec<&'static str> {
         let run = &self.run;
-        let mut caps = vec![caps::EXEC_META_BASE];
+        let mut caps = Vec::with_capacity(8);
+        caps.push(caps::EXEC_META_BASE);
         let mut need = |wanted: bool, cap: &'static str| {
             if wanted {
                 caps.push(cap);
@@ -430,34 +418,64 @@ impl Exec {
     }
 }
 
-fn secret_mount(secret: &Secret, target: &str) -> pb::Mount {
-    pb::Mount {
-        input: -1,
-        dest: target.to_owned(),
-        mount_type: pb::MountType::Secret.into(),
-        secret_opt: Some(pb::SecretOpt {
-            id: secret.id.clone(),
-            uid: secret.uid,
-            gid: secret.gid,
-            mode: secret.mode,
-            optional: secret.optional,
-        }),
-        ..pb::Mount::default()
+/// The kind of a mount, as field 6 of it.
+fn kind(wire: &mut Wire, kind: pb::MountType) {
+    wire.int(6, i64::from(i32::from(kind)));
+}
+
+impl Mount {
+    fn write(&self, wire: &mut Wire, input: i64, output: i64) {
+        wire.int(1, input);
+        wire.text(2, &self.selector);
+        wire.text(3, &self.target);
+        wire.int(4, output);
+        wire.flag(5, self.readonly);
+        match &self.kind {
+            MountKind::Bind => {}
+            MountKind::Tmpfs { size } => {
+                kind(wire, pb::MountType::Tmpfs);
+                wire.message(19, |wire| wire.int(1, *size));
+            }
+            MountKind::Cache { id, sharing } => {
+                kind(wire, pb::MountType::Cache);
+                wire.message(20, |wire| {
+                    wire.text(1, id);
+                    wire.int(2, i64::from(i32::from(*sharing)));
+                });
+            }
+        }
+        wire.int(24, i64::from(i32::from(self.content_cache)));
     }
 }
 
-fn ssh_mount(ssh: &Ssh) -> pb::Mount {
-    pb::Mount {
-        input: -1,
-        dest: ssh.target.clone(),
-        mount_type: pb::MountType::Ssh.into(),
-        ssh_opt: Some(pb::SshOpt {
-            id: ssh.id.clone(),
-            uid: ssh.uid,
-            gid: ssh.gid,
-            mode: ssh.mode,
-            optional: ssh.optional,
-        }),
-        ..pb::Mount::default()
+impl Secret {
+    fn write(&self, wire: &mut Wire, target: &str) {
+        wire.int(1, -1);
+        wire.text(3, target);
+        kind(wire, pb::MountType::Secret);
+        wire.message(21, |wire| {
+            wire.text(1, &self.id);
+            access(wire, self.uid, self.gid, self.mode, self.optional);
+        });
     }
+}
+
+impl Ssh {
+    fn write(&self, wire: &mut Wire) {
+        wire.int(1, -1);
+        wire.text(3, &self.target);
+        kind(wire, pb::MountType::Ssh);
+        wire.message(22, |wire| {
+            wire.text(1, &self.id);
+            access(wire, self.uid, self.gid, self.mode, self.optional);
+        });
+    }
+}
+
+/// What secrets and agents have in common.
+fn access(wire: &mut Wire, uid: u32, gid: u32, mode: u32, optional: bool) {
+    wire.int(2, i64::from(uid));
+    wire.int(3, i64::from(gid));
+    wire.int(4, i64::from(mode));
+    wire.flag(5, optional);
 }

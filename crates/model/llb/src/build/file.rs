@@ -1,11 +1,11 @@
 //! File operations: copy, make, remove.
 
 use bytes::Bytes;
-use proto::pb;
 
 use super::node::Output;
 use super::state::State;
-use crate::caps;
+use super::wire::Wire;
+use crate::{Error, caps};
 
 /// Changes to the files of one tree, done in order, one layer in the end.
 #[derive(Debug, Clone, Default)]
@@ -141,6 +141,10 @@ impl FileOp {
 
     /// Adds a change.
     pub fn then(mut self, action: Action) -> Self {
+        if self.actions.is_empty() {
+            // Most have one, and a list would grow to four.
+            self.actions.reserve_exact(1);
+        }
         self.actions.push(action);
         self
     }
@@ -231,163 +235,158 @@ pub(super) struct Actions {
 
 impl Actions {
     /// Base first, then the sources of copies from the newest action to the oldest.
-    pub(super) fn inputs(&self) -> Vec<&Output> {
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Output> {
         let copies = self.actions.iter().rev().filter_map(|action| match action {
             Action::Copy { from, .. } => from.output(),
             _ => None,
         });
-        self.base.iter().chain(copies).collect()
+        self.base.iter().chain(copies)
     }
 
-    pub(super) fn into_inputs(self) -> Vec<Output> {
+    pub(super) fn put_inputs(self, stack: &mut Vec<Output>) {
         let copies = self.actions.into_iter().filter_map(|action| match action {
-            Action::Copy { from, .. } => from.output().cloned(),
+            Action::Copy { from, .. } => from.into_output(),
             _ => None,
         });
-        self.base.into_iter().chain(copies).collect()
+        stack.extend(self.base.into_iter().chain(copies));
     }
 
-    /// The op; `input` yields the number of an input, adding it if it is new.
-    pub(super) fn to_op(&self, mut input: impl FnMut(&Output) -> i64) -> pb::FileOp {
+    /// Writes the op; `input` yields the number of an input, adding it if it is new.
+    pub(super) fn write(
+        &self,
+        wire: &mut Wire,
+        mut input: impl FnMut(&Output) -> i64,
+    ) -> Result<(), Error> {
+        let Some(last) = self.actions.len().checked_sub(1) else {
+            return Err(Error::Build("action is required"));
+        };
         let base = self.base.as_ref().map_or(-1, &mut input);
-        let secondary: Vec<i64> = self
-            .actions
-            .iter()
-            .map(|action| match action {
-                Action::Copy { from, .. } => from.output().map_or(-1, &mut input),
-                _ => -1,
-            })
-            .collect();
-        let inputs = secondary
-            .iter()
-            .chain([&base])
-            .max()
-            .map_or(0, |highest| highest + 1);
-        let last = self.actions.len().saturating_sub(1);
-        let actions = self.actions.iter().zip(secondary).enumerate();
-        pb::FileOp {
-            actions: actions
-                .map(|(at, (action, secondary))| pb::FileAction {
-                    input: if at == 0 {
-                        base
-                    } else {
-                        inputs + at as i64 - 1
-                    },
-                    secondary_input: secondary,
-                    output: if at == last { 0 } else { -1 },
-                    action: Some(action.to_pb(base)),
-                })
-                .collect(),
+        let sources = self.actions.iter().map(|action| match action {
+            Action::Copy { from, .. } => from.output().map_or(-1, &mut input),
+            _ => -1,
+        });
+        let sources: Vec<i64> = sources.collect();
+        let inputs = sources.iter().fold(base, |most, one| most.max(*one)) + 1;
+        for (at, (action, source)) in self.actions.iter().zip(sources).enumerate() {
+            wire.message(2, |wire| {
+                // What an action made is counted behind the inputs.
+                let before = at.checked_sub(1).map(|before| inputs + before as i64);
+                wire.int(1, before.unwrap_or(base));
+                wire.int(2, source);
+                wire.int(3, if at == last { 0 } else { -1 });
+                action.write(wire, base);
+            });
         }
+        Ok(())
     }
 
     /// Compat: upstream records nothing but the base capability, whatever a copy uses.
-    pub(super) fn caps(&self) -> Vec<&'static str> {
-        vec![caps::FILE_BASE]
+    pub(super) fn caps(&self) -> &'static [&'static str] {
+        &[caps::FILE_BASE]
     }
 }
 
 impl Action {
-    fn to_pb(&self, base: i64) -> pb::file_action::Action {
-        use pb::file_action::Action as Pb;
+    fn write(&self, wire: &mut Wire, base: i64) {
         match self {
-            Self::Copy { copy, .. } => Pb::Copy(copy.to_pb(base)),
-            Self::Mkdir {
-                path,
-                mode,
-                parents,
-                owner,
-                timestamp,
-            } => Pb::Mkdir(pb::FileActionMkDir {
-                path: path.clone(),
-                mode: bits(*mode),
-                make_parents: *parents,
-                owner: chown(owner.as_ref(), base),
-                timestamp: timestamp.unwrap_or(-1),
-            }),
+            Self::Copy { copy, .. } => wire.message(4, |wire| copy.write(wire, base)),
             Self::Mkfile {
                 path,
                 mode,
                 data,
                 owner,
                 timestamp,
-            } => Pb::Mkfile(pb::FileActionMkFile {
-                path: path.clone(),
-                mode: bits(*mode),
-                data: data.clone(),
-                owner: chown(owner.as_ref(), base),
-                timestamp: timestamp.unwrap_or(-1),
+            } => wire.message(5, |wire| {
+                wire.text(1, path);
+                wire.int(2, bits(*mode));
+                wire.bytes(3, data);
+                chown(wire, 4, owner.as_ref(), base);
+                wire.int(5, timestamp.unwrap_or(-1));
+            }),
+            Self::Mkdir {
+                path,
+                mode,
+                parents,
+                owner,
+                timestamp,
+            } => wire.message(6, |wire| {
+                wire.text(1, path);
+                wire.int(2, bits(*mode));
+                wire.flag(3, *parents);
+                chown(wire, 4, owner.as_ref(), base);
+                wire.int(5, timestamp.unwrap_or(-1));
             }),
             Self::Rm {
                 path,
                 allow_not_found,
                 wildcard,
-            } => Pb::Rm(pb::FileActionRm {
-                path: path.clone(),
-                allow_not_found: *allow_not_found,
-                allow_wildcard: *wildcard,
+            } => wire.message(7, |wire| {
+                wire.text(1, path);
+                wire.flag(2, *allow_not_found);
+                wire.flag(3, *wildcard);
             }),
             Self::Symlink {
                 target,
                 path,
                 owner,
                 timestamp,
-            } => Pb::Symlink(pb::FileActionSymlink {
-                oldpath: target.clone(),
-                newpath: path.clone(),
-                owner: chown(owner.as_ref(), base),
-                timestamp: timestamp.unwrap_or(-1),
+            } => wire.message(8, |wire| {
+                wire.text(1, target);
+                wire.text(2, path);
+                chown(wire, 3, owner.as_ref(), base);
+                wire.int(4, timestamp.unwrap_or(-1));
             }),
         }
     }
 }
 
 impl Copy {
-    fn to_pb(&self, base: i64) -> pb::FileActionCopy {
-        let (mode, mode_str) = match &self.mode {
-            None => (-1, String::new()),
-            Some(Mode::Bits(mode)) => (bits(*mode), String::new()),
-            Some(Mode::Symbolic(text)) => (0, text.clone()),
+    fn write(&self, wire: &mut Wire, base: i64) {
+        let (mode, symbolic) = match &self.mode {
+            None => (-1, ""),
+            Some(Mode::Bits(mode)) => (bits(*mode), ""),
+            Some(Mode::Symbolic(text)) => (0, text.as_str()),
         };
-        pb::FileActionCopy {
-            src: self.src.clone(),
-            dest: self.dest.clone(),
-            owner: chown(self.owner.as_ref(), base),
-            mode,
-            follow_symlink: self.follow_symlink,
-            dir_copy_contents: self.contents_only,
-            attempt_unpack_docker_compatibility: self.unpack,
-            create_dest_path: self.create_dest,
-            allow_wildcard: self.wildcard,
-            allow_empty_wildcard: self.empty_wildcard,
-            timestamp: self.timestamp.unwrap_or(-1),
-            include_patterns: self.include.clone(),
-            exclude_patterns: self.exclude.clone(),
-            always_replace_existing_dest_paths: self.replace_existing,
-            mode_str,
-            required_paths: self.required.clone(),
-        }
+        wire.text(1, &self.src);
+        wire.text(2, &self.dest);
+        chown(wire, 3, self.owner.as_ref(), base);
+        wire.int(4, mode);
+        wire.flag(5, self.follow_symlink);
+        wire.flag(6, self.contents_only);
+        wire.flag(7, self.unpack);
+        wire.flag(8, self.create_dest);
+        wire.flag(9, self.wildcard);
+        wire.flag(10, self.empty_wildcard);
+        wire.int(11, self.timestamp.unwrap_or(-1));
+        wire.list(12, &self.include);
+        wire.list(13, &self.exclude);
+        wire.flag(14, self.replace_existing);
+        wire.text(15, symbolic);
+        wire.list(16, &self.required);
     }
 }
 
-fn bits(mode: u32) -> i32 {
-    mode.cast_signed()
+/// Bits as the signed number of the message.
+fn bits(mode: u32) -> i64 {
+    i64::from(mode.cast_signed())
 }
 
-fn chown(owner: Option<&Chown>, base: i64) -> Option<pb::ChownOpt> {
-    let user = |user: &Option<User>| {
-        user.as_ref().map(|user| pb::UserOpt {
-            user: Some(match user {
-                User::Id(id) => pb::user_opt::User::ById(*id),
-                User::Name(name) => {
-                    let name = name.clone();
-                    pb::user_opt::User::ByName(pb::NamedUserOpt { name, input: base })
-                }
-            }),
-        })
+fn chown(wire: &mut Wire, tag: u32, owner: Option<&Chown>, base: i64) {
+    let Some(owner) = owner else {
+        return;
     };
-    owner.map(|owner| pb::ChownOpt {
-        user: user(&owner.user),
-        group: user(&owner.group),
-    })
+    wire.message(tag, |wire| {
+        for (tag, user) in [(1, &owner.user), (2, &owner.group)] {
+            match user {
+                None => {}
+                Some(User::Id(id)) => wire.message(tag, |wire| wire.present(2, u64::from(*id))),
+                Some(User::Name(name)) => wire.message(tag, |wire| {
+                    wire.message(1, |wire| {
+                        wire.text(1, name);
+                        wire.int(2, base);
+                    });
+                }),
+            }
+        }
+    });
 }

@@ -3,17 +3,23 @@
 //! Depth first over inputs, each op after its inputs, equal bytes once. Metadata of ops with equal bytes is merged,
 //! what comes later wins; their locations are put one after the other. The walk keeps its own stack.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oci::{Digest, Platform};
+use oci::Platform;
 use proto::pb;
+use sha2::{Digest as _, Sha256};
 
+use super::exec::Exec;
 use super::node::{Kind, Node, Output};
+use super::options::Options;
+use super::quick::Quick;
 use super::source_map::Collector;
 use super::state::State;
+use super::wire::Wire;
 use crate::encode::op_bytes;
 use crate::graph::to_pb;
 use crate::{Error, attr, caps};
@@ -49,12 +55,14 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
     let mut writer = Writer {
         defaults,
         ops: Vec::new(),
-        by_digest: HashMap::new(),
-        digests: HashMap::new(),
+        by_digest: HashMap::default(),
+        written: HashMap::default(),
         sources: Collector::default(),
     };
     writer.walk(root)?;
-    let digest = writer.digests[&Arc::as_ptr(root)].as_str().to_owned();
+    let digest = writer.ops[writer.written[&Arc::as_ptr(root)]]
+        .digest
+        .clone();
     Ok(writer.finish(pb::Input {
         digest,
         index: i64::from(index),
@@ -66,15 +74,18 @@ struct Writer<'a> {
     /// In the order of the definition.
     ops: Vec<Written>,
     /// Where in `ops` the op with these bytes is.
-    by_digest: HashMap<Digest, usize>,
-    /// Nodes that are done.
-    digests: HashMap<*const Node, Digest>,
+    by_digest: HashMap<[u8; 32], usize, Quick>,
+    /// Where in `ops` the nodes that are done are.
+    written: Places,
     sources: Collector,
 }
 
+type Places = HashMap<*const Node, usize, Quick>;
+
 /// Everything a definition says of an op.
 struct Written {
-    digest: Digest,
+    /// As text.
+    digest: String,
     bytes: Bytes,
     metadata: pb::OpMetadata,
     locations: Vec<pb::Location>,
@@ -84,7 +95,7 @@ impl Writer<'_> {
     fn walk(&mut self, root: &Arc<Node>) -> Result<(), Error> {
         let mut stack = vec![(root, false)];
         while let Some((node, ready)) = stack.pop() {
-            if self.digests.contains_key(&Arc::as_ptr(node)) {
+            if self.written.contains_key(&Arc::as_ptr(node)) {
                 continue;
             }
             if ready {
@@ -92,9 +103,11 @@ impl Writer<'_> {
                 continue;
             }
             stack.push((node, true));
-            let inputs = node.kind.inputs();
-            let resolved = inputs.into_iter().rev().filter_map(Output::resolve);
-            stack.extend(resolved.map(|(node, _)| (node, false)));
+            let before = stack.len();
+            node.kind.each_input(|output| {
+                stack.extend(output.resolve().map(|(node, _)| (node, false)));
+            });
+            stack[before..].reverse();
         }
         Ok(())
     }
@@ -105,46 +118,113 @@ impl Writer<'_> {
             Kind::Written {
                 bytes, metadata, ..
             } => (bytes.clone(), (**metadata).clone()),
+            Kind::Exec(exec) => {
+                let bytes = self.exec_bytes(exec, &node.options)?;
+                let caps = exec.caps(self.defaults, &node.options);
+                (bytes, metadata(node, &caps))
+            }
+            Kind::File(file) => {
+                let mut body = Wire::default();
+                let inputs = self.body(&mut body, 4, |wire, number| file.write(wire, number))?;
+                let bytes = self.assembled(&inputs, None, &node.options, &body);
+                (bytes, metadata(node, file.caps()))
+            }
             _ => {
                 let (op, caps) = self.op(node)?;
-                (Bytes::from(op_bytes(&op)), metadata(node, caps))
+                (Bytes::from(op_bytes(&op)), metadata(node, &caps))
             }
         };
-        let digest = Digest::of(&bytes);
+        let raw: [u8; 32] = Sha256::digest(&bytes).into();
         let locations = &node.options.locations;
-        match self.by_digest.entry(digest.clone()) {
+        let at = match self.by_digest.entry(raw) {
             Entry::Vacant(entry) => {
-                entry.insert(self.ops.len());
+                let at = *entry.insert(self.ops.len());
                 self.ops.push(Written {
-                    digest: digest.clone(),
+                    digest: digest_text(&raw),
                     bytes,
                     metadata,
                     locations: self.sources.places(locations).collect(),
                 });
+                at
             }
             Entry::Occupied(entry) => {
-                let op = &mut self.ops[*entry.get()];
+                let at = *entry.get();
+                let op = &mut self.ops[at];
                 merge(&mut op.metadata, metadata);
                 op.locations.extend(self.sources.places(locations));
+                at
             }
-        }
-        self.digests.insert(Arc::as_ptr(node), digest);
+        };
+        self.written.insert(Arc::as_ptr(node), at);
         Ok(())
     }
 
-    fn op(&self, node: &Node) -> Result<(pb::Op, Vec<&'static str>), Error> {
-        let options = &node.options;
-        let state_platform = match &node.kind {
-            Kind::Exec(exec) => exec.platform(),
-            _ => None,
+    fn exec_bytes(&self, exec: &Exec, options: &Options) -> Result<Bytes, Error> {
+        let platform = options.platform.as_ref().or(exec.platform());
+        let platform = platform.unwrap_or(&self.defaults.platform);
+        let mut body = Wire::default();
+        let inputs = self.body(&mut body, 2, |wire, number| {
+            exec.write(wire, self.defaults, platform, number)
+        })?;
+        Ok(self.assembled(&inputs, Some(platform), options, &body))
+    }
+
+    /// Writes what an op does as field `tag` of it. Returns its inputs: places in `ops`, and numbers of outputs.
+    fn body(
+        &self,
+        wire: &mut Wire,
+        tag: u32,
+        write: impl FnOnce(&mut Wire, &mut dyn FnMut(&Output) -> i64) -> Result<(), Error>,
+    ) -> Result<Vec<(usize, u32)>, Error> {
+        let mut inputs: Vec<(usize, u32)> = Vec::new();
+        let mut number = |output: &Output| {
+            let Some((node, index)) = output.resolve() else {
+                return -1;
+            };
+            let Some(&at) = self.written.get(&Arc::as_ptr(node)) else {
+                return -1;
+            };
+            let known = inputs.iter().position(|other| *other == (at, index));
+            known.unwrap_or_else(|| {
+                inputs.push((at, index));
+                inputs.len() - 1
+            }) as i64
         };
-        let platform = options
-            .platform
-            .as_ref()
-            .or(state_platform)
-            .unwrap_or(&self.defaults.platform);
+        wire.0.reserve(512);
+        wire.message(tag, |wire| write(wire, &mut number))?;
+        Ok(inputs)
+    }
+
+    /// Compat: what an op does comes last, whatever its number.
+    fn assembled(
+        &self,
+        inputs: &[(usize, u32)],
+        platform: Option<&Platform>,
+        options: &Options,
+        body: &Wire,
+    ) -> Bytes {
+        let mut wire = Wire(Vec::with_capacity(body.0.len() + inputs.len() * 80 + 64));
+        for &(at, index) in inputs {
+            wire.message(1, |wire| {
+                wire.text(1, &self.ops[at].digest);
+                wire.int(2, i64::from(index));
+            });
+        }
+        if let Some(platform) = platform {
+            wire.platform(10, platform);
+        }
+        wire.message(11, |wire| wire.list(1, &options.filters));
+        wire.0.extend_from_slice(&body.0);
+        Bytes::from(wire.0)
+    }
+
+    /// The ops of which a graph has few.
+    fn op(&self, node: &Node) -> Result<(pb::Op, Caps), Error> {
+        let options = &node.options;
+        let platform = options.platform.as_ref();
+        let platform = platform.unwrap_or(&self.defaults.platform);
         let mut inputs = Inputs {
-            digests: &self.digests,
+            writer: self,
             list: Vec::new(),
         };
         let mut keeps_platform = false;
@@ -158,26 +238,14 @@ impl Writer<'_> {
                     .iter()
                     .any(|scheme| identifier.starts_with(scheme));
                 let (source, caps) = self.source(identifier, attrs, caps);
-                (pb::op::Op::Source(source), caps)
-            }
-            Kind::Exec(exec) => {
-                keeps_platform = true;
-                let op = exec.to_op(self.defaults, platform, |output| inputs.number(output))?;
-                (pb::op::Op::Exec(op), exec.caps(self.defaults, options))
-            }
-            Kind::File(file) => {
-                let op = file.to_op(|output| inputs.number(output));
-                if op.actions.is_empty() {
-                    return Err(Error::Build("action is required"));
-                }
-                (pb::op::Op::File(op), file.caps())
+                (pb::op::Op::Source(source), caps.into())
             }
             Kind::Merge(merged) => {
                 let inputs = merged.iter().filter_map(|output| inputs.append(output));
                 let inputs = inputs.map(|input| pb::MergeInput { input }).collect();
                 (
                     pb::op::Op::Merge(pb::MergeOp { inputs }),
-                    vec![caps::MERGE_OP],
+                    Cow::Borrowed(&[caps::MERGE_OP][..]),
                 )
             }
             Kind::Diff { lower, upper } => {
@@ -190,7 +258,7 @@ impl Writer<'_> {
                 let upper = Some(pb::UpperDiffInput { input: side(upper) });
                 (
                     pb::op::Op::Diff(pb::DiffOp { lower, upper }),
-                    vec![caps::DIFF_OP],
+                    Cow::Borrowed(&[caps::DIFF_OP][..]),
                 )
             }
             Kind::Build {
@@ -203,9 +271,10 @@ impl Writer<'_> {
                     id: id.clone(),
                     outputs,
                 };
-                (pb::op::Op::Passthrough(op), vec![caps::PASSTHROUGH_OP])
+                let caps = Cow::Borrowed(&[caps::PASSTHROUGH_OP][..]);
+                (pb::op::Op::Passthrough(op), caps)
             }
-            Kind::Written { .. } | Kind::Gone => {
+            Kind::Exec(_) | Kind::File(_) | Kind::Written { .. } | Kind::Gone => {
                 return Err(Error::Build("the graph was taken apart"));
             }
         };
@@ -223,7 +292,7 @@ impl Writer<'_> {
     fn source(
         &self,
         identifier: &str,
-        attrs: &std::collections::BTreeMap<String, String>,
+        attrs: &BTreeMap<String, String>,
         caps: &[&'static str],
     ) -> (pb::SourceOp, Vec<&'static str>) {
         let (mut attrs, mut caps) = (attrs.clone(), caps.to_vec());
@@ -244,55 +313,78 @@ impl Writer<'_> {
     }
 
     fn finish(self, input: pb::Input) -> pb::Definition {
+        let mut ops = self.ops;
         let mut definition = pb::Definition {
-            def: self.ops.iter().map(|op| op.bytes.clone()).collect(),
+            def: Vec::with_capacity(ops.len() + 1),
             source: Some(self.sources.finish()),
             ..pb::Definition::default()
         };
         let mut needed = vec![caps::CONSTRAINTS, caps::PLATFORM];
-        for Written { metadata, .. } in &self.ops {
-            if metadata.ignore_cache {
-                needed.push(caps::META_IGNORE_CACHE);
-            }
-            if !metadata.description.is_empty() {
-                needed.push(caps::META_DESCRIPTION);
-            }
-            if metadata.export_cache.is_some() {
-                needed.push(caps::META_EXPORT_CACHE);
-            }
+        for Written {
+            metadata, bytes, ..
+        } in &mut ops
+        {
+            definition.def.push(std::mem::take(bytes));
+            let mut need = |wanted, cap| {
+                if wanted && !needed.contains(&cap) {
+                    needed.push(cap);
+                }
+            };
+            need(metadata.ignore_cache, caps::META_IGNORE_CACHE);
+            need(!metadata.description.is_empty(), caps::META_DESCRIPTION);
+            need(metadata.export_cache.is_some(), caps::META_EXPORT_CACHE);
         }
         // Maps are made at once from sorted lists: digests come in no order, and finding the place of each takes time.
-        let mut ops = self.ops;
-        ops.sort_unstable_by(|a, b| a.digest.cmp(&b.digest));
+        let mut order: Vec<usize> = (0..ops.len()).collect();
+        order.sort_unstable_by(|a, b| ops[*a].digest.cmp(&ops[*b].digest));
         if let Some(source) = &mut definition.source {
-            let places = ops.iter_mut().map(|op| {
+            let places = order.iter().map(|&at| {
+                let op = &mut ops[at];
                 let locations = std::mem::take(&mut op.locations);
-                (op.digest.as_str().to_owned(), pb::Locations { locations })
+                (op.digest.clone(), pb::Locations { locations })
             });
             source.locations = places.collect();
         }
-        definition.metadata = ops
-            .into_iter()
-            .map(|op| (op.digest.as_str().to_owned(), op.metadata))
-            .collect();
+        let metadata = order.iter().map(|&at| {
+            let op = &mut ops[at];
+            (
+                std::mem::take(&mut op.digest),
+                std::mem::take(&mut op.metadata),
+            )
+        });
+        definition.metadata = metadata.collect();
         let terminal = pb::Op {
             inputs: vec![input],
             ..pb::Op::default()
         };
         let bytes = op_bytes(&terminal);
         let metadata = pb::OpMetadata {
-            caps: cap_map(needed),
+            caps: cap_map(&needed),
             ..pb::OpMetadata::default()
         };
-        let digest = Digest::of(&bytes).as_str().to_owned();
+        let digest = digest_text(&Sha256::digest(&bytes).into());
         definition.metadata.insert(digest, metadata);
         definition.def.push(Bytes::from(bytes));
         definition
     }
 }
 
+/// What names an op. Graphs are written often: the text is made once, in its place.
+fn digest_text(raw: &[u8; 32]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity("sha256:".len() + 64);
+    text.push_str("sha256:");
+    text.extend(raw.iter().flat_map(|byte| {
+        let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+        [digit(byte >> 4), digit(byte & 15)]
+    }));
+    text
+}
+
+type Caps = Cow<'static, [&'static str]>;
+
 /// A build op for the definition in this input.
-fn build(input: i64, filename: &str) -> (pb::op::Op, Vec<&'static str>) {
+fn build(input: i64, filename: &str) -> (pb::op::Op, Caps) {
     const LLB_BUILDER: i64 = -1;
     let mut op = pb::BuildOp {
         builder: LLB_BUILDER,
@@ -309,51 +401,54 @@ fn build(input: i64, filename: &str) -> (pb::op::Op, Vec<&'static str>) {
         op.attrs.insert(name, filename.to_owned());
         needed.push(caps::SOURCE_BUILD_FILENAME);
     }
-    (pb::op::Op::Build(op), needed)
+    (pb::op::Op::Build(op), needed.into())
 }
 
 /// The inputs of the op that is being written.
 struct Inputs<'a> {
-    digests: &'a HashMap<*const Node, Digest>,
+    writer: &'a Writer<'a>,
     list: Vec<pb::Input>,
 }
 
 impl Inputs<'_> {
-    fn input(&self, output: &Output) -> Option<pb::Input> {
+    fn find(&self, output: &Output) -> Option<(&str, i64)> {
         let (node, index) = output.resolve()?;
-        let digest = self.digests.get(&Arc::as_ptr(node))?;
-        Some(pb::Input {
-            digest: digest.as_str().to_owned(),
-            index: i64::from(index),
-        })
+        let at = *self.writer.written.get(&Arc::as_ptr(node))?;
+        Some((&self.writer.ops[at].digest, i64::from(index)))
     }
 
     /// Equal inputs share a number; an empty tree is -1.
     fn number(&mut self, output: &Output) -> i64 {
-        let Some(input) = self.input(output) else {
+        let Some((digest, index)) = self.find(output) else {
             return -1;
         };
-        let known = self.list.iter().position(|other| *other == input);
-        let at = known.unwrap_or_else(|| {
-            self.list.push(input);
-            self.list.len() - 1
-        });
-        at as i64
+        let known = |other: &pb::Input| other.index == index && other.digest == digest;
+        if let Some(at) = self.list.iter().position(known) {
+            return at as i64;
+        }
+        let digest = digest.to_owned();
+        self.list.push(pb::Input { digest, index });
+        self.list.len() as i64 - 1
     }
 
     /// Every input gets a number of its own.
     fn append(&mut self, output: &Output) -> Option<i64> {
-        let input = self.input(output)?;
-        self.list.push(input);
+        let (digest, index) = self.find(output)?;
+        let digest = digest.to_owned();
+        self.list.push(pb::Input { digest, index });
         Some(self.list.len() as i64 - 1)
     }
 }
 
-fn metadata(node: &Node, caps: Vec<&'static str>) -> pb::OpMetadata {
+fn metadata(node: &Node, caps: &[&'static str]) -> pb::OpMetadata {
     let options = &node.options;
+    let mut description = BTreeMap::new();
+    for (key, value) in &options.description {
+        description.insert(key.clone().into_owned(), value.clone());
+    }
     pb::OpMetadata {
         ignore_cache: options.ignore_cache,
-        description: options.description.clone(),
+        description,
         export_cache: options.export_cache.map(|value| pb::ExportCache { value }),
         caps: cap_map(caps),
         progress_group: options.group.clone(),
@@ -361,8 +456,15 @@ fn metadata(node: &Node, caps: Vec<&'static str>) -> pb::OpMetadata {
     }
 }
 
-fn cap_map(caps: Vec<&'static str>) -> std::collections::BTreeMap<String, bool> {
-    caps.into_iter().map(|cap| (cap.to_owned(), true)).collect()
+/// Made one by one: there are few.
+fn cap_map(caps: &[&'static str]) -> BTreeMap<String, bool> {
+    let mut map = BTreeMap::new();
+    for cap in caps {
+        if !map.contains_key(*cap) {
+            map.insert((*cap).to_owned(), true);
+        }
+    }
+    map
 }
 
 fn merge(old: &mut pb::OpMetadata, new: pb::OpMetadata) {

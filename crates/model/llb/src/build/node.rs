@@ -110,17 +110,17 @@ impl fmt::Debug for Later {
 }
 
 impl Kind {
-    /// What the op reads, in the order in which a definition lists it.
-    pub(super) fn inputs(&self) -> Vec<&Output> {
+    /// Shows what the op reads, in the order in which a definition lists it.
+    pub(super) fn each_input<'a>(&'a self, mut see: impl FnMut(&'a Output)) {
         match self {
-            Self::Source { .. } | Self::Gone => Vec::new(),
-            Self::Exec(exec) => exec.inputs(),
-            Self::File(file) => file.inputs(),
+            Self::Source { .. } | Self::Gone => {}
+            Self::Exec(exec) => exec.inputs().for_each(see),
+            Self::File(file) => file.inputs().for_each(see),
             Self::Merge(inputs)
             | Self::Written { inputs, .. }
-            | Self::Passthrough { trees: inputs, .. } => inputs.iter().collect(),
-            Self::Build { definition, .. } => vec![definition],
-            Self::Diff { lower, upper } => lower.iter().chain(upper).collect(),
+            | Self::Passthrough { trees: inputs, .. } => inputs.iter().for_each(see),
+            Self::Build { definition, .. } => see(definition),
+            Self::Diff { lower, upper } => lower.iter().chain(upper).for_each(see),
         }
     }
 }
@@ -128,12 +128,13 @@ impl Kind {
 impl Drop for Node {
     /// A chain of 100,000 ops must not be dropped by recursion.
     fn drop(&mut self) {
-        let mut stack = std::mem::replace(&mut self.kind, Kind::Gone).into_inputs();
+        let mut stack = Vec::new();
+        std::mem::replace(&mut self.kind, Kind::Gone).put_inputs(&mut stack);
         while let Some(output) = stack.pop() {
             match output.0 {
                 Target::Of { node, .. } => {
                     if let Some(mut node) = Arc::into_inner(node) {
-                        stack.extend(std::mem::replace(&mut node.kind, Kind::Gone).into_inputs());
+                        std::mem::replace(&mut node.kind, Kind::Gone).put_inputs(&mut stack);
                     }
                 }
                 Target::Later(cell) => {
@@ -146,16 +147,16 @@ impl Drop for Node {
 }
 
 impl Kind {
-    fn into_inputs(self) -> Vec<Output> {
+    fn put_inputs(self, stack: &mut Vec<Output>) {
         match self {
-            Self::Source { .. } | Self::Gone => Vec::new(),
-            Self::Exec(exec) => exec.into_inputs(),
-            Self::File(file) => file.into_inputs(),
+            Self::Source { .. } | Self::Gone => {}
+            Self::Exec(exec) => exec.put_inputs(stack),
+            Self::File(file) => file.put_inputs(stack),
             Self::Merge(inputs)
             | Self::Written { inputs, .. }
-            | Self::Passthrough { trees: inputs, .. } => inputs,
-            Self::Build { definition, .. } => vec![definition],
-            Self::Diff { lower, upper } => lower.into_iter().chain(upper).collect(),
+            | Self::Passthrough { trees: inputs, .. } => stack.extend(inputs),
+            Self::Build { definition, .. } => stack.push(definition),
+            Self::Diff { lower, upper } => stack.extend(lower.into_iter().chain(upper)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What any op may be given besides what it does: names, groups, places, limits.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use oci::Platform;
 use proto::pb;
@@ -12,8 +12,8 @@ use super::source_map::Location;
 pub struct Options {
     /// Run on this platform instead of the state's.
     pub platform: Option<Platform>,
-    /// Free text; `llb.customname` is the name users see.
-    pub description: BTreeMap<String, String>,
+    /// Free text by key, each key once; `llb.customname` is the name users see.
+    pub description: Vec<(Cow<'static, str>, String)>,
     /// Always run.
     pub ignore_cache: bool,
     /// Whether the op may go into exported caches.
@@ -40,8 +40,15 @@ impl Options {
     }
 
     /// Adds a description.
-    pub fn describe(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.description.insert(key.to_owned(), value.into());
+    pub fn describe(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        match self.description.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, known)) => *known = value,
+            None => {
+                self.description.reserve_exact(1);
+                self.description.push((key, value));
+            }
+        }
         self
     }
 
@@ -53,6 +60,7 @@ impl Options {
 
     /// Adds a place in a source file.
     pub fn at(mut self, location: Location) -> Self {
+        self.locations.reserve_exact(1);
         self.locations.push(location);
         self
     }

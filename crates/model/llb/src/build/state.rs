@@ -23,12 +23,12 @@ pub struct State {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
     pub(super) env: Env,
-    pub(super) dir: String,
-    pub(super) user: String,
-    pub(super) hostname: String,
+    pub(super) dir: Arc<str>,
+    pub(super) user: Arc<str>,
+    pub(super) hostname: Arc<str>,
     pub(super) network: pb::NetMode,
     pub(super) security: pb::SecurityMode,
-    pub(super) platform: Option<Platform>,
+    pub(super) platform: Option<Arc<Platform>>,
 }
 
 impl Default for State {
@@ -100,6 +100,11 @@ impl State {
         self.output.as_ref()
     }
 
+    /// The same, taken out.
+    pub(super) fn into_output(self) -> Option<Output> {
+        self.output
+    }
+
     /// The same settings on another tree.
     pub fn with_output_of(&self, other: &Self) -> Self {
         Self {
@@ -134,7 +139,7 @@ impl State {
 
     /// Sets the working directory, as is.
     pub fn dir(self, dir: &str) -> Self {
-        self.change(|settings| dir.clone_into(&mut settings.dir))
+        self.change(|settings| settings.dir = dir.into())
     }
 
     /// The working directory; empty when never set.
@@ -144,12 +149,12 @@ impl State {
 
     /// Sets the user.
     pub fn user(self, user: &str) -> Self {
-        self.change(|settings| user.clone_into(&mut settings.user))
+        self.change(|settings| settings.user = user.into())
     }
 
     /// Sets the host name.
     pub fn hostname(self, name: &str) -> Self {
-        self.change(|settings| name.clone_into(&mut settings.hostname))
+        self.change(|settings| settings.hostname = name.into())
     }
 
     /// Sets the network mode.
@@ -164,12 +169,12 @@ impl State {
 
     /// Sets the platform.
     pub fn platform(self, platform: Platform) -> Self {
-        self.change(|settings| settings.platform = Some(platform))
+        self.change(|settings| settings.platform = Some(Arc::new(platform)))
     }
 
     /// The platform, if one was set.
     pub fn current_platform(&self) -> Option<&Platform> {
-        self.settings.platform.as_ref()
+        self.settings.platform.as_deref()
     }
 
     /// Runs a command on the tree.
