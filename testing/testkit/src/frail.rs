@@ -71,6 +71,7 @@ struct Data {
     /// By repository and tag or digest, with their types.
     manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    opened: usize,
     requests: Vec<Request>,
     received: u64,
     sent: u64,
@@ -367,7 +368,8 @@ impl State {
                 return Response::status(201);
             }
         }
-        let id = format!("u{}", data.uploads.len());
+        data.opened += 1;
+        let id = format!("u{}", data.opened);
         data.uploads.insert(id.clone(), Vec::new());
         self.place(202, request, repository, &id)
     }
