@@ -249,7 +249,7 @@ impl<'scope> Blocks<'scope, '_> {
     }
 
     fn start(&mut self, out: content::Writer) -> Running<'scope> {
-        let depth = self.threads + 1;
+        let depth = self.threads;
         let (jobs, queue) = sync_channel::<Job>(depth);
         let (results, ordered) = sync_channel(depth);
         let (give_back, spare) = sync_channel(depth + self.threads);
@@ -365,14 +365,18 @@ impl Write for Blocks<'_, '_> {
 
 fn work(codec: Codec, queue: &Mutex<Receiver<Job>>, give_back: &SyncSender<Vec<u8>>) {
     let mut encoder = codec.encoder();
+    // Results wait for their turn in no more memory than they need.
+    let mut scratch = Vec::new();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, result }) = job else {
             return;
         };
-        let mut out = Vec::new();
         let encoded = match &mut encoder {
-            Ok(encoder) => encoder.encode(&block, &mut out).map(|()| out),
+            Ok(encoder) => {
+                let encoded = encoder.encode(&block, &mut scratch);
+                encoded.map(|()| scratch.as_slice().to_vec())
+            }
             Err(err) => Err(io::Error::new(err.kind(), err.to_string())),
         };
         // Nobody may be waiting any more: the writer failed, or all buffers are back.

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use fstree::Kind;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Found;
@@ -38,9 +38,26 @@ pub(super) fn same(lower: &Found<'_>, upper: &Found<'_>) -> io::Result<bool> {
             let target = |found: &Found<'_>| rustix::fs::readlinkat(found.dir, found.name, []);
             Ok(target(lower)? == target(upper)?)
         }
-        Kind::File if new.size > 0 => same_content(&open(lower)?, &open(upper)?),
+        Kind::File if new.size > 0 => {
+            Ok(is_one_file(lower, upper)? || same_content(&open(lower)?, &open(upper)?)?)
+        }
         _ => Ok(true),
     }
+}
+
+/// Whether it is one file that is seen through two overlays. These have devices of their own, but show the inode as it
+/// is below them; two files with one number would have to be of two file systems, and changed in the same instant.
+fn is_one_file(lower: &Found<'_>, upper: &Found<'_>) -> io::Result<bool> {
+    let look = |found: &Found<'_>| {
+        let stat = rustix::fs::statat(found.dir, found.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok::<_, Errno>((
+            stat.st_ino,
+            stat.st_ctime,
+            stat.st_ctime_nsec,
+            stat.st_blocks,
+        ))
+    };
+    Ok(look(lower)? == look(upper)?)
 }
 
 /// The attribute with a file's capabilities; empty when there is none.
