@@ -27,6 +27,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{CommandFactory as _, Parser as _};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use args::{Cli, Command};
 
@@ -51,6 +54,7 @@ fn end_with_the_reader() {
 }
 
 fn main() -> ExitCode {
+    tasks::share_memory();
     end_with_the_reader();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -71,8 +75,9 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
+    // One thread shows what happens and may have to wait for whoever reads; the other one serves the daemon.
     let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
     {
@@ -123,15 +128,19 @@ impl Cli {
 }
 
 fn start_logging(debug: bool) {
-    let level = if debug { "debug" } else { "warn" };
-    let filter = tracing_subscriber::EnvFilter::new(format!(
-        "{level},h2=warn,hyper=warn,tower=warn,rustls=warn"
-    ));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let level = match debug {
+        true => LevelFilter::DEBUG,
+        false => LevelFilter::WARN,
+    };
+    let quiet = ["h2", "hyper", "tower", "rustls"].map(|name| (name, LevelFilter::WARN));
+    let shown = Targets::new().with_default(level).with_targets(quiet);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(shown)
+        .with(lines)
         .init();
 }
 

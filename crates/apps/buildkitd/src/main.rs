@@ -11,15 +11,19 @@ mod gc;
 mod history;
 mod listen;
 mod platforms;
+mod rootless;
 mod serve;
 mod settings;
 mod state;
 mod wiring;
+mod worker;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use args::Args;
 use config::{Config, Loaded};
@@ -31,11 +35,16 @@ const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
 const DOCKERFILE_VERSION: &str = "1.26.0";
 
 fn main() -> ExitCode {
+    // Before anything else: where it works, the program starts again.
+    let protected = runtime::protect_program();
     tasks::keep_little_memory();
     let args = Args::parse();
     if args.version {
         println!("buildkitd {PACKAGE} {VERSION} {}", revision());
         return ExitCode::SUCCESS;
+    }
+    if let Err(err) = protected {
+        eprintln!("buildkitd: the daemon's own file is not protected from steps: {err}");
     }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,9 +60,6 @@ fn revision() -> &'static str {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Err(err) = runtime::protect_program() {
-        eprintln!("buildkitd: the daemon's own file is not protected from steps: {err}");
-    }
     let (path, named) = settings::config_path(args);
     let Loaded { config, warnings } = Config::load(&path, named)?;
     start_logging(&settings::log_settings(args, &config)?);
@@ -62,6 +68,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let settings = Settings::decide(args, config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(tasks::cores())
         .enable_all()
         .build()?;
     let ended = runtime.block_on(daemon(settings));
@@ -71,17 +78,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn start_logging(settings: &LogSettings) {
-    let filter = EnvFilter::new(format!(
-        "{0},h2=info,hyper=info,tower=info,rustls=info",
-        settings.level
-    ));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let quiet = ["h2", "hyper", "tower", "rustls"].map(|name| (name, LevelFilter::INFO));
+    let shown = Targets::new()
+        .with_default(settings.level)
+        .with_targets(quiet);
+    let shown = tracing_subscriber::registry().with(shown);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if settings.json {
-        builder.json().init();
+        shown.with(lines.json()).init();
     } else {
-        builder.with_ansi(false).with_target(false).init();
+        shown.with(lines.with_ansi(false).with_target(false)).init();
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::Args;
 use crate::config::Config;
@@ -26,7 +27,7 @@ pub(crate) struct Settings {
 /// Levels and format of the daemon's own log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogSettings {
-    pub level: String,
+    pub level: LevelFilter,
     pub json: bool,
 }
 
@@ -48,9 +49,14 @@ pub(crate) fn log_settings(args: &Args, config: &Config) -> anyhow::Result<LogSe
         let level = args.log_level.clone().or_else(|| config.log.level.clone());
         level.unwrap_or_else(|| "info".to_owned())
     };
-    if !["error", "warn", "warning", "info", "debug", "trace"].contains(&level.as_str()) {
-        bail!("invalid log level {level:?}: expected error, warn, info, debug or trace");
-    }
+    let level = match level.as_str() {
+        "error" => LevelFilter::ERROR,
+        "warn" | "warning" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => bail!("invalid log level {level:?}: expected error, warn, info, debug or trace"),
+    };
     let format = args
         .log_format
         .as_deref()
@@ -61,14 +67,7 @@ pub(crate) fn log_settings(args: &Args, config: &Config) -> anyhow::Result<LogSe
         "json" => true,
         other => bail!("unsupported log format {other:?}: expected json or text"),
     };
-    Ok(LogSettings {
-        level: if level == "warning" {
-            "warn".into()
-        } else {
-            level
-        },
-        json,
-    })
+    Ok(LogSettings { level, json })
 }
 
 impl Settings {

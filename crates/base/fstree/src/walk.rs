@@ -59,7 +59,7 @@ impl Entry {
 
     /// The extended attributes, sorted by name.
     pub fn xattrs(&self) -> io::Result<Xattrs> {
-        xattr::of_entry(&self.dir, self.name.to_bytes())
+        xattr::of_walked(self.dir.as_fd(), &self.name)
     }
 }
 
@@ -286,6 +286,12 @@ mod tests {
             std::io::read_to_string(entry.open().expect("open")).expect("read"),
             "x"
         );
-        assert!(entry.xattrs().is_ok());
+        assert_eq!(entry.xattrs().expect("none"), []);
+        let named = (b"user.kiln".as_slice(), b"value".as_slice());
+        // Not every file system has them.
+        if xattr::set_of_entry(entry.dir(), entry.name().to_bytes(), named.0, named.1).is_ok() {
+            let found = entry.xattrs().expect("one");
+            assert_eq!(found, [("user.kiln".into(), b"value".to_vec())]);
+        }
     }
 }

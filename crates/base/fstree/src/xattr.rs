@@ -1,9 +1,12 @@
 //! Extended attributes, of open files and of entries named inside a directory.
 
-use std::ffi::{CString, OsString};
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, OsString, c_long};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -27,6 +30,44 @@ pub fn of_file(fd: impl AsFd) -> io::Result<Xattrs> {
 /// All attributes of the entry `name` of the directory `dir`; links are not followed.
 pub fn of_entry(dir: impl AsFd, name: &[u8]) -> io::Result<Xattrs> {
     read(&entry(dir.as_fd(), name)?)
+}
+
+/// The same for the many entries of a walk, most of which have none.
+pub(crate) fn of_walked(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Xattrs> {
+    match has_none(dir, name) {
+        true => Ok(Xattrs::new()),
+        false => of_entry(dir, name.to_bytes()),
+    }
+}
+
+/// `listxattrat`, which is the same everywhere. Linux has it since 6.13.
+const LISTXATTRAT: c_long = 465;
+
+/// Whether an entry is known to have no attributes: without a path through `/proc`, which takes as long again.
+fn has_none(dir: BorrowedFd<'_>, name: &CStr) -> bool {
+    static MISSING: AtomicBool = AtomicBool::new(false);
+    if MISSING.load(Ordering::Relaxed) {
+        return false;
+    }
+    // SAFETY: a descriptor and a C string that live as long as the call, and no buffer, which asks for the size only.
+    let size = unsafe {
+        libc::syscall(
+            LISTXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            std::ptr::null_mut::<u8>(),
+            0_usize,
+        )
+    };
+    if size < 0 {
+        let err = io::Error::last_os_error().raw_os_error();
+        // Sandboxes refuse what they do not know.
+        if matches!(err, Some(libc::ENOSYS | libc::EPERM)) {
+            MISSING.store(true, Ordering::Relaxed);
+        }
+    }
+    size == 0
 }
 
 /// Sets one attribute of an open file.

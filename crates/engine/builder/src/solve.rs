@@ -177,12 +177,13 @@ impl Builder {
             let base = name.split('=').next().unwrap_or(name);
             if !self.machinery.entitlements.contains(base) {
                 let text = format!(
-                    "granting entitlement {name} is not allowed by build daemon configuration"
+                    "granting entitlement {base} is not allowed by build daemon configuration"
                 );
                 return Err(Failure::new(Class::User, text));
             }
             granted.insert(name.clone());
         }
+        ops::DeviceGrants::parse(&granted).map_err(|text| Failure::new(Class::User, text))?;
         Ok(Entitlements(granted))
     }
 
