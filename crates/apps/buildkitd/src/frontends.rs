@@ -36,7 +36,7 @@ pub(crate) struct Gateway {
 pub(crate) fn wire(config: &Frontends, worker: &WorkerRecord) -> Result<Vec<Arc<dyn Frontend>>> {
     let mut list: Vec<Arc<dyn Frontend>> = Vec::new();
     if config.dockerfile.enabled.unwrap_or(true) {
-        list.push(Arc::new(dockerfile::Dockerfile));
+        list.push(Arc::new(dockerfile::Dockerfile::default()));
     }
     if config.gateway.enabled.unwrap_or(true) {
         let door = Arc::new(Door::new(worker.clone()));

@@ -175,7 +175,7 @@ impl Trouble {
 }
 
 /// One range per line, as clients expect.
-pub(crate) fn ranges(span: Span) -> Vec<pb::Range> {
+pub(crate) fn ranges<R: FromIterator<pb::Range>>(span: Span) -> R {
     let position = |line: u32| {
         Some(pb::Position {
             line: i32::try_from(line).unwrap_or(i32::MAX),

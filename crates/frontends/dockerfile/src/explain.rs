@@ -62,7 +62,7 @@ pub(crate) struct Paths {
     pub(crate) bridge: Arc<dyn Bridge>,
     pub(crate) defaults: Defaults,
     pub(crate) context: Option<Directory>,
-    pub(crate) taken: Vec<Taken>,
+    pub(crate) taken: Arc<[Taken]>,
 }
 
 impl std::fmt::Debug for Paths {

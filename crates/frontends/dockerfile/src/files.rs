@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use frontend::{Bridge, Reference, ResolvedImage, SolveRequest};
+use frontend::{Bridge, Reference, ResolveOptions, ResolvedImage, SolveRequest};
 use llb::build::{Copy, Defaults, FileOp, Http, Local, Options as OpOptions, SourceMap, State};
 use oci::Platform;
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Locate, Result, text};
 use crate::explain::Directory;
+use crate::memo::Asked;
 use crate::options::Options;
 use crate::options::number::parse_bool;
 use crate::{git_ref, paths};
@@ -38,6 +39,8 @@ pub(crate) struct Files {
     ignore: OnceCell<IgnoreFile>,
     /// Images that were looked up.
     pub(crate) resolved: Mutex<HashMap<ImageKey, Arc<OnceCell<ResolvedImage>>>>,
+    /// The same with what they are; `None` as soon as more was asked than images.
+    asked: Mutex<Option<Vec<Asked>>>,
 }
 
 /// The ignore file of the main context.
@@ -90,6 +93,7 @@ impl Files {
             main: Main::default(),
             ignore: OnceCell::new(),
             resolved: Mutex::default(),
+            asked: Mutex::new(Some(Vec::new())),
         };
         files.main = files.find_main().await?;
         Ok(files)
@@ -212,6 +216,27 @@ impl Files {
             .get(&key)
             .unwrap_or(&self.session)
             .clone()
+    }
+
+    /// Notes that an image was looked up.
+    pub(crate) fn note_asked(&self, name: &str, options: ResolveOptions, found: &ResolvedImage) {
+        if let Some(list) = self.asked.lock().as_mut() {
+            list.push(Asked {
+                name: name.to_owned(),
+                options,
+                found: found.clone(),
+            });
+        }
+    }
+
+    /// Notes that something else was asked for, which is not remembered.
+    pub(crate) fn note_other(&self) {
+        *self.asked.lock() = None;
+    }
+
+    /// The images that were looked up, if nothing else was.
+    pub(crate) fn asked(&self) -> Option<Vec<Asked>> {
+        self.asked.lock().clone()
     }
 
     /// The session of the caller.

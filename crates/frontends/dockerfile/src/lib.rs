@@ -14,6 +14,7 @@ mod files;
 mod git_ref;
 mod image;
 mod lower;
+mod memo;
 mod named;
 mod options;
 mod paths;
@@ -35,11 +36,14 @@ use crate::answer::{Built, answer};
 use crate::error::{Error, Locate, Result, Trouble, ranges, text};
 use crate::files::{Files, Source};
 use crate::lower::{Lowered, Wish, lower};
+use crate::memo::Memo;
 use crate::options::Options;
 
-/// `dockerfile.v0`
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Dockerfile;
+/// `dockerfile.v0`. Remembers what it lowered lately.
+#[derive(Default)]
+pub struct Dockerfile {
+    memo: Memo,
+}
 
 #[async_trait]
 impl Frontend for Dockerfile {
@@ -54,7 +58,7 @@ impl Frontend for Dockerfile {
         request: Request,
     ) -> std::result::Result<Outcome, Failure> {
         let mut map = None;
-        solve(cx, bridge, request, &mut map)
+        solve(&self.memo, cx, bridge, request, &mut map)
             .await
             .map_err(|trouble| trouble.into_failure(map.as_ref()))
     }
@@ -62,6 +66,7 @@ impl Frontend for Dockerfile {
 
 /// `map` is set as soon as the Dockerfile is read, for errors that have a place in it.
 async fn solve(
+    memo: &Memo,
     cx: &Cx,
     bridge: Arc<dyn Bridge>,
     request: Request,
@@ -86,7 +91,7 @@ async fn solve(
             .await
             .map_err(Trouble::unplaced);
     }
-    build(&files, &source).await
+    build(memo, &files, &source).await
 }
 
 /// Passes the request on if the file or the client names another frontend and there is a way to run one.
@@ -136,7 +141,7 @@ async fn forward(files: &Files, source: &Source) -> Result<Option<Outcome>> {
     }
 }
 
-async fn build(files: &Files, source: &Source) -> Result<Outcome> {
+async fn build(memo: &Memo, files: &Files, source: &Source) -> Result<Outcome> {
     let scanner = match &files.options.sbom {
         Some(sbom) => Some(sbom::Scanner::find(files, sbom).await?),
         None => None,
@@ -148,7 +153,7 @@ async fn build(files: &Files, source: &Source) -> Result<Outcome> {
     let builds = platforms
         .iter()
         .enumerate()
-        .map(|(number, platform)| build_platform(files, source, *platform, number == 0));
+        .map(|(number, platform)| build_platform(memo, files, source, *platform, number == 0));
     let mut built = Vec::with_capacity(platforms.len());
     for one in join_all(builds).await {
         built.push(one?);
@@ -157,26 +162,18 @@ async fn build(files: &Files, source: &Source) -> Result<Outcome> {
 }
 
 async fn build_platform(
+    memo: &Memo,
     files: &Files,
     source: &Source,
     platform: Option<&Platform>,
     warns: bool,
 ) -> Result<Built> {
-    let wish = Wish {
-        platform,
-        ..Wish::default()
-    };
-    let mut lowered = if warns {
-        lower_and_warn(files, source, wish).await?
-    } else {
-        check_config(files, source)?;
-        lower(files, source, wish, &mut Linter::off()).await?
-    };
+    let lowered = lower_once(memo, files, source, platform, warns).await?;
     let paths = explain::Paths {
         bridge: files.bridge.clone(),
         defaults: lowered.defaults.clone(),
         context: files.main_directory(),
-        taken: std::mem::take(&mut lowered.taken),
+        taken: lowered.taken.clone(),
     };
     let Lowered {
         state, defaults, ..
@@ -199,14 +196,49 @@ async fn build_platform(
     })
 }
 
+/// Lowers, unless that was done before, and sends what was found on the way even if that fails.
+async fn lower_once(
+    memo: &Memo,
+    files: &Files,
+    source: &Source,
+    platform: Option<&Platform>,
+    warns: bool,
+) -> Result<Lowered> {
+    let config = check_config(files, source)?;
+    let key = memo::Key::new(files, source, platform, warns);
+    if let Some((lowered, findings)) = memo.find(files, source, &key).await {
+        send_warnings(files, source, &findings).await;
+        return Ok(lowered);
+    }
+    let mut linter = if warns {
+        Linter::new(config)
+    } else {
+        Linter::off()
+    };
+    let wish = Wish {
+        platform,
+        ..Wish::default()
+    };
+    let lowered = lower(files, source, wish, &mut linter).await;
+    send_warnings(files, source, linter.findings()).await;
+    let lowered = lowered?;
+    memo.keep(files, source, key, &lowered, linter.findings())
+        .await;
+    Ok(lowered)
+}
+
 /// Lowers, and sends what was found on the way even if that fails.
 async fn lower_and_warn(files: &Files, source: &Source, wish: Wish<'_>) -> Result<Lowered> {
     let mut linter = Linter::new(check_config(files, source)?);
     let lowered = lower(files, source, wish, &mut linter).await;
-    for finding in linter.findings() {
+    send_warnings(files, source, linter.findings()).await;
+    lowered
+}
+
+async fn send_warnings(files: &Files, source: &Source, findings: &[Finding]) {
+    for finding in findings {
         warn(files, source, finding).await;
     }
-    lowered
 }
 
 /// Which findings are reported: what the client says, else the file.

@@ -45,6 +45,7 @@ use crate::image::Image;
 use crate::named::PendingLocal;
 
 /// What a Dockerfile means on one platform.
+#[derive(Clone)]
 pub(crate) struct Lowered {
     pub(crate) state: State,
     pub(crate) defaults: Defaults,
@@ -55,7 +56,7 @@ pub(crate) struct Lowered {
     pub(crate) scan: Scan,
     pub(crate) outline: Option<Outline>,
     /// What it takes from where.
-    pub(crate) taken: Vec<Taken>,
+    pub(crate) taken: Arc<[Taken]>,
 }
 
 /// What is to be lowered.
@@ -70,7 +71,7 @@ pub(crate) struct Wish<'a> {
 }
 
 /// What an SBOM scanner is to look at besides the result.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Scan {
     pub(crate) extras: BTreeMap<String, State>,
     pub(crate) ignore_cache: bool,
@@ -371,7 +372,7 @@ impl<'a> Lower<'a> {
         self.taken.extend(taken);
     }
 
-    fn all_taken(&mut self) -> Vec<Taken> {
+    fn all_taken(&mut self) -> Arc<[Taken]> {
         let taken = std::mem::take(&mut self.taken).into_iter();
         let from = |at: usize| {
             let record = &self.records[at];

@@ -126,6 +126,7 @@ impl Files {
 
     /// Makes a tree of a named context. A policy of the client may turn an image into something else.
     pub(crate) async fn load_named(&self, context: &NamedContext) -> Result<Loaded> {
+        self.note_other();
         let mut context = context.clone();
         for _ in 0..=MAX_TURNS {
             match self.load_as(&context).await {
@@ -211,17 +212,16 @@ impl Files {
 
     async fn layout_context(&self, context: &NamedContext, rest: &str) -> Result<Loaded> {
         let written = rest.strip_prefix("//").unwrap_or(rest);
-        let Some((name, digest)) = split_reference(written) else {
+        let unreadable = || {
             let what = format!("could not parse oci-layout reference {}", quoted(written));
-            return Err(text(format!("{what}: invalid reference format")).into());
+            text(format!("{what}: invalid reference format"))
         };
+        let (name, digest) = split_reference(written).ok_or_else(unreadable)?;
         let Some(digest) = digest else {
             let what = format!("oci-layout reference {} has no digest", quoted(written));
             return Err(text(what).into());
         };
-        let digest = digest
-            .parse()
-            .map_err(|err: oci::DigestError| text(err.to_string()))?;
+        let digest = digest.parse().map_err(|_| unreadable())?;
         let shown = parse_reference(&context.name)
             .with_context(|| {
                 format!(

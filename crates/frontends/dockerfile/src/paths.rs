@@ -58,11 +58,25 @@ fn cleaned(path: String) -> String {
 
 /// Whether there is nothing to clean. May say no where there is not.
 fn is_clean(path: &str) -> bool {
-    let rest = path.strip_prefix('/').unwrap_or(path);
-    match rest {
-        "" => path == "/",
-        _ => rest.split('/').all(|part| !matches!(part, "" | "." | "..")),
+    let bytes = path.as_bytes();
+    let rest = match bytes {
+        b"/" => return true,
+        b"" => return false,
+        [b'/', rest @ ..] => rest,
+        _ => bytes,
+    };
+    // What is there since the last slash: so many dots, or something else.
+    const OTHER: u32 = 3;
+    let mut part = 0;
+    for &byte in rest {
+        part = match byte {
+            b'/' if part < OTHER => return false,
+            b'/' => 0,
+            b'.' => (part + 1).min(OTHER),
+            _ => OTHER,
+        };
     }
+    part == OTHER
 }
 
 /// Joins and cleans; empty elements do not count.
@@ -80,6 +94,15 @@ pub(crate) fn rooted(path: &str) -> String {
         clean(path)
     } else {
         cleaned(["/", path].concat())
+    }
+}
+
+/// The same for a path that is not needed any more.
+pub(crate) fn into_rooted(path: String) -> String {
+    if path.starts_with('/') {
+        cleaned(path)
+    } else {
+        rooted(&path)
     }
 }
 
@@ -168,6 +191,8 @@ pub(crate) fn normalize(
     let path = without_drive(wanted, os, keep_slash).map_err(nested)?;
     let mut path = if path.starts_with('/') {
         path.into_owned()
+    } else if parent == "/" && !path.is_empty() {
+        rooted(&path)
     } else {
         join(&parent, &path)
     };
@@ -178,9 +203,12 @@ pub(crate) fn normalize(
 }
 
 /// Cleans an absolute path; a trailing `/` or `/.` says something about what is copied and stays.
-pub(crate) fn clean_keeping_ending(path: &str) -> String {
-    let mut cleaned = rooted(path);
-    restore_ending(path, &mut cleaned);
+pub(crate) fn clean_keeping_ending(path: String) -> String {
+    if path.starts_with('/') && is_clean(&path) {
+        return path;
+    }
+    let mut cleaned = rooted(&path);
+    restore_ending(&path, &mut cleaned);
     cleaned
 }
 
@@ -206,6 +234,9 @@ mod tests {
         for (path, expected) in [
             ("", "."),
             ("a/../b//c/.", "b/c"),
+            ("/a/.b/..c/...", "/a/.b/..c/..."),
+            ("a./b../.", "a./b.."),
+            ("a/", "a"),
             ("/../a", "/a"),
             ("../../a", "../../a"),
             ("/", "/"),

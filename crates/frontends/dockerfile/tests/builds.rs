@@ -135,7 +135,7 @@ async fn check(path: &Path, base: &Value) {
         session: "session".to_owned(),
         ..Request::default()
     };
-    let outcome = dockerfile::Dockerfile
+    let outcome = dockerfile::Dockerfile::default()
         .solve(&Cx::root(), fake.clone(), request)
         .await;
     let name = path

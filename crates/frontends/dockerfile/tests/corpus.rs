@@ -80,7 +80,7 @@ async fn meaning(dir: &Path) -> String {
         inputs: bridge::inputs(&meta),
         session: "session".to_owned(),
     };
-    let outcome = dockerfile::Dockerfile
+    let outcome = dockerfile::Dockerfile::default()
         .solve(&Cx::root(), fake.clone(), request)
         .await;
     let mut out = String::new();

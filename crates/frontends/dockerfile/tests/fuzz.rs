@@ -178,7 +178,7 @@ async fn no_damaged_file_panics_or_takes_long() {
             session: "session".to_owned(),
             ..Request::default()
         };
-        let answer = dockerfile::Dockerfile
+        let answer = dockerfile::Dockerfile::default()
             .solve(&Cx::root(), fake, request)
             .await;
         assert!(answer.is_ok() || !answer.is_err_and(|err| err.text().is_empty()));

@@ -46,7 +46,7 @@ async fn differences(dir: &Path) -> Vec<String> {
         session: "vector-session".to_owned(),
     };
     let cx = Cx::root();
-    let outcome = dockerfile::Dockerfile
+    let outcome = dockerfile::Dockerfile::default()
         .solve(&cx, fake.clone(), request)
         .await;
     let mut found = compare::calls(&meta, &fake);

@@ -20,7 +20,7 @@ async fn outcome(meta: &Value, file: &[u8]) -> Result<Vec<u8>, String> {
         inputs: bridge::inputs(meta),
         session: "session".to_owned(),
     };
-    let outcome = dockerfile::Dockerfile
+    let outcome = dockerfile::Dockerfile::default()
         .solve(&Cx::root(), fake.clone(), request)
         .await;
     outcome.map_err(|err| err.text().to_owned())?;

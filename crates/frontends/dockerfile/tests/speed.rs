@@ -66,8 +66,10 @@ async fn five_thousand_lines_with_500_stages() {
     let mut best = f64::MAX;
     for _ in 0..10 {
         let fake = Arc::new(bridge::Fake::new(&meta, file.clone().into_bytes()));
+        // A new one each time: the same one would remember.
+        let frontend = dockerfile::Dockerfile::default();
         let start = Instant::now();
-        let outcome = dockerfile::Dockerfile
+        let outcome = frontend
             .solve(&Cx::root(), fake.clone(), Request::default())
             .await;
         best = best.min(start.elapsed().as_secs_f64() * 1e3);

@@ -181,7 +181,8 @@ impl Lex {
     /// Expands `word` to a list of words. What variables bring in is split at white space, what is quoted is not;
     /// empty words vanish.
     ///
-    /// Upstream loses what stands in front of `${…}` with an operator in the same word (`80${X:-80}` is `80`). We keep it.
+    /// Compat: what stands in front of `${…}` with an operator in the same word is lost, `80${X:-81}` is `81`
+    /// (frontend/dockerfile/shell/lex.go).
     pub fn process_words(&self, word: &str, env: &dyn Env) -> Result<Vec<String>, ExpandError> {
         Ok(self.scan(word, env)?.0.into_words())
     }
@@ -201,5 +202,25 @@ impl Lex {
                 unmatched: scanner.unmatched,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_lose_what_stands_in_front_of_an_operator() {
+        let env = vec![("b".to_owned(), "x y".to_owned())];
+        let words = |word: &str| Lex::new('\\').process_words(word, &env).expect("valid");
+        assert_eq!(words("80${a:-81}"), ["81"]);
+        assert_eq!(words("1 2${a-3}4"), ["1", "34"]);
+        assert_eq!(words("2\"3${a-4}\""), ["34"]);
+        assert_eq!(words("8${a:+}"), [""; 0]);
+        assert_eq!(words("8${b}9"), ["8x", "y9"]);
+        let whole = Lex::new('\\')
+            .process_word("80${a:-81}", &env)
+            .expect("valid");
+        assert_eq!(whole.text, "8081");
     }
 }

@@ -435,9 +435,14 @@ proptest! {
         let many = lex.process_words(&word, &env);
         prop_assert_eq!(one.is_ok(), many.is_ok());
         if let (Ok(one), Ok(many)) = (one, many) {
-            // Splitting only takes white space away.
+            // Splitting only takes white space away, and what stands in front of an operator.
             let strip = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-            prop_assert_eq!(strip(&one.text), strip(&many.concat()));
+            let (one, many) = (strip(&one.text), strip(&many.concat()));
+            let mut left = one.chars();
+            prop_assert!(many.chars().all(|c| left.any(|other| other == c)), "{:?} {:?}", one, many);
+            if !word.contains('{') {
+                prop_assert_eq!(one, many);
+            }
         }
     }
 

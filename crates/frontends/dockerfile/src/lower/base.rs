@@ -121,12 +121,9 @@ impl Lower<'_> {
                 continue;
             }
             let span = record.span;
+            let unplaced = record.external && span == Span::default();
             let found = self.want(at);
-            wanted.push(if self.records[at].external {
-                found?
-            } else {
-                found.at(span)?
-            });
+            wanted.push(if unplaced { found? } else { found.at(span)? });
         }
         let this = &*self;
         let found = join_all(wanted.iter().map(|wanted| this.look_up(wanted))).await;
@@ -386,7 +383,14 @@ impl Files {
         let key = (name.to_owned(), options.platform.clone());
         let cell = self.resolved.lock().entry(key).or_default().clone();
         let found = cell
-            .get_or_try_init(async || self.bridge.resolve_image(&self.cx, name, options).await)
+            .get_or_try_init(async || {
+                let found = self
+                    .bridge
+                    .resolve_image(&self.cx, name, options.clone())
+                    .await?;
+                self.note_asked(name, options, &found);
+                Ok::<_, diagnostics::Failure>(found)
+            })
             .await?;
         Ok(found.clone())
     }

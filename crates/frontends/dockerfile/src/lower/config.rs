@@ -1,5 +1,7 @@
 //! Instructions that change nothing but the image and the environment, and WORKDIR.
 
+use std::borrow::Cow;
+
 use dockerfile_syntax::lint::{Lint, is_secret_name};
 use dockerfile_syntax::{self as syntax, Command, Instruction, Span, port, signal};
 use llb::build::{Action, Chown, FileOp, User};
@@ -45,18 +47,19 @@ impl Lower<'_> {
         for (key, value) in pairs {
             self.lint_pair(instruction, label.legacy);
             history.extend([" ", &key, "=", &value]);
-            self.records[at].image.config.labels.insert(key, value);
+            let labels = &mut self.records[at].image.config.labels;
+            labels.insert(key.into_owned(), value.into_owned());
         }
         self.commit(at, history, false);
         Ok(())
     }
 
-    fn expand_pairs(
+    fn expand_pairs<'w>(
         &mut self,
         at: usize,
         instruction: &Instruction,
-        pairs: &[syntax::Pair],
-    ) -> Result<Vec<(String, String)>> {
+        pairs: &'w [syntax::Pair],
+    ) -> Result<Vec<(Cow<'w, str>, Cow<'w, str>)>> {
         let mut expanded = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let key = self.expand(at, instruction, &pair.key)?;
@@ -94,9 +97,12 @@ impl Lower<'_> {
         for one in &arg.args {
             self.lint_secret(instruction, "ARG", &one.name);
             let value = match (self.build_args.get(&one.name), &one.default) {
-                (Some(given), _) => Some(given.clone()),
+                (Some(given), _) => Some(given.clone().into()),
                 (None, Some(default)) => Some(self.expand(at, instruction, default)?),
-                (None, None) => self.globals.get(&one.name).map(str::to_owned),
+                (None, None) => {
+                    let global = self.globals.get(&one.name);
+                    global.map(|value| value.to_owned().into())
+                }
             };
             let inherited = !self.build_args.contains_key(&one.name)
                 && one.default.is_none()
@@ -280,7 +286,7 @@ impl Lower<'_> {
         let name = self.expand(at, instruction, &stop.signal)?;
         signal::check(&name).map_err(|err| text(err.to_string()))?;
         self.commit(at, format!("STOPSIGNAL {name}"), false);
-        self.records[at].image.config.stop_signal = name;
+        self.records[at].image.config.stop_signal = name.into_owned();
         Ok(())
     }
 
@@ -293,8 +299,9 @@ impl Lower<'_> {
         let user = self.expand(at, instruction, &user.user)?;
         let record = &mut self.records[at];
         record.state = std::mem::take(&mut record.state).user(&user);
-        record.image.config.user.clone_from(&user);
-        self.commit(at, format!("USER {user}"), false);
+        let history = format!("USER {user}");
+        record.image.config.user = user.into_owned();
+        self.commit(at, history, false);
         Ok(())
     }
 
@@ -305,12 +312,13 @@ impl Lower<'_> {
         volume: &syntax::Volume,
     ) -> Result<()> {
         let volumes = self.expand_all(at, instruction, &volume.paths)?;
-        if volumes.iter().any(String::is_empty) {
+        if volumes.iter().any(|volume| volume.is_empty()) {
             return Err(Error::Says("VOLUME specified can not be an empty string").into());
         }
         let history = format!("VOLUME [{}]", volumes.join(" "));
         let known = &mut self.records[at].image.config.volumes;
-        known.extend(volumes.into_iter().map(|volume| (volume, Nothing {})));
+        let volumes = volumes.into_iter().map(Cow::into_owned);
+        known.extend(volumes.map(|volume| (volume, Nothing {})));
         self.commit(at, history, false);
         Ok(())
     }

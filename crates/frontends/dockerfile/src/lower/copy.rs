@@ -1,5 +1,7 @@
 //! COPY and ADD.
 
+use std::borrow::Cow;
+
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::shell::Lex;
 use dockerfile_syntax::{self as syntax, Heredoc, Instruction, Sources};
@@ -18,12 +20,12 @@ use crate::paths;
 struct Job<'a> {
     instruction: &'a Instruction,
     add: Option<&'a syntax::Add>,
-    paths: Vec<String>,
+    paths: Vec<Cow<'a, str>>,
     files: Vec<(&'a Heredoc, Vec<u8>)>,
-    dest: String,
-    chown: String,
-    chmod: String,
-    checksum: String,
+    dest: Cow<'a, str>,
+    chown: Cow<'a, str>,
+    chmod: Cow<'a, str>,
+    checksum: Cow<'a, str>,
     link: bool,
     parents: bool,
     exclude: &'a [String],
@@ -99,7 +101,7 @@ impl Lower<'_> {
             dest,
             chown,
             chmod,
-            checksum: String::new(),
+            checksum: "".into(),
             link: copy.link,
             parents: copy.parents,
             exclude: &copy.exclude,
@@ -131,7 +133,7 @@ impl Lower<'_> {
         at: usize,
         instruction: &Instruction,
         sources: &'s Sources,
-    ) -> Result<(Vec<String>, Vec<(&'s Heredoc, Vec<u8>)>, String)> {
+    ) -> Result<(Vec<Cow<'s, str>>, Vec<(&'s Heredoc, Vec<u8>)>, Cow<'s, str>)> {
         let paths = self.expand_all(at, instruction, &sources.paths)?;
         let dest = self.expand(at, instruction, &sources.dest)?;
         let mut files = Vec::with_capacity(sources.files.len());
@@ -193,12 +195,13 @@ impl Lower<'_> {
     fn finish_copy(&mut self, at: usize, job: &Job<'_>, op: FileOp, name: String) {
         let span = job.instruction.span;
         let merges = job.link && job.chmod.is_empty() && self.files.bridge.supports(caps::MERGE_OP);
-        let options = self.op_options(at, name.clone(), span);
         if !merges {
+            let options = self.op_options(at, name, span);
             let record = &mut self.records[at];
             record.state = record.state.file(op, options);
             return;
         }
+        let options = self.op_options(at, name.clone(), span);
         let group = identity::new_id();
         let files = State::scratch().file(op, options.group(&group, &name, true));
         let shown = self.shown(at, &job.instruction.text);
@@ -235,7 +238,7 @@ impl Lower<'_> {
             };
             paths::normalize(dir, dest, os, true)?
         };
-        Ok(paths::clean_keeping_ending(&dest))
+        Ok(paths::clean_keeping_ending(dest))
     }
 
     /// Adds what one source means.
@@ -271,7 +274,7 @@ impl Lower<'_> {
             let source = Http {
                 url: path.to_owned(),
                 filename: file.clone(),
-                checksum: job.checksum.clone(),
+                checksum: job.checksum.to_string(),
                 ..Http::default()
             };
             let source = source.state(OpOptions::named(name).describe(COMMAND, ""));
@@ -339,7 +342,7 @@ fn local_copy(job: &Job<'_>, common: &Copy, path: &str, os: &str) -> Result<Copy
         }
         copy.include = vec![pattern.strip_prefix('/').unwrap_or(&pattern).to_owned()];
     }
-    copy.src = paths::rooted(&normalized(src)?);
+    copy.src = paths::into_rooted(normalized(src)?);
     Ok(copy)
 }
 
@@ -362,11 +365,11 @@ fn git_state(job: &mut Job<'_>, git: &GitRef, name: &str) -> Result<State> {
             ))
             .into());
         }
-        job.checksum.clone_from(&git.checksum);
+        job.checksum = git.checksum.clone().into();
     }
     let mut source = git.source();
     source.keep_git_dir = job.keep_git_dir == Some(true);
-    source.checksum.clone_from(&job.checksum);
+    source.checksum = job.checksum.to_string();
     Ok(source.state(OpOptions::named(name)))
 }
 

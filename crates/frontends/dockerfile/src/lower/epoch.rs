@@ -173,6 +173,7 @@ impl Lower<'_> {
             return Ok(None);
         };
         let bridge = &self.files.bridge;
+        self.files.note_other();
         let facts = bridge
             .resolve_source(&self.files.cx, op.clone(), &log_name)
             .await?;

@@ -1,5 +1,6 @@
 //! Names of steps, and history.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use llb::build::{Env, Location, Options as OpOptions};
@@ -69,14 +70,14 @@ impl Lower<'_> {
     }
 
     /// The text of an instruction as shown.
-    pub(super) fn shown(&self, at: usize, text: &str) -> String {
+    pub(super) fn shown<'t>(&self, at: usize, text: &'t str) -> Cow<'t, str> {
         let env = self.records[at].state.env_list();
         if self.lex.leaves_alone(text) {
-            return upper_first(text.to_owned());
+            return upper_first(text.into());
         }
         match self.lex.process_word(text, &Vars(env)) {
-            Ok(expanded) => upper_first(expanded.text),
-            Err(_) => upper_first(text.to_owned()),
+            Ok(expanded) => upper_first(expanded.text.into()),
+            Err(_) => upper_first(text.into()),
         }
     }
 
@@ -89,7 +90,7 @@ impl Lower<'_> {
     ) -> OpOptions {
         let location = Location {
             map: self.map().clone(),
-            ranges: ranges(span).into(),
+            ranges: ranges(span),
         };
         OpOptions::named(name)
             .at(location)
@@ -113,13 +114,18 @@ impl Lower<'_> {
 }
 
 /// Everything up to the first blank in upper case. Compat: a tab is no blank here.
-pub(super) fn upper_first(mut text: String) -> String {
-    let end = text.find(' ').unwrap_or(text.len());
-    if text[..end].is_ascii() {
-        text[..end].make_ascii_uppercase();
+pub(super) fn upper_first(mut text: Cow<'_, str>) -> Cow<'_, str> {
+    let end = text.bytes().position(|byte| byte == b' ');
+    let end = end.unwrap_or(text.len());
+    let first = &text[..end];
+    if first.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return text;
+    }
+    if first.is_ascii() {
+        text.to_mut()[..end].make_ascii_uppercase();
     } else {
-        let upper = text[..end].to_uppercase();
-        text.replace_range(..end, &upper);
+        let upper = first.to_uppercase();
+        text.to_mut().replace_range(..end, &upper);
     }
     text
 }
@@ -172,7 +178,7 @@ mod tests {
 
     #[test]
     fn only_the_first_word_is_raised() {
-        assert_eq!(upper_first("run echo a".to_owned()), "RUN echo a");
-        assert_eq!(upper_first("run\techo a".to_owned()), "RUN\tECHO a");
+        assert_eq!(upper_first("run echo a".into()), "RUN echo a");
+        assert_eq!(upper_first("run\techo a".into()), "RUN\tECHO a");
     }
 }

@@ -23,7 +23,10 @@ impl Lower<'_> {
         let instruction = &step.instruction;
         let mut mounts = Vec::with_capacity(run.mounts.len());
         for flag in &run.mounts {
-            let mount = flag.resolve(|word| self.expand(at, instruction, word));
+            let expand = |word: &str| -> Result<String> {
+                Ok(self.expand(at, instruction, word)?.into_owned())
+            };
+            let mount = flag.resolve(expand);
             mounts.push(mount?);
         }
         // A command may read anything.
@@ -111,9 +114,14 @@ impl Lower<'_> {
             env: Vars(&env),
             secrets: &secrets,
         };
-        let shown = match Lex::for_display(self.lex.escape).process_word(&text, &masked) {
-            Ok(expanded) => upper_first(expanded.text),
-            Err(_) => upper_first(text.into_owned()),
+        let lex = Lex::for_display(self.lex.escape);
+        let shown = if lex.leaves_alone(&text) {
+            upper_first(text)
+        } else {
+            match lex.process_word(&text, &masked) {
+                Ok(expanded) => upper_first(expanded.text.into()),
+                Err(_) => upper_first(text),
+            }
         };
         self.count_step(at);
         let platform = self.records[at].state.current_platform();

@@ -27,21 +27,25 @@ impl Lookup for Vars<'_> {
 
 impl Lower<'_> {
     /// Expands a word of an instruction with the variables of its stage.
-    pub(super) fn expand(
+    pub(super) fn expand<'w>(
         &mut self,
         at: usize,
         instruction: &Instruction,
-        word: &str,
-    ) -> Result<String> {
-        self.expand_with(self.lex, at, instruction, word)
+        word: &'w str,
+    ) -> Result<Cow<'w, str>> {
+        if self.lex.leaves_alone(word) {
+            return Ok(word.into());
+        }
+        let expanded = self.expand_with(self.lex, at, instruction, word);
+        Ok(expanded?.into())
     }
 
-    pub(super) fn expand_all(
+    pub(super) fn expand_all<'w>(
         &mut self,
         at: usize,
         instruction: &Instruction,
-        words: &[String],
-    ) -> Result<Vec<String>> {
+        words: &'w [String],
+    ) -> Result<Vec<Cow<'w, str>>> {
         words
             .iter()
             .map(|word| self.expand(at, instruction, word))

@@ -75,7 +75,9 @@ fn shown(finding: &Finding, source: &Source) -> String {
     }
     text.push_str(&format!("\n{}\n", finding.message));
     let info = source.map.info();
-    text.push_str(&diagnostics::excerpt(&info, &ranges(finding.span)).unwrap_or_default());
+    text.push_str(
+        &diagnostics::excerpt(&info, &ranges::<Vec<_>>(finding.span)).unwrap_or_default(),
+    );
     text
 }
 
@@ -84,7 +86,9 @@ fn build_error(trouble: Trouble) -> Value {
     let mut lines: Vec<u32> = trouble.spans.iter().flat_map(|span| span.lines()).collect();
     lines.sort_unstable();
     lines.dedup();
-    let places = lines.into_iter().flat_map(|line| ranges(Span::line(line)));
+    let places = lines
+        .into_iter()
+        .flat_map(|line| ranges::<Vec<_>>(Span::line(line)));
     let location = pb::Location {
         source_index: 0,
         ranges: places.collect(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::table::table;
 use super::{Answer, location, new_answer, object};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{Files, Source};
 use crate::lower::{Outline, Wish};
 use crate::lower_and_warn;
@@ -98,6 +98,10 @@ fn shown(outline: &Outline) -> String {
 
 /// Nothing is looked up and nothing expanded for this.
 pub(super) fn targets(source: &Source) -> Result<Answer> {
+    if source.map.data.is_empty() {
+        // Compat: an empty file is told from one without instructions only where it is built.
+        return Err(Error::Says("file with no instructions").into());
+    }
     let file = dockerfile_syntax::parse(&source.map.data, &mut Linter::off())?;
     let last = file.stages.len().saturating_sub(1);
     let mut list = Vec::with_capacity(file.stages.len());

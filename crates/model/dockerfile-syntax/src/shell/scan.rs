@@ -14,9 +14,16 @@ pub(super) struct Parts {
     text: String,
     /// Ends of runs of `text`, alternately splittable and not, starting with splittable.
     ends: Vec<usize>,
+    /// Where the word so far is forgotten when words are wanted.
+    cuts: Vec<usize>,
 }
 
 impl Parts {
+    /// Compat: upstream reads operands into the buffer that holds the current word (shell/lex.go).
+    fn forget_word(&mut self) {
+        self.cuts.push(self.text.len());
+    }
+
     /// Adds text that is split at white space.
     fn loose(&mut self, text: &str) {
         if self.ends.len().is_multiple_of(2) {
@@ -55,23 +62,23 @@ impl Parts {
     pub(super) fn into_words(self) -> Vec<String> {
         let mut words = Vec::new();
         let mut word = String::new();
+        let mut cuts = self.cuts.iter().peekable();
         let mut start = 0;
         for (index, &end) in self.ends.iter().enumerate() {
-            let run = &self.text[start..end];
+            let first = start;
             start = end;
-            if index % 2 == 1 {
-                word.push_str(run);
-                continue;
-            }
-            for c in run.chars() {
-                if !c.is_whitespace() {
+            for (at, c) in self.text[first..end].char_indices() {
+                while cuts.next_if(|cut| **cut <= first + at).is_some() {
+                    word.clear();
+                }
+                if index % 2 == 1 || !c.is_whitespace() {
                     word.push(c);
                 } else if !word.is_empty() {
                     words.push(std::mem::take(&mut word));
                 }
             }
         }
-        if !word.is_empty() {
+        if !word.is_empty() && cuts.next().is_none() {
             words.push(word);
         }
         words
@@ -130,6 +137,8 @@ pub(super) struct Scanner<'a> {
     rest: Rest<'a>,
     keep_escapes: bool,
     depth: usize,
+    /// How many operands were read.
+    operands: usize,
     pub(super) matched: BTreeSet<String>,
     pub(super) unmatched: BTreeSet<String>,
 }
@@ -143,6 +152,7 @@ impl<'a> Scanner<'a> {
             rest: Rest(word),
             keep_escapes: lex.keep_escapes,
             depth: 0,
+            operands: 0,
             matched: BTreeSet::new(),
             unmatched: BTreeSet::new(),
         }
@@ -171,11 +181,22 @@ impl<'a> Scanner<'a> {
             }
             match c {
                 '$' => {
+                    let operands = self.operands;
                     let value = self.dollar()?;
+                    if self.operands > operands {
+                        parts.forget_word();
+                    }
                     parts.loose(&value);
                 }
                 '\'' if !self.lex.plain_quotes => parts.solid(&self.single_quoted()?),
-                '"' if !self.lex.plain_quotes => parts.solid(&self.double_quoted()?),
+                '"' if !self.lex.plain_quotes => {
+                    let operands = self.operands;
+                    let text = self.double_quoted()?;
+                    if self.operands > operands {
+                        parts.forget_word();
+                    }
+                    parts.solid(&text);
+                }
                 '<' => parts.solid(&self.heredoc_mark()),
                 _ if plain(c) => parts.loose(self.rest.take_while(plain)),
                 _ => {
@@ -381,6 +402,7 @@ impl<'a> Scanner<'a> {
         }
         let outer = std::mem::replace(&mut self.keep_escapes, keep_escapes);
         self.depth += 1;
+        self.operands += 1;
         let result = self.run(Some(close));
         self.depth -= 1;
         self.keep_escapes = outer;
