@@ -53,11 +53,8 @@ pub enum Error {
     #[error("invalid syntax")]
     Mode,
     /// A user or group is given by name, but no tree to look it up in.
-    #[error("invalid missing {kind} mount")]
-    NoAccounts {
-        /// `user` or `group`.
-        kind: &'static str,
-    },
+    #[error("invalid user index: -1")]
+    NoAccounts,
     /// `/etc/passwd` or `/etc/group` is something else than a file.
     #[error("{path} is not a regular file")]
     NotRegular {
@@ -93,7 +90,11 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::File(source) | Self::NoParent { source, .. } | Self::Destination { source } => {
-                source.class()
+                match source.kind() {
+                    // The path says what the tree is not.
+                    io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => Class::User,
+                    _ => source.class(),
+                }
             }
             Self::NoMatch { .. } => Class::NotFound,
             Self::Patterns(err) => err.class(),
@@ -104,8 +105,8 @@ impl Classify for Error {
             | Self::NotRegular { .. }
             | Self::TooLarge { .. }
             | Self::UnknownEntry { .. }
+            | Self::NoAccounts
             | Self::Archive { .. } => Class::User,
-            Self::NoAccounts { .. } => Class::Internal,
             Self::Cancelled(err) => err.class(),
         }
     }

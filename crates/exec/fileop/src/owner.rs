@@ -43,7 +43,7 @@ pub fn find_owner(
             owner = Owner { uid: *id, gid: *id };
         }
         Some(Account::Name(name)) => {
-            let users = users.ok_or(Error::NoAccounts { kind: "user" })?;
+            let users = users.ok_or(Error::NoAccounts)?;
             let content = read(users, "/etc/passwd")?;
             if let Some(fields) = entry(&content, name, false) {
                 owner = Owner {
@@ -57,7 +57,7 @@ pub fn find_owner(
         None => {}
         Some(Account::Id(id)) => owner.gid = *id,
         Some(Account::Name(name)) => {
-            let groups = groups.ok_or(Error::NoAccounts { kind: "group" })?;
+            let groups = groups.ok_or(Error::NoAccounts)?;
             let content = read(groups, "/etc/group")?;
             if let Some(fields) = entry(&content, name, true) {
                 owner.gid = number(fields.get(2));
@@ -159,7 +159,7 @@ mod tests {
         let owner = find_owner(&spec, Some(&root), None).expect("an owner");
         assert_eq!(owner, Owner { uid: 0, gid: 0 });
         let err = find_owner(&spec, None, None).expect_err("no tree");
-        assert_eq!(err.to_string(), "invalid missing user mount");
+        assert_eq!(err.to_string(), "invalid user index: -1");
     }
 
     #[test]

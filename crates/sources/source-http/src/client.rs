@@ -167,10 +167,7 @@ impl Client {
         if !tags.is_empty() {
             request = request.header(IF_NONE_MATCH, tags.join(", "));
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|err| failed(reason(err.without_url())))?;
+        let response = request.send().await.map_err(|err| failed(reason(err)))?;
         let body = response_body(response, failure(verb, attrs));
         Ok(body)
     }
@@ -235,13 +232,39 @@ fn failure(method: &'static str, attrs: &Attrs) -> impl Fn(String) -> Error + Se
     }
 }
 
-/// The innermost cause says it best.
+/// The innermost cause says it best. Compat: that there is nobody to talk to is said in upstream's words.
 fn reason(err: reqwest::Error) -> String {
+    use std::io::ErrorKind;
+    let host = err.url().map(|url| {
+        let port = url.port_or_known_default().unwrap_or_default();
+        (url.host_str().unwrap_or_default().to_owned(), port)
+    });
+    let err = err.without_url();
     let mut at: &dyn std::error::Error = &err;
-    while let Some(source) = at.source() {
-        at = source;
+    let mut kind = ErrorKind::Other;
+    loop {
+        if let Some(io) = at.downcast_ref::<std::io::Error>() {
+            kind = io.kind();
+        }
+        match at.source() {
+            Some(source) => at = source,
+            None => break,
+        }
     }
-    at.to_string()
+    let text = at.to_string();
+    let Some((host, port)) = host.filter(|_| err.is_connect()) else {
+        return text;
+    };
+    let refused = match kind {
+        ErrorKind::ConnectionRefused => "connection refused",
+        ErrorKind::NetworkUnreachable => "network is unreachable",
+        ErrorKind::HostUnreachable => "no route to host",
+        _ if text.contains("failed to lookup address") => {
+            return format!("dial tcp: lookup {host}: no such host");
+        }
+        _ => return text,
+    };
+    format!("dial tcp {host}:{port}: connect: {refused}")
 }
 
 fn response_body(
@@ -253,7 +276,7 @@ fn response_body(
         headers: Some(response.headers().clone()),
         body: response
             .bytes_stream()
-            .map_err(move |err| failed(reason(err.without_url())))
+            .map_err(move |err| failed(reason(err)))
             .boxed(),
     }
 }
