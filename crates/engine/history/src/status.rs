@@ -189,8 +189,8 @@ mod tests {
     fn many_steps_are_told_in_several_messages_and_before_what_is_told_of_them() {
         let step = |number: usize| {
             Event::Vertex(progress::Vertex {
-                digest: format!("sha256:{number:064}").into(),
-                inputs: vec![format!("sha256:{:064}", number + 1).into()],
+                digest: format!("sha256:{number:064}"),
+                inputs: vec![format!("sha256:{:064}", number + 1)],
                 name: "a step".into(),
                 ..progress::Vertex::default()
             })
