@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use executor::Error;
 use executor::attach::{self, Attach, Request};
-use executor::terminal::Terminal;
+use executor::terminal::{Program, Terminal};
 use tasks::{Cancelled, Cx};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -86,7 +86,7 @@ impl Attached {
         } = self;
         let guard = KillOnDrop::new(control.clone());
         let (sizes, new_sizes) = watch::channel(None);
-        let (over, is_over) = watch::channel(false);
+        let (program, state) = watch::channel(Program::Running);
         let attend = async {
             tokio::pin!(ended);
             let mut cancelled = None;
@@ -106,12 +106,12 @@ impl Attached {
                     },
                 }
             };
-            over.send_replace(true);
+            program.send_replace(Program::over(cancelled.is_some()));
             (ended, cancelled)
         };
         let serve = async {
             if let Some(terminal) = terminal {
-                terminal.serve(new_sizes, is_over).await;
+                terminal.serve(new_sizes, state).await;
             }
         };
         let ((ended, cancelled), ()) = tokio::join!(attend, serve);

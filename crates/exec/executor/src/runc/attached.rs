@@ -22,7 +22,7 @@ use super::{KILL_AGAIN, NO_CODE, Runc, command};
 use crate::attach::{self, Attach, Request};
 use crate::rootfs::Root;
 use crate::spec;
-use crate::terminal::Terminal;
+use crate::terminal::{Program, Terminal};
 use crate::{Error, ExecProcess};
 
 /// Between looks at a container that is about to run.
@@ -200,7 +200,7 @@ impl Runc {
         }
         let runtime = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let (_sizes, new_sizes) = watch::channel(None);
-        let (over, is_over) = watch::channel(false);
+        let (program, state) = watch::channel(Program::Running);
         let mut requests = wires.requests;
         let master = wires.master;
         let attend = async {
@@ -226,12 +226,12 @@ impl Runc {
                     },
                 }
             };
-            over.send_replace(true);
+            program.send_replace(Program::over(cancelled.is_some()));
             (status, cancelled)
         };
         let serve = async {
             if let Some(terminal) = wires.terminal {
-                terminal.serve(new_sizes, is_over).await;
+                terminal.serve(new_sizes, state).await;
             }
         };
         let ((status, cancelled), ()) = tokio::join!(attend, serve);
