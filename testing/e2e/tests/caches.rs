@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use e2e::{BASE, Build, Daemon, check_all_cached, context, on_base, stock};
+use llb::build::{Defaults, FileOp, Options, State};
 use oci::Digest;
+use prost::Message as _;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::fixture::list;
@@ -554,6 +556,47 @@ fn layers_are_fetched_when_something_needs_them() {
     let build = daemon.build(context.path(), &[&import, "--opt=build-arg:V=2"]);
     build.ok();
     assert_eq!(fetched(), 4);
+}
+
+/// Steps may say that their results are to stay here: M15.
+#[test]
+fn a_step_that_must_not_be_exported_has_keys_and_no_result() {
+    require!(root, registry);
+    if e2e::skipped_unless(e2e::is_ours(), "the stock daemon exports what ran just now") {
+        return;
+    }
+    let (registry, dir) = (Registry::start(), temp());
+    let daemon = Daemon::start();
+    let results = |tag: &str, export: Option<bool>| {
+        let options = Options {
+            export_cache: export,
+            ..Options::default()
+        };
+        let file = |path: &str| FileOp::new().mkfile(path, 0o644, tag.to_owned());
+        // The first has no inputs, so its result is never exported.
+        let first = State::scratch().file(file("/a"), Options::default());
+        let second = first.file(file("/b"), options);
+        let third = second.file(file("/c"), Options::default());
+        let definition = third.marshal(&Defaults::default());
+        let definition = definition.expect("it is complete");
+        let path = dir.path().join(tag);
+        std::fs::write(&path, definition.encode_to_vec()).expect("written");
+        let host = registry.host();
+        let export = format!("--export-cache=type=registry,ref={host}/c:{tag},mode=max");
+        let mut client = daemon.client(&["build", "--progress=plain", &export]);
+        let input = std::fs::File::open(&path).expect("a definition");
+        Build::of(client.stdin(input).output().expect("the client runs")).ok();
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let get = |path: &str| serde_json::from_str::<Value>(&registry.get(path, kind));
+        let manifest = get(&format!("/v2/c/manifests/{tag}")).expect("a manifest");
+        let config = manifest["config"]["digest"].as_str().expect("a digest");
+        let config = get(&format!("/v2/c/blobs/{config}")).expect("a document");
+        let records = config["records"].as_array().expect("records");
+        let with = records.iter().filter(|it| it["layers"].is_array()).count();
+        (records.len(), with)
+    };
+    assert_eq!(results("usual", None), (3, 2));
+    assert_eq!(results("kept", Some(false)), (3, 1));
 }
 
 /// Steps that fill cache mounts: a common one, one with an owner, which stands on a tree, and one with a name.
