@@ -209,3 +209,29 @@ fn a_miss_explains_itself() {
     let name = list(&daemon).pop().map(|(_, name)| name).expect("a build");
     call(&daemon, &["debug", "explain", &name]).ok();
 }
+
+#[test]
+fn another_base_explains_a_miss() {
+    require!(root, busybox, registry);
+    if e2e::skipped_unless(
+        e2e::is_ours() && e2e::is_our_client(),
+        "only our daemon explains misses, and only our client asks it to",
+    ) {
+        return;
+    }
+    let registry = testkit::registry::Registry::start();
+    let daemon = Daemon::start();
+    let name = format!("{}/base:1", registry.host());
+    let push = |text: &str| {
+        let base = on_base(&format!("RUN echo {text} > /text"), "");
+        let output = format!("--output=type=image,name={name},push=true");
+        daemon.build(base.path(), &[&output]).ok();
+    };
+    push("one");
+    let context = e2e::context(&format!("//- Dockerfile\nFROM {name}\nRUN cat /text\n"));
+    daemon.build(context.path(), &[]).ok();
+    push("two");
+    let text = explained(&daemon, context.path(), &["--opt=image-resolve-mode=pull"]);
+    assert!(text.contains("   base changed: "), "{text}");
+    assert!(text.matches("@sha256:").count() >= 2, "{text}");
+}

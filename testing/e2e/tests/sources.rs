@@ -359,6 +359,75 @@ fn a_policy_forbids_and_converts_sources() {
 }
 
 #[test]
+fn policies_choose_by_text_pattern_and_attribute() {
+    require!(root, busybox);
+    let web = Web::start(|request| Response::file(request.path.clone()));
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = web.url();
+    let text = format!("FROM scratch\nADD {url}/wanted /");
+    let rule = |action: &str, selector: &str, further: &str| {
+        format!(r#"{{"action":"{action}","selector":{{{selector}}}{further}}}"#)
+    };
+    let exact = format!(r#""identifier":"{url}/wanted","match_type":"EXACT""#);
+    let regex = r#""identifier":"^http://.*/want(ed)$","match_type":"REGEX""#;
+    let attr = |condition: &str, value: &str| {
+        let constraint =
+            format!(r#"{{"key":"http.filename","value":"{value}","condition":"{condition}"}}"#);
+        format!(r#""identifier":"http://*","constraints":[{constraint}]"#)
+    };
+    let denied = format!("source \"{url}/wanted\" denied by policy: source denied by policy");
+    let allowed = "wanted 0600 7";
+    for (rules, refused) in [
+        (rule("DENY", &exact, ""), Some(denied.as_str())),
+        (rule("DENY", r#""identifier":"http://nowhere/*""#, ""), None),
+        (rule("DENY", regex, ""), Some(&denied)),
+        (rule("DENY", &attr("EQUAL", "wanted"), ""), Some(&denied)),
+        (rule("DENY", &attr("EQUAL", "other"), ""), None),
+        (rule("DENY", &attr("NOTEQUAL", "wanted"), ""), None),
+        (rule("DENY", &attr("MATCHES", "^w.*d$"), ""), Some(&denied)),
+        (
+            rule("DENY", &exact, "") + "," + &rule("ALLOW", regex, ""),
+            None,
+        ),
+        (
+            rule("ALLOW", regex, "") + "," + &rule("DENY", &exact, ""),
+            Some(&denied),
+        ),
+        (
+            rule("DENY", r#""identifier":"(","match_type":"REGEX""#, ""),
+            Some("error parsing regexp: missing closing ): `(`"),
+        ),
+        (
+            rule("CONVERT", &exact, ""),
+            Some("missing destination for convert rule"),
+        ),
+        (
+            rule(
+                "CONVERT",
+                &exact,
+                &format!(
+                    r#","updates":{{"attrs":{{"http.checksum":"sha256:{}"}}}}"#,
+                    "1".repeat(64)
+                ),
+            ),
+            Some("digest mismatch"),
+        ),
+    ] {
+        let (done, tree) = dockerfile(&daemon, &text, &[policy(dir.path(), &rules)]);
+        match refused {
+            Some(refused) => {
+                done.fails_with(refused);
+            }
+            None => {
+                done.ok();
+                assert_eq!(tree, allowed, "{rules}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_image_that_was_resolved_is_used_while_its_registry_is_down() {
     require!(root, busybox, registry);
     if skipped_unless(is_ours(), "the stock daemon asks the registry each time") {
