@@ -1,6 +1,6 @@
 //! Keys that services lend: for a role, for a token, or printed by a command.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fault::Class;
@@ -159,7 +159,7 @@ struct PortalKeys {
 }
 
 /// The token for a start page among those in a folder, if there is one that still counts. Blocking.
-pub(super) fn cached_token(folder: &PathBuf, start: &str) -> Option<String> {
+pub(super) fn cached_token(folder: &Path, start: &str) -> Option<String> {
     let files = std::fs::read_dir(folder).ok()?.flatten();
     let texts = files.filter_map(|file| std::fs::read(file.path()).ok());
     let mut tokens = texts.filter_map(|text| serde_json::from_slice::<Cached>(&text).ok());
