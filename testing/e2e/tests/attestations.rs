@@ -166,3 +166,45 @@ fn wrong_wishes_are_refused_before_anything_runs() {
         built.fails_with(wanted);
     }
 }
+
+#[test]
+fn what_steps_and_the_machine_used_is_said_on_demand() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let dir = on_base("RUN i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done", "");
+    let out = temp();
+    let output = format!("--output=type=local,dest={}", out.path().display());
+    let steps = |wish: &str| {
+        daemon
+            .build(dir.path(), &[&output, "--opt", wish, "--no-cache"])
+            .ok();
+        let statement = read(&out.path().join("provenance.json"));
+        let predicate = &statement["predicate"];
+        let about = &predicate["runDetails"]["metadata"]["buildkit_metadata"];
+        let config = &predicate["buildDefinition"]["internalParameters"]["buildConfig"];
+        let steps = config["llbDefinition"].as_array().expect("steps").clone();
+        let used = steps.into_iter().map(|step| step["resourceUsage"].clone());
+        let used: Vec<Value> = used.filter(|used| !used.is_null()).collect();
+        (used, about["sysUsage"].clone())
+    };
+    let (none, machine) = steps("attest:provenance=mode=max");
+    assert_eq!((none.len(), machine), (0, Value::Null));
+    let (used, machine) = steps("attest:provenance=mode=max,capture-usage=true");
+    let last = machine
+        .as_array()
+        .and_then(|all| all.last())
+        .expect("a sample");
+    assert!(last["memoryStat"]["total"].is_u64(), "{last:#}");
+    assert!(last["cpuStat"]["user"].is_number(), "{last:#}");
+    // The stock daemon keeps account only where the unified hierarchy is the only one.
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if e2e::is_ours() || unified {
+        assert_eq!(used.len(), 2, "both RUN: {used:#?}");
+        for used in &used {
+            let last = used["samples"].as_array().and_then(|all| all.last());
+            let last = last.expect("a sample");
+            assert!(last["cpuStat"]["usageNanos"].is_u64(), "{last:#}");
+            assert!(used["sysCPUStat"]["user"].is_number(), "{used:#}");
+        }
+    }
+}
