@@ -1,0 +1,168 @@
+//! Repositories behind ssh, entered with keys and agents of whoever builds. Skipped where there is no ssh server.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e::{Build, Daemon, context, skipped_unless};
+use llb::build::{Defaults, Git, Options};
+use prost::Message as _;
+use tempfile::TempDir;
+use testkit::require;
+
+fn run(program: &Path, args: &[&str]) {
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap_or_else(|err| panic!("{}: {err}", program.display()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {said}");
+}
+
+/// An ssh server with one repository, one host key and one user key.
+struct Server {
+    process: Child,
+    dir: TempDir,
+    port: u16,
+}
+
+impl Server {
+    /// `None` where the programs for it are missing.
+    fn start() -> Option<Self> {
+        let sshd = testkit::on_path("sshd")?;
+        let keygen = testkit::on_path("ssh-keygen")?;
+        let git = testkit::on_path("git")?;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for name in ["host", "user", "other"] {
+            run(
+                &keygen,
+                &["-q", "-t", "ed25519", "-N", "", "-C", name, "-f", &at(name)],
+            );
+        }
+        std::fs::copy(at("user.pub"), at("authorized")).expect("a copy");
+        let (work, bare) = (at("work"), at("bare.git"));
+        run(&git, &["init", "-q", &work]);
+        std::fs::write(dir.path().join("work/f"), "behind ssh\n").expect("a file");
+        let who = ["-c", "user.name=a", "-c", "user.email=a@b", "-C", &work];
+        run(&git, &[&who[..], &["add", "."]].concat());
+        run(&git, &[&who[..], &["commit", "-q", "-m", "one"]].concat());
+        run(&git, &["clone", "-q", "--bare", &work, &bare]);
+
+        let port = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = port.local_addr().expect("an address").port();
+        let settings = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\nPidFile none\n",
+            at("host"),
+            at("authorized"),
+        );
+        std::fs::write(at("settings"), settings).expect("settings");
+        // Where the server keeps its unprivileged part.
+        std::fs::create_dir_all("/run/sshd").expect("a folder");
+        let process = Command::new(sshd)
+            .args(["-D", "-e", "-f", &at("settings")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server starts");
+        let server = Self { process, dir, port };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "no ssh server");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(server)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn url(&self) -> String {
+        let path = self.path("bare.git");
+        format!("ssh://root@127.0.0.1:{}{}", self.port, path.display())
+    }
+
+    /// A line of known hosts that says the server has this key.
+    fn known_as(&self, key: &str) -> String {
+        let key = std::fs::read_to_string(self.path(key)).expect("a key");
+        format!("[127.0.0.1]:{} {}", self.port, key.trim())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn keys_in_a_file_open_a_repository() {
+    require!(root);
+    let server = Server::start();
+    if skipped_unless(server.is_some(), "no ssh server, ssh-keygen or git here") {
+        return;
+    }
+    let server = server.expect("it was asked for");
+    let daemon = Daemon::start();
+    let files = context(&format!(
+        "//- Dockerfile\nFROM scratch\nADD {} /r\n",
+        server.url()
+    ));
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let output = format!("--output=type=local,dest={}", out.path().display());
+    let with = |key: &str| format!("--ssh=default={}", server.path(key).display());
+    daemon.build(files.path(), &[&with("user"), &output]).ok();
+    let text = std::fs::read_to_string(out.path().join("r/f")).expect("the file");
+    assert_eq!(text, "behind ssh\n");
+
+    let other = daemon.build(files.path(), &[&with("other"), "--no-cache"]);
+    other.fails_with("Permission denied");
+    let public = daemon.build(files.path(), &[&with("user.pub")]);
+    public.fails_with("ssh: no key found");
+}
+
+#[test]
+fn a_host_with_another_key_than_the_known_one_is_not_entered() {
+    require!(root);
+    let server = Server::start();
+    if skipped_unless(server.is_some(), "no ssh server, ssh-keygen or git here") {
+        return;
+    }
+    let server = server.expect("it was asked for");
+    let daemon = Daemon::start();
+    let build = |known: &str| {
+        let url = server.url();
+        let git = Git {
+            location: url.split_once('@').map_or("", |(_, rest)| rest).to_owned(),
+            url: url.clone(),
+            ssh: Some(server.known_as(known)),
+            ..Git::default()
+        };
+        let state = git.state(Options::named("repository"));
+        let definition = state.marshal(&Defaults::default()).expect("complete");
+        let ssh = format!("--ssh=default={}", server.path("user").display());
+        let mut child = daemon
+            .client(&["build", "--progress=plain", "--no-cache", &ssh])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // A client that refuses the input closes it.
+        let _ = stdin.write_all(&definition.encode_to_vec());
+        drop(stdin);
+        Build::of(child.wait_with_output().expect("it ends"))
+    };
+    build("other.pub").fails_with("Host key verification failed");
+    build("host.pub").ok();
+}
