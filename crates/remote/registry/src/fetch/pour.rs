@@ -9,7 +9,7 @@ use tasks::Task;
 use tokio::sync::mpsc;
 
 /// Pieces that may wait for the disk.
-const WAITING: usize = 8;
+const WAITING: usize = 4;
 
 pub(super) struct Pour {
     digest: Digest,
