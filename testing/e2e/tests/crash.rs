@@ -124,10 +124,15 @@ fn a_killed_daemon_comes_back_and_leaks_nothing() {
     assert_eq!(problems(&root), Vec::<String>::new());
     assert_eq!(e2e::mounts_below(&root), Vec::<String>::new());
     assert_eq!(e2e::processes_below(&root), Vec::<String>::new());
-    assert!(
-        control_groups() <= groups,
-        "control groups were left behind"
-    );
+    // Others on this machine may have some for a moment.
+    let begun = Instant::now();
+    while control_groups() > groups {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "control groups were left behind"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
