@@ -16,9 +16,9 @@ use reqwest::Response;
 use session::Group;
 use tasks::Cx;
 
-use crate::{Environment, Signing};
 use crate::attrs::Attrs;
 use crate::download::download;
+use crate::{Environment, Signing};
 
 /// A place in a store of objects where caches are.
 #[async_trait]
