@@ -164,7 +164,7 @@ fn platforms(args: &Args, file: &OciWorker) -> Result<Vec<Platform>> {
     };
     let texts = platforms.iter().flat_map(|text| text.split(','));
     let parsed: Result<Vec<Platform>, _> = texts.map(str::parse).collect();
-    Ok(parsed.context("invalid platforms")?)
+    parsed.context("invalid platforms")
 }
 
 fn cdi(args: &Args, config: &Config) -> Option<Cdi> {
