@@ -1,5 +1,6 @@
 //! Looking into results: what frontends may read.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use tasks::Cx;
 
 /// The largest file a frontend may read at once: what fits into a message.
 const MAX_READ: u64 = 16 << 20;
+
+/// The bit of a socket in the modes of the wire.
+const GO_SOCKET: u32 = 1 << 24;
 
 async fn root(cx: &Cx, value: &Value) -> Result<Option<Root>, Failure> {
     let Some(tree) = &value.0 else {
@@ -199,7 +203,10 @@ pub(crate) async fn stat_file_at(tree: mount::Mount, path: &str) -> Result<Stat,
     .await
 }
 
-/// Compat: the path in the answer is the base name.
+/// What is told of an entry.
+///
+/// Compat: the path is the base name, directories have no size, sockets look like files, attributes of macOS and those
+/// that cannot be read are left out.
 fn stat(root: &Root, path: &Path, meta: &Meta) -> io::Result<Stat> {
     let linkname = if meta.kind() == Kind::Symlink {
         root.read_link(path)?.to_string_lossy().into_owned()
@@ -209,18 +216,86 @@ fn stat(root: &Root, path: &Path, meta: &Meta) -> io::Result<Stat> {
     let name = path
         .file_name()
         .map_or_else(|| "/".into(), |name| name.to_string_lossy());
+    let size = if meta.is_dir() { 0 } else { meta.size };
     Ok(Stat {
         path: name.into_owned(),
-        mode: meta.go_mode(),
+        mode: meta.go_mode() & !GO_SOCKET,
         uid: meta.uid,
         gid: meta.gid,
-        size: i64::try_from(meta.size).unwrap_or(i64::MAX),
+        size: i64::try_from(size).unwrap_or(i64::MAX),
         mod_time: meta.mtime.nanos(),
         linkname,
-        ..Stat::default()
+        devmajor: i64::from(meta.rdev.major),
+        devminor: i64::from(meta.rdev.minor),
+        xattrs: xattrs(root, path),
     })
+}
+
+fn xattrs(root: &Root, path: &Path) -> BTreeMap<String, Bytes> {
+    let found = match path.file_name() {
+        Some(_) => root
+            .parent(path)
+            .and_then(|parent| fstree::xattr::of_entry(&parent.dir, parent.name.to_bytes())),
+        None => fstree::xattr::of_file(root.fd()),
+    };
+    let named = found.unwrap_or_default().into_iter();
+    named
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, Bytes::from(value))))
+        .filter(|(name, _)| !name.starts_with("com.apple."))
+        .collect()
 }
 
 fn absolute(path: &str) -> String {
     format!("/{}", path.trim_start_matches("./").trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn entries_are_told_as_clients_know_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("dir")).expect("made");
+        std::fs::write(at("file"), "four").expect("written");
+        symlink("file", at("link")).expect("linked");
+        let _socket = UnixListener::bind(at("socket")).expect("bound");
+        let file = std::fs::File::open(at("file")).expect("opened");
+        let set = |name: &[u8]| fstree::xattr::set_of_file(&file, name, b"value");
+        set(b"user.kept").expect("attributes work here");
+
+        let root = Root::open(dir.path()).expect("opened");
+        let found = list(&root, "/", None).expect("listed");
+        let told: Vec<_> = found
+            .iter()
+            .map(|stat| (stat.path.as_str(), stat.size, stat.linkname.as_str()))
+            .collect();
+        let expected = [
+            ("dir", 0, ""),
+            ("file", 4, ""),
+            ("link", 4, "file"),
+            ("socket", 0, ""),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(found[3].mode & GO_SOCKET, 0);
+        let names: Vec<_> = found[1].xattrs.keys().map(String::as_str).collect();
+        assert!(names.contains(&"user.kept"), "{names:?}");
+        let dev = Root::open("/dev").expect("opened");
+        let meta = dev.symlink_meta("null").expect("looked at");
+        let stat = stat(&dev, Path::new("null"), &meta).expect("told");
+        assert_eq!((stat.devmajor, stat.devminor), (1, 3));
+    }
+
+    #[test]
+    fn the_tree_itself_can_be_looked_at() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = Root::open(dir.path()).expect("opened");
+        let meta = root.symlink_meta("/").expect("looked at");
+        let stat = stat(&root, Path::new("/"), &meta).expect("told");
+        assert_eq!((stat.path.as_str(), stat.size), ("/", 0));
+    }
 }
