@@ -39,6 +39,19 @@ fn malformed_definitions_are_refused() {
 
 #[test]
 fn a_folder_the_client_may_not_read_is_named() {
+    is_named_when_locked("locked");
+}
+
+#[test]
+fn a_file_the_client_may_not_read_is_named() {
+    let why = "the stock client sends such a file as an empty one";
+    if e2e::skipped_unless(e2e::is_our_client(), why) {
+        return;
+    }
+    is_named_when_locked("locked/f");
+}
+
+fn is_named_when_locked(locked: &str) {
     require!(root, busybox);
     let daemon = Daemon::with(&["--group", "65534"]);
     let context = on_base("FROM scratch\nCOPY . /", "//- locked/f\n1");
@@ -47,7 +60,7 @@ fn a_folder_the_client_may_not_read_is_named() {
         std::fs::set_permissions(path, mode).expect("mode set");
     };
     open(context.path(), 0o755);
-    open(&context.path().join("locked"), 0);
+    open(&context.path().join(locked), 0);
     open(daemon.socket().parent().expect("a folder"), 0o755);
     let files = tempfile::tempdir().expect("a temporary directory");
     open(files.path(), 0o755);
@@ -65,7 +78,7 @@ fn a_folder_the_client_may_not_read_is_named() {
         .output()
         .expect("the client runs");
     let build = Build::of(output).fails_with("permission denied");
-    assert!(build.text.contains("locked"), "{}", build.text);
+    assert!(build.text.contains(locked), "{}", build.text);
     daemon.build(on_base("", "").path(), &[]).ok();
 }
 

@@ -21,7 +21,7 @@ const BATCH: usize = 256 << 10;
 
 /// How many threads read.
 pub(super) fn readers() -> usize {
-    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4))
+    tasks::cores().clamp(2, 4)
 }
 
 /// The files that were listed, and those that are wanted.
@@ -163,13 +163,20 @@ impl Batch<'_> {
             }
             Content::File { root, path } => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-                // A file that is gone, or was one, is sent as an empty one.
-                if let Ok(fd) = root.open_with(&path, flags, Mode::empty()) {
-                    let read = self.parts(id, &File::from(fd));
-                    read.map_err(|err| match err {
-                        ReadError::Read(err) => Error::io("read", &path, err),
-                        ReadError::Send(err) => err,
-                    })?;
+                match root.open_with(&path, flags, Mode::empty()) {
+                    Ok(fd) => {
+                        let read = self.parts(id, &File::from(fd));
+                        read.map_err(|err| match err {
+                            ReadError::Read(err) => Error::io("read", &path, err),
+                            ReadError::Send(err) => err,
+                        })?;
+                    }
+                    // Clients of upstream send it as an empty file.
+                    Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                        return Err(Error::io("open", &path, err));
+                    }
+                    // A file that is gone, or was one, is sent as an empty one.
+                    Err(_) => {}
                 }
             }
         }
