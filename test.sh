@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Passes all checks and tests. Needs Rust and a C compiler; what the tests use beside them (git, a registry
-# server, runc, busybox, fuse-overlayfs, iproute2, openssl, procps) is installed on Debian as root, and named otherwise.
+# server, runc, busybox, fuse-overlayfs, iproute2, openssl, procps, ssh and its server)
+# is installed on Debian as root, and named otherwise.
 set -euo pipefail
 cd "$(dirname "$0")"
 export CI=true
@@ -17,6 +18,8 @@ command -v registry >/dev/null 2>&1 || need docker-registry docker-registry
 need ip iproute2
 need openssl openssl
 need fuse-overlayfs fuse-overlayfs
+need sshd openssh-server
+need ssh openssh-client
 need pgrep procps
 need tar tar
 [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)

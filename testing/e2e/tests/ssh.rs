@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::{Build, Daemon, context, skipped_unless};
+use e2e::{Build, Daemon, context};
 use llb::build::{Defaults, Git, Options};
 use prost::Message as _;
 use tempfile::TempDir;
@@ -31,11 +31,9 @@ struct Server {
 }
 
 impl Server {
-    /// `None` where the programs for it are missing.
-    fn start() -> Option<Self> {
-        let sshd = testkit::on_path("sshd")?;
-        let keygen = testkit::on_path("ssh-keygen")?;
-        let git = testkit::on_path("git")?;
+    fn start() -> Self {
+        let program = |name| testkit::on_path(name).expect("required");
+        let (sshd, keygen, git) = (program("sshd"), program("ssh-keygen"), program("git"));
         let dir = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name).display().to_string();
         for name in ["host", "user", "other"] {
@@ -77,7 +75,7 @@ impl Server {
             assert!(start.elapsed() < Duration::from_secs(60), "no ssh server");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(server)
+        server
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -106,12 +104,8 @@ impl Drop for Server {
 
 #[test]
 fn keys_in_a_file_open_a_repository() {
-    require!(root);
+    require!(root, git, sshd);
     let server = Server::start();
-    if skipped_unless(server.is_some(), "no ssh server, ssh-keygen or git here") {
-        return;
-    }
-    let server = server.expect("it was asked for");
     let daemon = Daemon::start();
     let files = context(&format!(
         "//- Dockerfile\nFROM scratch\nADD {} /r\n",
@@ -132,12 +126,8 @@ fn keys_in_a_file_open_a_repository() {
 
 #[test]
 fn a_host_with_another_key_than_the_known_one_is_not_entered() {
-    require!(root);
+    require!(root, git, sshd);
     let server = Server::start();
-    if skipped_unless(server.is_some(), "no ssh server, ssh-keygen or git here") {
-        return;
-    }
-    let server = server.expect("it was asked for");
     let daemon = Daemon::start();
     let build = |known: &str| {
         let url = server.url();

@@ -27,6 +27,8 @@ pub enum Need {
     busybox,
     /// fuse-overlayfs on PATH, and /dev/fuse.
     fuse,
+    /// sshd and ssh-keygen on PATH.
+    sshd,
 }
 
 impl Need {
@@ -38,6 +40,7 @@ impl Need {
             Self::git => on_path("git").is_some(),
             Self::busybox => Path::new("/bin/busybox").exists(),
             Self::fuse => on_path("fuse-overlayfs").is_some() && Path::new("/dev/fuse").exists(),
+            Self::sshd => on_path("sshd").is_some() && on_path("ssh-keygen").is_some(),
         }
     }
 }
