@@ -230,7 +230,7 @@ pub(crate) struct ContainerdArgs {
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub containerd_worker_gc: Option<bool>,
 
-    /// amount of storage GC keep locally, format "Reserved[,Free[,Maximum]]" (MB)
+    /// amount of storage GC keep locally, format `Reserved[,Free[,Maximum]]` (MB)
     #[arg(long, hide = true)]
     pub containerd_worker_gc_keepstorage: Option<String>,
 }
