@@ -71,6 +71,7 @@ pub(crate) fn plan(spec: &Spec, parts: Parts<'_>) -> Result<Plan, Setup> {
             .collect();
         texts("path", &paths)
     };
+    named(&process.env)?;
     let env = environment(process, parts.home);
     let own = |late: &Option<Late>| {
         late.as_ref().map(|late| OwnMount {
@@ -112,6 +113,17 @@ pub(crate) fn plan(spec: &Spec, parts: Parts<'_>) -> Result<Plan, Setup> {
         envp: CStrings::new(texts("environment variable", &env)?),
         ..Plan::default()
     })
+}
+
+/// Compat: a variable without a name is refused, where the C library would lose it.
+fn named(env: &[String]) -> Result<(), Setup> {
+    match env.iter().find(|entry| entry.starts_with('=')) {
+        // The rest may be a secret.
+        Some(_) => Err(Setup::because(
+            "environment variable name can't be empty".to_owned(),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The environment as the program sees it: of equal names the last value counts, at the first position; HOME is that
@@ -300,6 +312,14 @@ mod tests {
         assert_eq!(env(&["A=1", "B=2", "A=3"]), ["A=3", "B=2", "HOME=/root"]);
         assert_eq!(env(&["HOME=/x", "junk"]), ["HOME=/x"]);
         assert_eq!(env(&["HOME=", "A=1"]), ["HOME=/root", "A=1"]);
+    }
+
+    #[test]
+    fn a_variable_needs_a_name() {
+        let env = |entry: &str| named(&["A=1".to_owned(), entry.to_owned()]);
+        assert!(env("B=").is_ok());
+        let refused = env("=secret").expect_err("no name").text;
+        assert_eq!(refused, "environment variable name can't be empty");
     }
 
     #[test]
