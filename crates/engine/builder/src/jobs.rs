@@ -86,15 +86,20 @@ impl Jobs {
 
     /// The progress of a build that runs, has just ended or is about to come.
     pub async fn hub(&self, id: &str) -> Result<Arc<Hub>, Failure> {
-        self.wait(id, WAIT_STATUS, |job| Some(job.hub.clone()))
+        self.wait(id, WAIT_STATUS, |entry| Some(entry.job.hub.clone()))
             .await
             .ok_or_else(|| Failure::new(Class::NotFound, format!("no such job {id}")))
     }
 
-    /// The gateway of a running build.
+    /// The gateway of a running build. One that ended, or was refused, has none and will have none.
     pub async fn gateway(&self, id: &str, method: &str) -> Result<Arc<Gateway>, Failure> {
-        self.wait(id, WAIT_GATEWAY, |job| job.gateway.clone())
+        let found = |entry: &Entry| match &entry.job.gateway {
+            None if entry.running => None,
+            gateway => Some(gateway.clone()),
+        };
+        self.wait(id, WAIT_GATEWAY, found)
             .await
+            .flatten()
             .ok_or_else(|| {
                 let text = format!("forwarding {method}: no such job {id}");
                 Failure::new(Class::NotFound, text)
@@ -105,14 +110,14 @@ impl Jobs {
         &self,
         id: &str,
         limit: Duration,
-        pick: impl Fn(&Job) -> Option<T>,
+        pick: impl Fn(&Entry) -> Option<T>,
     ) -> Option<T> {
         let found = async {
             loop {
                 let changed = self.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                let found = self.jobs.lock().get(id).and_then(|entry| pick(&entry.job));
+                let found = self.jobs.lock().get(id).and_then(&pick);
                 if let Some(found) = found {
                     return found;
                 }
@@ -220,6 +225,17 @@ mod tests {
         let hub = hub.map_err(|err| err.to_string()).expect("known");
         assert!(hub.reader().next().await.is_none());
         assert_eq!(start.elapsed().as_secs(), 1);
+        let refused = jobs.gateway("a", "Ping").await.err().expect("none");
+        assert_eq!(refused.to_string(), "forwarding Ping: no such job a");
+        assert_eq!(start.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_for_an_unknown_build_waits_three_seconds() {
+        let jobs = Arc::new(Jobs::default());
+        let start = tokio::time::Instant::now();
+        assert!(jobs.gateway("zz", "Ping").await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 3);
     }
 
     #[tokio::test(start_paused = true)]
