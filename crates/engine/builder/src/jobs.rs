@@ -152,6 +152,7 @@ impl Drop for Registration {
         entry.job.hub.close();
         let hub = entry.job.hub.clone();
         drop(jobs);
+        self.jobs.changed.notify_waiters();
         let (jobs, id) = (self.jobs.clone(), self.id.clone());
         forget_later(async move {
             tokio::time::sleep(KEEP).await;
@@ -228,6 +229,23 @@ mod tests {
         let refused = jobs.gateway("a", "Ping").await.err().expect("none");
         assert_eq!(refused.to_string(), "forwarding Ping: no such job a");
         assert_eq!(start.elapsed().as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waits_hears_of_the_end_of_its_build() {
+        let jobs = Arc::new(Jobs::default());
+        let start = tokio::time::Instant::now();
+        let build = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let Ok(running) = jobs.add("a", job()) else {
+                panic!("the ref is free");
+            };
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            running.finish();
+        };
+        let (gateway, ()) = tokio::join!(jobs.gateway("a", "Ping"), build);
+        assert!(gateway.is_err());
+        assert_eq!(start.elapsed().as_secs(), 2);
     }
 
     #[tokio::test(start_paused = true)]
