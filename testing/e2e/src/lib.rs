@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -241,6 +242,22 @@ impl Daemon {
             command.arg(format!("--local={name}={}", context.display()));
         }
         Build::of(command.args(args).output().expect("the client runs"))
+    }
+
+    /// Builds an encoded definition, or what is none.
+    pub fn build_llb(&self, definition: &[u8], args: &[&str]) -> Build {
+        let mut client = self.client(&["build", "--progress=plain"]);
+        client
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = client.spawn().expect("the client runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // A client that refuses the input does not read to the end.
+        let _ = stdin.write_all(definition);
+        drop(stdin);
+        Build::of(child.wait_with_output().expect("it ends"))
     }
 }
 

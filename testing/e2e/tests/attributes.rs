@@ -1,9 +1,7 @@
 //! What operations can be told, one by one: through the socket, with definitions no frontend makes.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
 
 use e2e::{Build, Daemon};
 use oci::Digest;
@@ -131,19 +129,9 @@ fn chain(steps: Vec<Step>) -> pb::Definition {
 }
 
 fn build(daemon: &Daemon, root: &Path, steps: Vec<Step>, args: &[&str]) -> Build {
-    let mut client = daemon.client(&["build", "--progress=plain"]);
-    client
-        .arg(format!("--local=context={}", root.display()))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = client.spawn().expect("the client runs");
-    let mut stdin = child.stdin.take().expect("piped");
-    // A client that refuses the input closes it.
-    let _ = stdin.write_all(&chain(steps).encode_to_vec());
-    drop(stdin);
-    Build::of(child.wait_with_output().expect("it ends"))
+    let local = format!("--local=context={}", root.display());
+    let args = [&[&*local], args].concat();
+    daemon.build_llb(&chain(steps).encode_to_vec(), &args)
 }
 
 /// What the steps leave in `/out`.

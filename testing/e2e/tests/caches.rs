@@ -565,7 +565,7 @@ fn a_step_that_must_not_be_exported_has_keys_and_no_result() {
     if e2e::skipped_unless(e2e::is_ours(), "the stock daemon exports what ran just now") {
         return;
     }
-    let (registry, dir) = (Registry::start(), temp());
+    let (registry, _dir) = (Registry::start(), temp());
     let daemon = Daemon::start();
     let results = |tag: &str, export: Option<bool>| {
         let options = Options {
@@ -579,13 +579,11 @@ fn a_step_that_must_not_be_exported_has_keys_and_no_result() {
         let third = second.file(file("/c"), Options::default());
         let definition = third.marshal(&Defaults::default());
         let definition = definition.expect("it is complete");
-        let path = dir.path().join(tag);
-        std::fs::write(&path, definition.encode_to_vec()).expect("written");
         let host = registry.host();
         let export = format!("--export-cache=type=registry,ref={host}/c:{tag},mode=max");
-        let mut client = daemon.client(&["build", "--progress=plain", &export]);
-        let input = std::fs::File::open(&path).expect("a definition");
-        Build::of(client.stdin(input).output().expect("the client runs")).ok();
+        daemon
+            .build_llb(&definition.encode_to_vec(), &[&export])
+            .ok();
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let get = |path: &str| serde_json::from_str::<Value>(&registry.get(path, kind));
         let manifest = get(&format!("/v2/c/manifests/{tag}")).expect("a manifest");

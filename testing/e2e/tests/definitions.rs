@@ -2,9 +2,6 @@
 //!
 //! `E2E_VERTICES` says how many steps the largest one has (CI: 20,000).
 
-use std::io::Write;
-use std::process::Stdio;
-
 use e2e::{Build, Daemon};
 use llb::build::{Defaults, FileOp, Options, State};
 use prost::Message as _;
@@ -12,17 +9,7 @@ use proto::pb;
 
 /// Builds a definition as it is.
 fn build(daemon: &Daemon, definition: &pb::Definition) -> Build {
-    let mut client = daemon.client(&["build", "--progress=plain"]);
-    client
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = client.spawn().expect("the client runs");
-    let mut stdin = child.stdin.take().expect("piped");
-    // A client that refuses the input closes it.
-    let _ = stdin.write_all(&definition.encode_to_vec());
-    drop(stdin);
-    Build::of(child.wait_with_output().expect("it ends"))
+    daemon.build_llb(&definition.encode_to_vec(), &[])
 }
 
 /// The most memory a daemon has had so far, in bytes.
@@ -200,15 +187,10 @@ fn a_definition_that_a_step_made_is_built_in_its_place() {
             .build(attribute, Options::default());
         let definition = state.marshal(&Defaults::default()).expect("it is complete");
         let out = tempfile::tempdir().expect("a temporary directory");
-        let mut client = daemon.client(&["build", "--progress=plain"]);
-        client
-            .arg(format!("--output=type=local,dest={}", out.path().display()))
-            .stdin(Stdio::piped());
-        let mut child = client.spawn().expect("the client runs");
-        let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(&definition.encode_to_vec()).expect("read");
-        drop(stdin);
-        assert!(child.wait().expect("it ends").success());
+        let output = format!("--output=type=local,dest={}", out.path().display());
+        daemon
+            .build_llb(&definition.encode_to_vec(), &[&output])
+            .ok();
         let made = std::fs::read_to_string(out.path().join("a")).expect("it was built");
         assert_eq!(made, "x");
     }

@@ -1,39 +1,29 @@
 //! What goes wrong is said, and the daemon serves on.
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use e2e::{Build, Daemon, on_base};
 use testkit::require;
-
-fn build_llb(daemon: &Daemon, llb: &[u8]) -> Build {
-    let mut client = daemon
-        .client(&["build", "--progress=plain"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the client runs");
-    let mut input = client.stdin.take().expect("piped");
-    // A client that refuses early does not read to the end.
-    let _ = input.write_all(llb);
-    drop(input);
-    Build::of(client.wait_with_output().expect("it ends"))
-}
 
 #[test]
 fn malformed_definitions_are_refused() {
     require!(root, busybox);
     let daemon = Daemon::start();
-    build_llb(&daemon, b"this is no definition").fails_with("");
-    build_llb(&daemon, b"").fails_with("empty definition sent to build");
+    daemon
+        .build_llb(b"this is no definition", &[])
+        .fails_with("");
+    daemon
+        .build_llb(b"", &[])
+        .fails_with("empty definition sent to build");
     // One op of a kind nobody knows: field 1, two bytes.
-    build_llb(&daemon, &[0x0a, 2, 0x0a, 0]).fails_with("");
+    daemon.build_llb(&[0x0a, 2, 0x0a, 0], &[]).fails_with("");
     // One op that is no message.
-    build_llb(&daemon, &[0x0a, 3, 0xff, 0xff, 0xff]).fails_with("");
+    daemon
+        .build_llb(&[0x0a, 3, 0xff, 0xff, 0xff], &[])
+        .fails_with("");
     daemon.build(on_base("", "").path(), &[]).ok();
 }
 

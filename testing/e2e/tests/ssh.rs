@@ -1,12 +1,11 @@
 //! Repositories behind ssh, entered with keys and agents of whoever builds. Skipped where there is no ssh server.
 
-use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::{Build, Daemon, context};
+use e2e::{Daemon, context};
 use llb::build::{Defaults, Git, Options};
 use prost::Message as _;
 use tempfile::TempDir;
@@ -140,18 +139,7 @@ fn a_host_with_another_key_than_the_known_one_is_not_entered() {
         let state = git.state(Options::named("repository"));
         let definition = state.marshal(&Defaults::default()).expect("complete");
         let ssh = format!("--ssh=default={}", server.path("user").display());
-        let mut child = daemon
-            .client(&["build", "--progress=plain", "--no-cache", &ssh])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the client runs");
-        let mut stdin = child.stdin.take().expect("piped");
-        // A client that refuses the input closes it.
-        let _ = stdin.write_all(&definition.encode_to_vec());
-        drop(stdin);
-        Build::of(child.wait_with_output().expect("it ends"))
+        daemon.build_llb(&definition.encode_to_vec(), &["--no-cache", &ssh])
     };
     build("other.pub").fails_with("Host key verification failed");
     build("host.pub").ok();
