@@ -210,6 +210,16 @@ impl Progress {
         }));
     }
 
+    /// Tells users of something that went not quite as they may expect.
+    pub fn warn(&self, short: impl Into<String>) {
+        self.sink.emit(Event::Warning(Warning {
+            vertex: self.vertex.to_string(),
+            level: 1,
+            short: short.into(),
+            ..Warning::default()
+        }));
+    }
+
     /// Starts a sub-step. It counts as ended when the guard is dropped.
     pub fn status(&self, id: &str, name: &str) -> StatusGuard {
         let now = SystemTime::now();

@@ -9,7 +9,7 @@ use fault::Class;
 use frontend::{Outcome, Request};
 use oci::Digest;
 use ops::Entitlements;
-use progress::{Event, Sink};
+use progress::{Progress, Sink};
 use provenance::Wanted;
 use tasks::Cx;
 
@@ -281,12 +281,6 @@ impl Builder {
 }
 
 pub(crate) fn warn(sink: &Arc<dyn Sink>, vertex: &Digest, warnings: &[String]) {
-    for short in warnings {
-        sink.emit(Event::Warning(progress::Warning {
-            vertex: vertex.to_string(),
-            level: 1,
-            short: short.clone(),
-            ..progress::Warning::default()
-        }));
-    }
+    let progress = Progress::new(sink.clone(), vertex.as_str());
+    warnings.iter().for_each(|short| progress.warn(short));
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use cache::Cache;
 use fault::{Class, Classify};
 use oci::{Descriptor, Digest, Platform, Reference};
-use progress::{Event, Progress};
+use progress::Progress;
 use registry::{Client, Credentials};
 use source::{Identifier, Instance, Memo, Source};
 use tasks::{Cx, OnceMap};
@@ -145,12 +145,9 @@ impl Images {
 }
 
 fn warn(progress: &Progress, reference: &Reference, digest: &Digest) {
-    progress.sink().emit(Event::Warning(progress::Warning {
-        vertex: progress.vertex().to_owned(),
-        level: 1,
-        short: format!("{reference} could not be resolved, using {digest} as it was last time"),
-        ..progress::Warning::default()
-    }));
+    progress.warn(format!(
+        "{reference} could not be resolved, using {digest} as it was last time"
+    ));
 }
 
 impl Source for Images {

@@ -9,7 +9,7 @@ use diagnostics::Failure;
 use fault::Class;
 use fstree::Root;
 use parking_lot::Mutex;
-use progress::{Event, Progress, Warning};
+use progress::Progress;
 use tasks::Cx;
 
 use super::{Building, Wanted};
@@ -122,12 +122,11 @@ fn warn(build: &Building<'_>, wanted: &Wanted<'_>, err: &Failure) {
         error = err.text(),
         "cache mount not restored"
     );
-    progress.sink().emit(Event::Warning(Warning {
-        vertex: progress.vertex().to_owned(),
-        level: 1,
-        short: format!("cache mount {} starts empty: {}", wanted.dest, err.text()),
-        ..Warning::default()
-    }));
+    progress.warn(format!(
+        "cache mount {} starts empty: {}",
+        wanted.dest,
+        err.text()
+    ));
 }
 
 /// The files of a tree.
