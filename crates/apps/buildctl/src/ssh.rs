@@ -56,11 +56,7 @@ fn agent(option: &str) -> Result<(String, Agent)> {
 }
 
 fn word(value: &str) -> Result<bool> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        other => bail!("invalid value for 'raw': {other}"),
-    }
+    fault::truth(value).with_context(|| format!("invalid value for 'raw': {value}"))
 }
 
 fn own_agent(id: &str) -> Result<PathBuf> {

@@ -11,10 +11,9 @@ pub(crate) fn fill(
 ) -> Result<()> {
     let two = match attrs.get("version") {
         Some(version) => version == "2",
-        None => matches!(
-            variable("ACTIONS_CACHE_SERVICE_V2").as_deref(),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
-        ),
+        None => {
+            variable("ACTIONS_CACHE_SERVICE_V2").is_some_and(|it| fault::truth(&it) == Some(true))
+        }
     };
     if two
         && !attrs.contains_key("url_v2")

@@ -126,15 +126,11 @@ fn given<'a>(option: &'a CacheOption, key: &str, missing: &str) -> Result<&'a st
 }
 
 fn flag(key: &str, value: &str) -> Result<bool, Error> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        other => Err(Error::Option {
-            text: format!(
-                "failed to parse {key} attribute: strconv.ParseBool: parsing {other:?}: invalid syntax"
-            ),
-        }),
-    }
+    fault::truth(value).ok_or_else(|| Error::Option {
+        text: format!(
+            "failed to parse {key} attribute: strconv.ParseBool: parsing {value:?}: invalid syntax"
+        ),
+    })
 }
 
 /// The digest of the cache in a folder, or why there is none.

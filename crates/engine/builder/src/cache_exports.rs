@@ -49,7 +49,7 @@ pub(crate) fn configure(
             exporter,
             mode: Mode::parse(wanted.attrs.get("mode").map(String::as_str)),
             mounts: Wanted::parse(&wanted.attrs)?,
-            optional: optional.is_some_and(|text| export::parse_bool("", text).unwrap_or(false)),
+            optional: optional.is_some_and(|text| fault::truth(text) == Some(true)),
         })
     };
     wanted.iter().map(one).collect()

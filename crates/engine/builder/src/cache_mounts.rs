@@ -12,7 +12,7 @@ use diagnostics::Failure;
 use fault::Class;
 use fstree::Root;
 use ops::Worker;
-use progress::{Event, Progress, Warning};
+use progress::Progress;
 use remotecache::mounts::{Incoming, Listed, Outgoing, Packed, Place, Spool, pack};
 use remotecache::{Whence, Work};
 use tasks::Cx;
@@ -33,11 +33,13 @@ pub(crate) enum Which {
 impl Which {
     /// Reads the option `cache-mounts`: whether, or the ids of some.
     pub(crate) fn parse(attrs: &BTreeMap<String, String>) -> Option<Self> {
-        match attrs.get("cache-mounts")?.as_str() {
-            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => None,
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(Self::All),
-            ids => {
-                let ids = ids.split([',', ';', ' ']).filter(|id| !id.is_empty());
+        let text = attrs.get("cache-mounts")?;
+        match fault::truth(text) {
+            Some(true) => Some(Self::All),
+            Some(false) => None,
+            None if text.is_empty() => None,
+            None => {
+                let ids = text.split([',', ';', ' ']).filter(|id| !id.is_empty());
                 Some(Self::Ids(ids.map(str::to_owned).collect()))
             }
         }
@@ -296,12 +298,7 @@ impl BuildBridge {
 
 fn warn(progress: &Progress, short: String) {
     tracing::warn!(warning = short, "cache mounts are not complete");
-    progress.sink().emit(Event::Warning(Warning {
-        vertex: progress.vertex().to_owned(),
-        level: 1,
-        short,
-        ..Warning::default()
-    }));
+    progress.warn(short);
 }
 
 #[cfg(test)]

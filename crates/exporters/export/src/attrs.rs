@@ -12,13 +12,11 @@ pub fn parse_flag(key: &str, value: &str) -> Result<bool, Error> {
 
 /// A truth value in any of the spellings Go accepts.
 pub fn parse_bool(key: &str, value: &str) -> Result<bool, Error> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        other => Err(Error::user(format!(
-            "non-bool value specified for {key}: strconv.ParseBool: parsing {other:?}: invalid syntax"
-        ))),
-    }
+    fault::truth(value).ok_or_else(|| {
+        Error::user(format!(
+            "non-bool value specified for {key}: strconv.ParseBool: parsing {value:?}: invalid syntax"
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use crate::error::{Locate, Result, text};
 use crate::explain::Directory;
 use crate::memo::Asked;
 use crate::options::Options;
-use crate::options::number::parse_bool;
 use crate::{git_ref, paths};
 
 pub(crate) const IGNORE_FILE: &str = ".dockerignore";
@@ -152,7 +151,7 @@ impl Files {
         let keep = self
             .options
             .attribute("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-        let keep = main && parse_bool(keep) == Some(true);
+        let keep = main && fault::truth(keep) == Some(true);
         source.keep_git_dir = keep || git.keep_git_dir == Some(true);
         source.checksum.clone_from(&git.checksum);
         if main

@@ -3,7 +3,6 @@
 use llb::build::Git;
 
 use crate::error::{Error, text};
-use crate::options::number::parse_bool;
 use crate::paths;
 
 /// A repository, and what to take of it.
@@ -188,7 +187,7 @@ impl GitRef {
     fn set(&mut self, key: &str, value: &str) -> Result<(), Error> {
         let flag = |value: &str| match value {
             "" => Ok(true),
-            other => parse_bool(other)
+            other => fault::truth(other)
                 .ok_or_else(|| text(format!("invalid {key} value: {}", quoted(other)))),
         };
         match key {

@@ -306,7 +306,7 @@ impl<'a> Lower<'a> {
                 None => self.globals.get(name),
             };
             value.is_some_and(|value| {
-                crate::options::number::parse_bool(value)
+                fault::truth(value)
                     .unwrap_or_else(|| value.split(',').any(|one| one == record.display))
             })
         };

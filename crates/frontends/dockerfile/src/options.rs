@@ -181,7 +181,7 @@ fn refuse_removed(attributes: &BTreeMap<String, String>, bridge: &dyn Bridge) ->
         .into());
     }
     let disabled = attributes.get("build-arg:BUILDKIT_DISABLE_FILEOP");
-    if disabled.and_then(|value| number::parse_bool(value)) == Some(true) {
+    if disabled.and_then(|value| fault::truth(value)) == Some(true) {
         return Err(Error::Says(
             r#"support for "BUILDKIT_DISABLE_FILEOP" build-arg was removed in BuildKit 0.11"#,
         )
@@ -239,7 +239,7 @@ fn parse_platform_map(attributes: &BTreeMap<String, String>, platforms: usize) -
     let Some(value) = value else {
         return Ok(platforms > 1);
     };
-    match number::parse_bool(value) {
+    match fault::truth(value) {
         None => Err(text(format!("invalid boolean value for multi-platform: {value}")).into()),
         Some(false) if platforms > 1 => Err(Error::Says(
             "conflicting config: returning multiple target platforms is not allowed",

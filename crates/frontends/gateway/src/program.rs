@@ -99,15 +99,10 @@ fn container_request(image: &Image) -> ContainerRequest {
     }
     request.mounts.push(root);
     let label = image.config.labels.get(NO_NETWORK);
-    if label.is_some_and(|value| is_true(value)) {
+    if label.is_some_and(|value| fault::truth(value) == Some(true)) {
         request.network = pb::NetMode::None;
     }
     request
-}
-
-/// Compat: what Go's parser of booleans takes for true.
-fn is_true(text: &str) -> bool {
-    ["1", "t", "T", "TRUE", "true", "True"].contains(&text)
 }
 
 fn meta(config: &Config, request: &Request, workers: &str) -> pb::Meta {

@@ -2,15 +2,6 @@
 
 use crate::quote;
 
-/// The words Go takes for a boolean.
-pub(crate) fn go_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// Digits only: no sign, no blanks.
 pub(crate) fn go_uint(text: &str, radix: u32) -> Option<u64> {
     if !text.chars().all(|c| c.is_digit(radix)) {

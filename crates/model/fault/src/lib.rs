@@ -58,6 +58,15 @@ impl Classify for std::io::Error {
     }
 }
 
+/// Whether an option says yes or no, in the spellings that Go takes. Said here once: who refuses other words names the option.
+pub fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// The message of `err` and of everything below it, joined by `: `.
 pub fn chain(err: &(dyn Error + 'static)) -> String {
     let mut text = err.to_string();
@@ -91,6 +100,13 @@ pub fn class_of(err: &(dyn Error + 'static), otherwise: Class) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn yes_and_no_have_the_spellings_of_go() {
+        assert!(["1", "t", "T", "true", "TRUE", "True"].map(truth) == [Some(true); 6]);
+        assert!(["0", "f", "F", "false", "FALSE", "False"].map(truth) == [Some(false); 6]);
+        assert!(["", "yes", "tRUE", " 1"].map(truth) == [None; 4]);
+    }
 
     #[test]
     fn a_full_disk_is_exhausted() {

@@ -35,7 +35,7 @@ pub fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Option<&'a str> {
 /// All values of a key, taken out of their escapes if the client or daemon says that it escaped them.
 pub fn list(metadata: &MetadataMap, key: &str) -> Vec<String> {
     let escaped = text(metadata, &format!("{key}-encoded"))
-        .is_some_and(|flag| matches!(flag, "1" | "t" | "T" | "true" | "TRUE" | "True"));
+        .is_some_and(|flag| fault::truth(flag) == Some(true));
     let values = metadata.get_all(key).iter();
     let values = values.filter_map(|value| value.to_str().ok());
     if escaped {

@@ -49,10 +49,7 @@ impl Attrs<'_> {
 
     /// Whether something was asked for. Compat: what is neither yes nor no is no.
     pub(crate) fn flag(&self, key: &str) -> bool {
-        matches!(
-            self.get(key),
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True")
-        )
+        self.get(key).and_then(fault::truth) == Some(true)
     }
 }
 

@@ -135,13 +135,11 @@ impl Written {
 
 /// A truth value in the spellings Go accepts.
 pub fn flag(key: &str, value: &str) -> Result<bool, Error> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        other => Err(Error::option(format!(
-            "failed to parse {key}: strconv.ParseBool: parsing {other:?}: invalid syntax"
-        ))),
-    }
+    fault::truth(value).ok_or_else(|| {
+        Error::option(format!(
+            "failed to parse {key}: strconv.ParseBool: parsing {value:?}: invalid syntax"
+        ))
+    })
 }
 
 #[cfg(test)]

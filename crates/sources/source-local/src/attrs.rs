@@ -45,15 +45,11 @@ impl Attrs {
             }
             Some(_) => (None, session.cloned()),
         };
-        let metadata = match attrs.get("local.metadatatransfer").map(String::as_str) {
+        let metadata = match attrs.get("local.metadatatransfer") {
             None => false,
-            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
-            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
-            Some(other) => {
-                return Err(Error::user(format!(
-                    "invalid value for local.metadatatransfer {other:?}"
-                )));
-            }
+            Some(text) => fault::truth(text).ok_or_else(|| {
+                Error::user(format!("invalid value for local.metadatatransfer {text:?}"))
+            })?,
         };
         let exceptions = list(attrs, "local.metadatatransferexclude")?.unwrap_or_default();
         let patterns = Patterns::new(&exceptions).map_err(|err| Error::user(err.to_string()))?;

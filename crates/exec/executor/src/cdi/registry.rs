@@ -204,7 +204,7 @@ impl Known<'_> {
         allowed.contains(name) || allowed.contains(kind) || {
             let value = |device: &Device| device.annotations.get(AUTO_ALLOW).cloned();
             let value = self.devices.get(name).and_then(value);
-            value.is_some_and(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&&*value))
+            value.is_some_and(|value| fault::truth(&value) == Some(true))
         }
     }
 

@@ -1,14 +1,5 @@
 //! Numbers as Go's strconv reads them, with its words of refusal.
 
-/// `1`, `t`, `true`, `0`, `f`, `false` in the spellings Go accepts.
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// A decimal i64.
 pub(crate) fn parse_int(text: &str) -> Result<i64, String> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);

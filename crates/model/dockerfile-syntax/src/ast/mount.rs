@@ -256,13 +256,13 @@ impl Mount {
             "source" | "src" => self.source = value,
             "target" | "dst" | "destination" => self.target = value,
             "readonly" | "ro" => {
-                *readonly = Some(number::go_bool(&value).ok_or_else(|| invalid(&value))?)
+                *readonly = Some(fault::truth(&value).ok_or_else(|| invalid(&value))?)
             }
             "readwrite" | "rw" => {
-                *readonly = Some(!number::go_bool(&value).ok_or_else(|| invalid(&value))?)
+                *readonly = Some(!fault::truth(&value).ok_or_else(|| invalid(&value))?)
             }
             "required" if self.kind.has_required() => {
-                self.required = number::go_bool(&value).ok_or_else(|| invalid(&value))?;
+                self.required = fault::truth(&value).ok_or_else(|| invalid(&value))?;
             }
             "required" => return Err(for_kind(self.kind)),
             "size" if self.kind == MountKind::Tmpfs => {
@@ -397,7 +397,7 @@ impl Device {
                     "name" => device.name = value.to_owned(),
                     key @ "required" => {
                         device.required =
-                            number::go_bool(value).ok_or_else(|| DeviceError::Value {
+                            fault::truth(value).ok_or_else(|| DeviceError::Value {
                                 key: key.to_owned(),
                                 value: value.to_owned(),
                             })?;

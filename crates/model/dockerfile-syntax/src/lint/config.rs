@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{number, quote};
+use crate::quote;
 
 use super::Rule;
 
@@ -91,7 +91,7 @@ impl Config {
                 "experimental" => config.experimental = Selection::parse(value),
                 "error" => {
                     let value = value.trim();
-                    config.error = number::go_bool(value).ok_or_else(|| ConfigError::Bool {
+                    config.error = fault::truth(value).ok_or_else(|| ConfigError::Bool {
                         option: part.to_owned(),
                         value: value.to_owned(),
                     })?;
