@@ -211,7 +211,10 @@ fn read(name: &str, json: &[u8]) -> Option<Detail> {
     })
 }
 
-/// The details of a whole status.
+/// The details of a whole status, the outermost first.
+///
+/// Compat: who reads a status wraps what it says in each detail in turn, so the last one becomes the outermost. The order
+/// in which clients print excerpts comes from that.
 pub(crate) fn from_rpc(status: &rpc::Status) -> Vec<Detail> {
-    status.details.iter().map(Detail::from_any).collect()
+    status.details.iter().rev().map(Detail::from_any).collect()
 }

@@ -91,6 +91,20 @@ mod tests {
     }
 
     #[test]
+    fn each_reading_turns_the_order_of_details_round() {
+        let vertex = |digest: &str| Detail::Vertex {
+            digest: digest.to_owned(),
+        };
+        let failure = Failure::user("x")
+            .with(vertex("inner"))
+            .with(vertex("outer"));
+        let read = Failure::from_status(&failure.to_status());
+        assert_eq!(read.details(), [vertex("inner"), vertex("outer")]);
+        let again = Failure::from_rpc(&read.to_rpc());
+        assert_eq!(again.details(), failure.details());
+    }
+
+    #[test]
     fn codes_inside_the_text_are_left_out() {
         assert_eq!(
             plain("rpc error: code = NotFound desc = rpc error: code = NotFound desc = no access"),
