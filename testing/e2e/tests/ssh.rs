@@ -1,6 +1,6 @@
 //! Repositories behind ssh, entered with keys and agents of whoever builds. Skipped where there is no ssh server.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ impl Server {
         }
         std::fs::copy(at("user.pub"), at("authorized")).expect("a copy");
         let (work, bare) = (at("work"), at("bare.git"));
-        run(&git, &["init", "-q", &work]);
+        run(&git, &["init", "-q", "-b", "master", &work]);
         std::fs::write(dir.path().join("work/f"), "behind ssh\n").expect("a file");
         let who = ["-c", "user.name=a", "-c", "user.email=a@b", "-C", &work];
         run(&git, &[&who[..], &["add", "."]].concat());
@@ -82,8 +82,13 @@ impl Server {
     }
 
     fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// The repository as it is reached by another port.
+    fn url_at(&self, port: u16) -> String {
         let path = self.path("bare.git");
-        format!("ssh://root@127.0.0.1:{}{}", self.port, path.display())
+        format!("ssh://root@127.0.0.1:{port}{}", path.display())
     }
 
     /// A line of known hosts that says the server has this key.
@@ -91,6 +96,29 @@ impl Server {
         let key = std::fs::read_to_string(self.path(key)).expect("a key");
         format!("[127.0.0.1]:{} {}", self.port, key.trim())
     }
+}
+
+/// A port whose first connection leads to the first server, and all later ones to the second.
+fn port_that_moves(servers: [u16; 2]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for (index, inside) in listener.incoming().enumerate() {
+            let inside = inside.expect("a connection");
+            let outside = TcpStream::connect(("127.0.0.1", servers[index.min(1)]));
+            let outside = outside.expect("the server listens");
+            for (from, to) in [(&inside, &outside), (&outside, &inside)] {
+                let mut from = from.try_clone().expect("one more handle");
+                let mut to = to.try_clone().expect("one more handle");
+                std::thread::spawn(move || {
+                    // Either side may hang up whenever it likes.
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
 }
 
 impl Drop for Server {
@@ -143,4 +171,22 @@ fn a_host_with_another_key_than_the_known_one_is_not_entered() {
     };
     build("other.pub").fails_with("Host key verification failed");
     build("host.pub").ok();
+}
+
+#[test]
+fn a_host_nobody_vouched_for_must_stay_the_same_during_a_build() {
+    require!(root, git, sshd);
+    let (first, second) = (Server::start(), Server::start());
+    let daemon = Daemon::start();
+    let build = |servers: [u16; 2]| {
+        let url = first.url_at(port_that_moves(servers));
+        let files = context(&format!(
+            "//- Dockerfile\nFROM scratch\nADD {url}#master /r\n"
+        ));
+        let ssh = format!("--ssh=default={}", first.path("user").display());
+        daemon.build(files.path(), &[&ssh, "--progress=plain"])
+    };
+    build([first.port, second.port]).fails_with("Host key verification failed");
+    let same = build([first.port, first.port]).ok();
+    assert!(!same.text.contains("known hosts"), "{}", same.text);
 }

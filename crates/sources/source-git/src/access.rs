@@ -1,6 +1,10 @@
 //! How a remote may be entered: tokens, agents, known hosts.
+//!
+//! A host that nobody vouched for is entered, as upstream does it, and its key noted: for the rest of the build it must
+//! show the same one. Upstream notes it while it reads the Dockerfile, by a connection of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +24,32 @@ pub(crate) struct Access {
     agent: Option<Forward>,
     ssh_command: String,
     _dir: Option<TempDir>,
+    _seen: Option<Arc<Seen>>,
+}
+
+/// The keys that hosts showed to one build, in a file that ssh reads and adds to.
+struct Seen(TempDir);
+
+impl Seen {
+    async fn of(call: &Call<'_>) -> Result<Arc<Self>, Error> {
+        let work = || async { Ok(Self(folder("git-hosts-")?)) };
+        call.memo.get_or_try("git hosts", work).await
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("known_hosts")
+    }
+}
+
+fn folder(prefix: &str) -> Result<TempDir, Error> {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir();
+    dir.map_err(Error::file("make a folder"))
+}
+
+/// ssh without the settings of whoever runs the daemon. Lists of the machine itself (`/etc/ssh`) count.
+fn ssh_command(known_hosts: &Path, more: &str) -> String {
+    let file = known_hosts.display();
+    format!("ssh -F /dev/null -o UserKnownHostsFile={file}{more}")
 }
 
 impl Access {
@@ -27,16 +57,20 @@ impl Access {
     pub(crate) async fn new(attrs: &Attrs, call: &Call<'_>) -> Result<Self, Error> {
         let mut access = Self {
             authorization: authorization(attrs, call).await,
-            ssh_command: "ssh -F /dev/null -o StrictHostKeyChecking=no".to_owned(),
             ..Self::default()
         };
-        if attrs.ssh_socket.is_empty() && attrs.known_hosts.is_empty() {
+        let noted = attrs.known_hosts.is_empty();
+        if noted {
+            let seen = Seen::of(call).await?;
+            // That a key was noted is no news for users.
+            let more = " -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR";
+            access.ssh_command = ssh_command(&seen.file(), more);
+            access._seen = Some(seen);
+        }
+        if noted && attrs.ssh_socket.is_empty() {
             return Ok(access);
         }
-        let dir = tempfile::Builder::new()
-            .prefix("git-access-")
-            .tempdir()
-            .map_err(Error::file("make a folder"))?;
+        let dir = folder("git-access-")?;
         if !attrs.ssh_socket.is_empty() {
             let id = &attrs.ssh_socket;
             let session = ssh::check(call.cx, call.sessions, id).await?;
@@ -48,12 +82,11 @@ impl Access {
             let path = dir.path().join("agent");
             access.agent = Some(ssh::forward(call.cx, session, id, &path, owner)?);
         }
-        if !attrs.known_hosts.is_empty() {
+        if !noted {
             let path = dir.path().join("known_hosts");
             std::fs::write(&path, &attrs.known_hosts)
                 .map_err(Error::file("write the known hosts"))?;
-            let path = path.display();
-            access.ssh_command = format!("ssh -F /dev/null -o UserKnownHostsFile={path}");
+            access.ssh_command = ssh_command(&path, "");
         }
         access._dir = Some(dir);
         Ok(access)

@@ -116,6 +116,7 @@ struct GitInstance {
 /// What a call of a build works with.
 struct Call<'a> {
     git: &'a Git,
+    memo: &'a Memo,
     cx: &'a Cx,
     sessions: &'a Group,
     progress: &'a Progress,
@@ -124,7 +125,7 @@ struct Call<'a> {
 impl GitInstance {
     /// What the remote says, asked once per build.
     async fn resolved(&self, call: &Call<'_>) -> Result<Resolved, Error> {
-        resolve::resolve(&self.attrs, &self.memo, call).await
+        resolve::resolve(&self.attrs, call).await
     }
 
     async fn tree(&self, call: &Call<'_>) -> Result<cache::Ref, Error> {
@@ -187,6 +188,7 @@ impl Instance for GitInstance {
     ) -> Result<Key, source::Error> {
         let call = Call {
             git: &self.git,
+            memo: &self.memo,
             cx,
             sessions,
             progress,
@@ -208,6 +210,7 @@ impl Instance for GitInstance {
     ) -> Result<Option<cache::Ref>, source::Error> {
         let call = Call {
             git: &self.git,
+            memo: &self.memo,
             cx,
             sessions,
             progress,
@@ -225,6 +228,7 @@ impl Instance for GitInstance {
     ) -> Result<Facts, source::Error> {
         let call = Call {
             git: &self.git,
+            memo: &self.memo,
             cx,
             sessions,
             progress,

@@ -1,7 +1,5 @@
 //! What a remote says a ref stands for.
 
-use source::Memo;
-
 use crate::access::Access;
 use crate::attrs::Attrs;
 use crate::bundle::Bundle;
@@ -30,11 +28,7 @@ impl Resolved {
 }
 
 /// Finds out what the source is about. The remote is asked at most once per build.
-pub(crate) async fn resolve(
-    attrs: &Attrs,
-    memo: &Memo,
-    call: &Call<'_>,
-) -> Result<Resolved, Error> {
+pub(crate) async fn resolve(attrs: &Attrs, call: &Call<'_>) -> Result<Resolved, Error> {
     let hex = |byte: u8| byte.is_ascii_hexdigit();
     if !attrs.checksum.bytes().all(hex) {
         return Err(Error::BadChecksum {
@@ -57,7 +51,7 @@ pub(crate) async fn resolve(
         return by_commit(attrs);
     }
     let key = format!("git {}#{}", attrs.remote, attrs.reference);
-    let known = memo.get_or_try(&key, || ask(attrs, call)).await?;
+    let known = call.memo.get_or_try(&key, || ask(attrs, call)).await?;
     check(attrs, &known)?;
     Ok((*known).clone())
 }
