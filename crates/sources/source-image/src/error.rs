@@ -124,6 +124,9 @@ pub enum Error {
         /// Which.
         digest: Digest,
     },
+    /// The client has no stores at all.
+    #[error("unable to get info about digest: Unimplemented")]
+    NoStores(#[source] session::Error),
     /// The client's store did not answer.
     #[error("unable to get info about digest")]
     Root(#[source] session::Error),
@@ -164,6 +167,8 @@ impl Classify for Error {
             | Self::Reference(_)
             | Self::Object
             | Self::NoDigest { .. }
+            // Compat: no feature of ours is missing; clients put the words for that before the whole text.
+            | Self::NoStores(_)
             | Self::NoImage { .. }
             | Self::Mode { .. }
             | Self::RecordType { .. }

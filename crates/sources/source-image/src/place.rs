@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use content::{Provider, Store};
+use fault::{Class, Classify as _};
 use oci::{Descriptor, Digest, Reference};
 use progress::Progress;
 use registry::{Client, Credentials, Origin, Sessions};
@@ -116,6 +117,9 @@ pub(crate) async fn root(
     let size = match store.size(cx, &digest).await {
         Ok(Some(size)) => i64::try_from(size).unwrap_or(i64::MAX),
         Ok(None) => return Err(Error::Missing { digest }),
+        Err(err @ session::Error::Answer(_)) if err.class() == Class::Unsupported => {
+            return Err(Error::NoStores(err));
+        }
         Err(err) => return Err(Error::Root(err)),
     };
     let blob = Descriptor::new("", digest, size);
