@@ -121,40 +121,16 @@ impl Wanted {
 
 /// `k=v,"k=v,v"`
 fn fields(kind: &str, text: &str) -> Result<Attrs, Error> {
-    let mut fields = Attrs::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let field;
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let mut value = String::new();
-            let mut left = quoted;
-            loop {
-                let Some((part, behind)) = left.split_once('"') else {
-                    let text =
-                        format!("failed to parse {kind}: extraneous or missing \" in quoted-field");
-                    return Err(Error::Option(text));
-                };
-                value.push_str(part);
-                left = behind;
-                match left.strip_prefix('"') {
-                    Some(behind) => {
-                        value.push('"');
-                        left = behind;
-                    }
-                    None => break,
-                }
-            }
-            field = value;
-            rest = left.strip_prefix(',').unwrap_or(left);
-        } else {
-            let (value, behind) = rest.split_once(',').unwrap_or((rest, ""));
-            field = value.to_owned();
-            rest = behind;
-        }
-        let (key, value) = field.split_once('=').unwrap_or((&field, ""));
-        fields.insert(key.to_owned(), value.to_owned());
+    if text.is_empty() {
+        return Ok(Attrs::new());
     }
-    Ok(fields)
+    let fields = dockerfile_syntax::csv::fields(text)
+        .map_err(|err| Error::Option(format!("failed to parse {kind}: {err}")))?;
+    let pair = |field: &String| {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    Ok(fields.iter().map(pair).collect())
 }
 
 impl Options {
@@ -282,6 +258,10 @@ mod tests {
         let wanted = [("a", "1"), ("b", "2,\"3"), ("c", "")];
         let wanted = wanted.map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(found, Attrs::from(wanted));
-        assert!(fields("sbom", "\"a").is_err());
+        let refused = fields("sbom", "a,\"").expect_err("refused").to_string();
+        assert_eq!(
+            refused,
+            "failed to parse sbom: parse error on line 1, column 4: extraneous or missing \" in quoted-field"
+        );
     }
 }
