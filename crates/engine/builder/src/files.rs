@@ -1,6 +1,5 @@
 //! Looking into results: what frontends may read.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -15,9 +14,6 @@ use tasks::Cx;
 
 /// The largest file a frontend may read at once: what fits into a message.
 const MAX_READ: u64 = 16 << 20;
-
-/// The bit of a socket in the modes of the wire.
-const GO_SOCKET: u32 = 1 << 24;
 
 async fn root(cx: &Cx, value: &Value) -> Result<Option<Root>, Failure> {
     let Some(tree) = &value.0 else {
@@ -203,10 +199,7 @@ pub(crate) async fn stat_file_at(tree: mount::Mount, path: &str) -> Result<Stat,
     .await
 }
 
-/// What is told of an entry.
-///
-/// Compat: the path is the base name, directories have no size, sockets look like files, attributes of macOS and those
-/// that cannot be read are left out.
+/// What is told of an entry. Compat: the path is the base name.
 fn stat(root: &Root, path: &Path, meta: &Meta) -> io::Result<Stat> {
     let linkname = if meta.kind() == Kind::Symlink {
         root.read_link(path)?.to_string_lossy().into_owned()
@@ -216,33 +209,14 @@ fn stat(root: &Root, path: &Path, meta: &Meta) -> io::Result<Stat> {
     let name = path
         .file_name()
         .map_or_else(|| "/".into(), |name| name.to_string_lossy());
-    let size = if meta.is_dir() { 0 } else { meta.size };
-    Ok(Stat {
-        path: name.into_owned(),
-        mode: meta.go_mode() & !GO_SOCKET,
-        uid: meta.uid,
-        gid: meta.gid,
-        size: i64::try_from(size).unwrap_or(i64::MAX),
-        mod_time: meta.mtime.nanos(),
-        linkname,
-        devmajor: i64::from(meta.rdev.major),
-        devminor: i64::from(meta.rdev.minor),
-        xattrs: xattrs(root, path),
-    })
-}
-
-fn xattrs(root: &Root, path: &Path) -> BTreeMap<String, Bytes> {
-    let found = match path.file_name() {
+    let xattrs = match path.file_name() {
         Some(_) => root
             .parent(path)
             .and_then(|parent| fstree::xattr::of_entry(&parent.dir, parent.name.to_bytes())),
         None => fstree::xattr::of_file(root.fd()),
     };
-    let named = found.unwrap_or_default().into_iter();
-    named
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, Bytes::from(value))))
-        .filter(|(name, _)| !name.starts_with("com.apple."))
-        .collect()
+    let name = name.into_owned();
+    Ok(filesync::stat::of_meta(name, linkname, meta, xattrs.ok()))
 }
 
 fn absolute(path: &str) -> String {
@@ -281,7 +255,7 @@ mod tests {
             ("socket", 0, ""),
         ];
         assert_eq!(told, expected);
-        assert_eq!(found[3].mode & GO_SOCKET, 0);
+        assert_eq!(found[3].mode & (1 << 24), 0);
         let names: Vec<_> = found[1].xattrs.keys().map(String::as_str).collect();
         assert!(names.contains(&"user.kept"), "{names:?}");
         let dev = Root::open("/dev").expect("opened");

@@ -1,7 +1,6 @@
 //! Entries as they are sent: made from what a walk finds, compared with what is on disk, hashed.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use proto::fsutil::Stat;
 
 use crate::Error;
 
+/// The bit of a socket in the modes of the wire.
 const GO_SOCKET: u32 = 1 << 24;
 
 /// The entry as it is sent. `first_name` is the path under which its inode was sent before.
@@ -27,27 +27,36 @@ pub fn of_entry(entry: &Entry, first_name: Option<&Path>) -> Result<Stat, Error>
     } else {
         first_name.map_or(Ok(String::new()), text)?
     };
-    Ok(Stat {
-        path: text(&entry.path)?,
-        // Compat: sockets are sent as regular files.
+    let xattrs = entry.xattrs();
+    Ok(of_meta(text(&entry.path)?, linkname, meta, xattrs.ok()))
+}
+
+/// What is told of a file.
+///
+/// Compat: directories have no size, sockets look like files, attributes of macOS and those that cannot be read are left
+/// out.
+pub fn of_meta(
+    path: String,
+    linkname: String,
+    meta: &Meta,
+    xattrs: Option<fstree::xattr::Xattrs>,
+) -> Stat {
+    let size = if meta.is_dir() { 0 } else { meta.size };
+    Stat {
+        path,
         mode: meta.go_mode() & !GO_SOCKET,
         uid: meta.uid,
         gid: meta.gid,
-        size: if meta.is_dir() {
-            0
-        } else {
-            i64::try_from(meta.size).unwrap_or(i64::MAX)
-        },
+        size: i64::try_from(size).unwrap_or(i64::MAX),
         mod_time: meta.mtime.nanos(),
         linkname,
         devmajor: i64::from(meta.rdev.major),
         devminor: i64::from(meta.rdev.minor),
-        // Attributes that cannot be read are left out.
-        xattrs: xattrs(entry.xattrs().unwrap_or_default()),
-    })
+        xattrs: xattrs.map(named).unwrap_or_default(),
+    }
 }
 
-fn xattrs(found: Vec<(OsString, Vec<u8>)>) -> BTreeMap<String, Bytes> {
+fn named(found: fstree::xattr::Xattrs) -> BTreeMap<String, Bytes> {
     let named = found
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)));

@@ -9,15 +9,21 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use proto::fsutil::Packet;
 use rustix::fs::{Mode, OFlags};
+use session::PART;
 
 use super::Content;
 use crate::Error;
 use crate::packet::{self, Batches};
 
-/// The largest part of a file in one packet. Stock receivers take any size up to 4 MiB.
-const PART: usize = 256 << 10;
 /// Small files are gathered until this much is there.
 const BATCH: usize = 256 << 10;
+
+/// Whether there is nothing to be read, rather than something that cannot be.
+fn is_no_file(err: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(err);
+    errno.is_some_and(|it| [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO].contains(&it))
+}
 
 /// How many threads read.
 pub(super) fn readers() -> usize {
@@ -171,12 +177,10 @@ impl Batch<'_> {
                             ReadError::Send(err) => err,
                         })?;
                     }
-                    // Clients of upstream send it as an empty file.
-                    Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
-                        return Err(Error::io("open", &path, err));
-                    }
                     // A file that is gone, or was one, is sent as an empty one.
-                    Err(_) => {}
+                    Err(err) if is_no_file(&err) => {}
+                    // Compat: clients of upstream send it as an empty one too, and the build goes on with that.
+                    Err(err) => return Err(Error::io("open", &path, err)),
                 }
             }
         }
