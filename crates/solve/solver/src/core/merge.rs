@@ -225,7 +225,10 @@ impl Core {
                 .map(|(known, _)| known.identity())
                 .collect();
             for (way, selector) in self.result_ways(from, input) {
-                if !known.contains(&way.identity()) {
+                let identity = way.identity();
+                if !known.contains(&identity)
+                    && self.vertex_mut(of).learnt.insert((input, identity))
+                {
                     ways.push((
                         input,
                         Alternative {

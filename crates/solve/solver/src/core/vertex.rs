@@ -1,8 +1,8 @@
 //! Vertices: operations that all builds share, and which jobs have them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use cachekeys::{Alternative, Key};
+use cachekeys::{Alternative, Found, Key};
 use oci::Digest;
 
 use super::event::{
@@ -52,6 +52,8 @@ pub(super) struct Vertex {
     pub(super) absorbed_by: Option<VertexId>,
     /// Further ways inputs are known by, learnt from absorbed vertices.
     pub(super) secondary: Vec<(usize, Alternative)>,
+    /// What they are, so that each is learnt once.
+    pub(super) learnt: HashSet<(usize, Found)>,
     /// Work of it was repeated because somebody else's end had spoilt it.
     pub(super) retried: bool,
     /// Whether the index of vertices that are about to run knows this one.
@@ -157,6 +159,7 @@ impl Core {
             run: Once::Idle,
             absorbed_by: None,
             secondary: Vec::new(),
+            learnt: HashSet::new(),
             retried: false,
             indexed: false,
         }));
