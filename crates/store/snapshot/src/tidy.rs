@@ -3,12 +3,14 @@
 //! Where it replaces a directory it writes the kernel's mark, and for older programs a file and a device; where it may
 //! not write that mark it writes one of its own. And it notes where copied files come from.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, XattrFlags};
+use fstree::Root;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 /// Files that say their directory replaces another.
@@ -20,8 +22,11 @@ const OPAQUE: [&CStr; 2] = [c"trusted.overlay.opaque", c"user.overlay.opaque"];
 
 /// Puts a layer in order. Repeating it does no harm.
 pub(crate) fn layer(layer: &Path) -> io::Result<()> {
-    let mut pending = vec![open(CWD, layer)?];
-    while let Some(directory) = pending.pop() {
+    let root = Root::open(layer)?;
+    let mut pending = vec![PathBuf::from(".")];
+    while let Some(path) = pending.pop() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = root.open_with(&path, flags, Mode::empty())?;
         let mut replaced = forget_own(&directory)?;
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
@@ -35,7 +40,9 @@ pub(crate) fn layer(layer: &Path) -> io::Result<()> {
                 continue;
             }
             match entry.file_type() {
-                FileType::Directory => pending.push(open(&directory, name)?),
+                FileType::Directory => {
+                    pending.push(path.join(OsStr::from_bytes(name.to_bytes())));
+                }
                 FileType::RegularFile => {
                     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
@@ -53,19 +60,11 @@ pub(crate) fn layer(layer: &Path) -> io::Result<()> {
 
 /// Removes the program's attributes; tells whether one of them said that the directory replaces another.
 fn forget_own(file: &OwnedFd) -> io::Result<bool> {
-    let mut names = vec![0; 1024];
-    let length = loop {
-        match rustix::fs::flistxattr(file, names.as_mut_slice()) {
-            Err(Errno::RANGE) => names.resize(names.len() * 4, 0),
-            Err(Errno::NOTSUP) => return Ok(false),
-            other => break other?,
-        }
-    };
     let mut replaced = false;
-    for name in names[..length].split(|byte| *byte == 0) {
-        if let Some(rest) = name.strip_prefix(OWN) {
+    for (name, _) in fstree::xattr::of_file(file)? {
+        if let Some(rest) = name.as_bytes().strip_prefix(OWN) {
             replaced |= rest == b"opaque";
-            rustix::fs::fremovexattr(file, name)?;
+            rustix::fs::fremovexattr(file, &name)?;
         }
     }
     Ok(replaced)
@@ -82,9 +81,4 @@ fn mark_replaced(directory: &OwnedFd) -> io::Result<()> {
         Ok(()) | Err(Errno::NOTSUP) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
-}
-
-fn open(at: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
 }
