@@ -111,7 +111,7 @@ impl Unpacker {
             written: HashSet::new(),
             unlisted: BTreeSet::new(),
             directories: Vec::new(),
-            namespaced: in_user_namespace(),
+            namespaced: mount::probe::in_user_namespace(),
         })
     }
 
@@ -207,11 +207,4 @@ fn split(name: &[u8]) -> (&[u8], &[u8]) {
         Some(at) => (&name[..at], &name[at + 1..]),
         None => (&[], name),
     }
-}
-
-/// Whether ids of this process are not those of the machine.
-fn in_user_namespace() -> bool {
-    let whole = |line: &str| line.split_whitespace().eq(["0", "0", "4294967295"]);
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| !map.is_empty() && !map.lines().any(whole))
 }

@@ -298,8 +298,8 @@ pub(super) mod tests {
     fn a_node_that_is_not_there_is_named() {
         let failed = |text: &str| fault::chain(&edited(text, spec()).expect_err("no such device"));
         assert_eq!(
-            failed("{deviceNodes: [{path: /nonexistent}]}"),
-            "failed to stat CDI host device \"/nonexistent\": No such file or directory (os error 2)"
+            failed("{deviceNodes: [{path: /nonexistent/device}]}"),
+            "failed to stat CDI host device \"/nonexistent/device\": No such file or directory (os error 2)"
         );
         assert!(failed("{deviceNodes: [{path: /dev/null, type: b}]}").contains("mismatch (b, c)"));
         assert!(failed("{deviceNodes: [{path: /etc}]}").contains("is not a device node"));
