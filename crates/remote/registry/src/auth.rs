@@ -190,7 +190,7 @@ impl Keys {
             Some(known) => {
                 if again {
                     // Its end may have come earlier than its server said.
-                    known.forget_tokens().await;
+                    known.forget_tokens(asker).await?;
                 }
                 return Ok(true);
             }
@@ -316,10 +316,11 @@ impl Key {
         }
     }
 
-    async fn forget_tokens(&self) {
+    async fn forget_tokens(&self, asker: &Asker<'_>) -> Result<(), Error> {
         if let Kind::Bearer(bearer) = &self.kind {
-            bearer.tokens.lock().await.clear();
+            asker.cx.run(bearer.tokens.lock()).await?.clear();
         }
+        Ok(())
     }
 
     async fn authorization(&self, asker: &Asker<'_>, wanted: &Scopes) -> Result<String, Error> {
