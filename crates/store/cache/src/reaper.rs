@@ -169,10 +169,7 @@ fn remove_all(keys: &[Key], snapshots: &dyn Snapshotter, trash: &Path, stop: &At
     };
     std::thread::scope(|scope| {
         for _ in 1..THREADS.min(keys.len() / 4 + 1) {
-            scope.spawn(|| {
-                be_nice();
-                work();
-            });
+            scope.spawn(work);
         }
         work();
     });

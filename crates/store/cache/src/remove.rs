@@ -68,6 +68,9 @@ impl Inner {
         self.hand_down_use(id, &record, &mut batch)?;
         self.db.commit(batch)?;
         nodes.forget(id);
+        for key in record.owned() {
+            self.reaper.remove(key);
+        }
         // Giving back the room of a file may take a while, and comes when the last descriptor is closed.
         let mut closing = Vec::new();
         for digest in blobs {
@@ -82,9 +85,6 @@ impl Inner {
         // Whoever removes many at once does not keep others from building.
         MutexGuard::unlock_fair(nodes);
         drop(closing);
-        for key in record.owned() {
-            self.reaper.remove(key);
-        }
         Ok(freed)
     }
 
