@@ -1,5 +1,6 @@
 //! What the client asked for: frontend attributes, parsed and checked in upstream's order.
 
+mod imports;
 mod limits;
 pub(crate) mod number;
 
@@ -250,41 +251,10 @@ fn parse_platform_map(attributes: &BTreeMap<String, String>, platforms: usize) -
 }
 
 fn parse_cache_imports(attributes: &BTreeMap<String, String>) -> Result<Vec<CacheOptionsEntry>> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Entry {
-        #[serde(default, alias = "type")]
-        r#type: String,
-        #[serde(default, alias = "attrs")]
-        attrs: Option<BTreeMap<String, String>>,
-    }
-    let mut imports = Vec::new();
-    if let Some(list) = attributes
-        .get("cache-imports")
-        .filter(|list| !list.is_empty())
-    {
-        let parsed = serde_json::from_str::<serde_json::Value>(list);
-        let entries: Option<Vec<Entry>> =
-            parsed.and_then(serde_json::from_value).map_err(|err| {
-                let reason = match err.classify() {
-                    serde_json::error::Category::Eof => "unexpected end of JSON input".to_owned(),
-                    _ => err.to_string(),
-                };
-                text(format!(
-                    "failed to unmarshal cache-imports ({}): {reason}",
-                    dockerfile_syntax::quote::go(list)
-                ))
-            })?;
-        imports.extend(
-            entries
-                .unwrap_or_default()
-                .into_iter()
-                .map(|entry| CacheOptionsEntry {
-                    r#type: entry.r#type,
-                    attrs: entry.attrs.unwrap_or_default(),
-                }),
-        );
-    }
+    let mut imports = match attributes.get("cache-imports") {
+        Some(list) if !list.is_empty() => imports::cache_imports(list)?,
+        _ => Vec::new(),
+    };
     if let Some(list) = attributes.get("cache-from").filter(|list| !list.is_empty()) {
         imports.extend(list.split(',').map(|reference| CacheOptionsEntry {
             r#type: "registry".to_owned(),
