@@ -7,6 +7,7 @@
 //! Invariant: a task never writes to an inode it did not make itself. What stands in the way is removed, so an inode
 //! shared with another tree stays as it is.
 
+mod linked;
 mod task;
 mod tree;
 
@@ -16,6 +17,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+pub use linked::LinkedFiles;
 pub use task::{Attributes, Batch, Existing, Outcome, Task, copy_xattrs};
 pub use tree::tree;
 

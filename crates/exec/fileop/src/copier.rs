@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fstree::copy::{Attributes, Batch, Existing, Task};
+use fstree::copy::{Attributes, Batch, Existing, LinkedFiles, Task};
 use fstree::{Hits, Kind, Meta, Time, path};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,6 +31,7 @@ pub(crate) struct Copier<'a, 's> {
     plain_target: bool,
     /// Inodes shared by this copy; they may be shared again because the user linked their names.
     mine: HashSet<(u64, u64)>,
+    linked: Vec<LinkedFiles>,
     batch: Batch,
     levels: Vec<Level>,
     /// The first copy of every inode with several names.
@@ -108,6 +109,7 @@ impl<'a, 's> Copier<'a, 's> {
             fresh,
             plain_target,
             mine: HashSet::new(),
+            linked: Vec::new(),
             batch: Batch::new(),
             levels: Vec::new(),
             first_names: HashMap::new(),
@@ -124,6 +126,11 @@ impl<'a, 's> Copier<'a, 's> {
             self.top_other(from, meta, at)?;
         }
         self.batch.finish().map_err(in_the_way)?;
+        if self.batch.all_shared()
+            && let Some(sharing) = self.sharing.as_mut()
+        {
+            sharing.linked.append(&mut self.linked);
+        }
         for (first, second) in std::mem::take(&mut self.links) {
             self.link(&first, &second)?;
         }
@@ -363,6 +370,9 @@ impl<'a, 's> Copier<'a, 's> {
         }
         let attributes = self.attributes(meta);
         let share = self.share(from, name, meta, to, &attributes);
+        if share.is_some() && name == to_name {
+            self.note_linked(&from.at, at, name);
+        }
         if meta.is_file() && meta.nlink > 1 {
             let spot = Spot {
                 at: at.to_owned(),
@@ -396,6 +406,18 @@ impl<'a, 's> Copier<'a, 's> {
             share,
         };
         self.batch.push(task).map_err(in_the_way)
+    }
+
+    fn note_linked(&mut self, from: &Path, at: &Path, name: &CStr) {
+        let to = at.parent().unwrap_or(Path::new(""));
+        match self.linked.last_mut() {
+            Some(last) if last.from == from && last.to == to => last.add(name),
+            _ => {
+                let mut files = LinkedFiles::new(from, to);
+                files.add(name);
+                self.linked.push(files);
+            }
+        }
     }
 
     /// The name to link from, if this file may be shared.

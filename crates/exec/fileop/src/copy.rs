@@ -74,12 +74,16 @@ pub fn copy(
     let sources = sources(source, action)?;
     let plan = Plan::new(cx, source, target, action)?;
     let mut fresh = HashSet::new();
+    let several = sources.len() > 1;
     for found in sources {
         cx.check()?;
         if action.attempt_unpack && unpack(cx, source, &found, target, action)? {
             continue;
         }
         copy_one(&plan, &found, sharing.as_mut(), &mut fresh)?;
+        if several && let Some(sharing) = &mut sharing {
+            sharing.linked.clear();
+        }
     }
     Ok(())
 }

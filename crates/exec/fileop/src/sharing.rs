@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use fstree::{Meta, Root};
+use fstree::copy::LinkedFiles;
+use fstree::{Meta, Root, path};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 /// What a copy needs to know to share inodes. See the crate's documentation for the promises behind it.
@@ -21,6 +22,8 @@ pub struct Sharing<'a> {
     pub target_layer: &'a Root,
     /// What is shared into the target and the trees below it already; grows.
     pub used: &'a mut SharedInodes,
+    /// Which names the copy made; none when one of its sources may have replaced files of another.
+    pub linked: &'a mut Vec<LinkedFiles>,
 }
 
 /// The inodes that were shared into a tree, as (device, inode).
@@ -81,6 +84,8 @@ impl SharedInodes {
 #[derive(Debug, Clone)]
 pub(crate) struct From {
     pub dir: Arc<OwnedFd>,
+    /// Its resolved path.
+    pub at: Arc<Path>,
     layers: Vec<Arc<OwnedFd>>,
     /// The tree is its own only layer.
     plain: bool,
@@ -98,6 +103,7 @@ impl From {
         let open = |layer: &Root| layer.open_with(at, DIR | OFlags::NOFOLLOW, Mode::empty());
         Ok(Self {
             dir: Arc::new(dir),
+            at: at.into(),
             layers: if plain {
                 Vec::new()
             } else {
@@ -118,6 +124,7 @@ impl From {
         };
         Ok(Self {
             dir: open(&self.dir)?,
+            at: path::join(&self.at, name.to_bytes()).into(),
             layers: (self.layers.iter())
                 .filter_map(|layer| open(layer).ok())
                 .collect(),

@@ -301,13 +301,51 @@ fn names_of_one_inode_stay_together() {
     assert_eq!(inode(&to, "x/a"), inode(&to, "x/c/e"));
 }
 
-fn shared(source: &Root, target: &Root, action: &Copy, used: &mut SharedInodes) {
+/// Answers the names that were made, as `from=to`.
+fn shared(source: &Root, target: &Root, action: &Copy, used: &mut SharedInodes) -> Vec<String> {
+    let mut linked = Vec::new();
     let sharing = Sharing {
         source_layers: std::slice::from_ref(source),
         target_layer: target,
         used,
+        linked: &mut linked,
     };
     copy(&Cx::root(), source, target, action, Some(sharing)).expect("copied");
+    let mut names = Vec::new();
+    for dir in &linked {
+        for name in dir.names() {
+            let name = String::from_utf8_lossy(name);
+            let (from, to) = (dir.from.join(&*name), dir.to.join(&*name));
+            names.push(format!("{}={}", from.display(), to.display()));
+        }
+    }
+    names
+}
+
+#[test]
+fn names_that_a_copy_made_are_told() {
+    let ((_from, source), (_to, target)) = (
+        tree(&["d/a=1", "d/b=2", "d/e/c=3", "d/l->a", "o/a=4"]),
+        tree(&["y/a=old"]),
+    );
+    let run = |action| shared(&source, &target, &action, &mut SharedInodes::new());
+    assert_eq!(
+        run(action("/d", "/x")),
+        ["d/a=x/a", "d/b=x/b", "d/e/c=x/e/c"]
+    );
+    assert_eq!(run(action("/d/a", "/y/a")), ["d/a=y/a"]);
+    assert_eq!(run(action("/d/a", "/y/b")), [""; 0], "another name");
+    let several = Copy {
+        allow_wildcard: true,
+        dir_copy_contents: true,
+        ..action("/*", "/z/")
+    };
+    assert_eq!(run(several), [""; 0], "one may have replaced the other");
+    let others = Copy {
+        mode: Some(0o600),
+        ..action("/d", "/w")
+    };
+    assert_eq!(run(others), [""; 0], "they are other files");
 }
 
 #[test]

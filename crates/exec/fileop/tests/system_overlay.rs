@@ -89,6 +89,7 @@ fn files_of_layers_are_shared_into_new_directories_of_an_overlay() {
             source_layers: &layers,
             target_layer: &layer,
             used: &mut used,
+            linked: &mut Vec::new(),
         };
         let action = action("/d", dest);
         let (from, to) = (source.root(), target.root());
@@ -158,6 +159,7 @@ fn a_mount_sees_files_that_were_shared_into_directories_it_knows() {
             source_layers: std::slice::from_ref(&source),
             target_layer: &layer,
             used: &mut used,
+            linked: &mut Vec::new(),
         };
         let action = action(src, dest);
         copy(&Cx::root(), &source, &target, &action, Some(sharing)).expect("copied");

@@ -3,11 +3,12 @@
 //! What `contenthash` learned of a tree is kept in memory while the record is in use and in the database for later.
 //! It goes with the snapshot: a view shares it with its mutable, and a step that changed nothing with its parent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use contenthash::{Listed, Query, Records};
 use db::Batch;
-use fstree::Root;
+use fstree::copy::LinkedFiles;
+use fstree::{Root, path};
 use oci::Digest;
 use progress::Progress;
 use tasks::Cx;
@@ -34,7 +35,10 @@ impl Ref {
             let mut records = node.records.lock();
             let records = match &mut *records {
                 Some(records) => records,
-                none => none.insert(inner.kept_checksums(&node)?.unwrap_or_default()),
+                none => none.insert(match inner.kept_checksums(&node)? {
+                    Some(kept) => kept,
+                    None => linked_checksums(&node),
+                }),
             };
             let root = Root::from_borrowed(tree.fd()).map_err(Error::io("open a tree"))?;
             let answer = records.query(&cx, &root, &query);
@@ -64,7 +68,45 @@ impl Ref {
     }
 }
 
+/// Files of a tree that are further names of files of another.
+#[derive(Debug)]
+pub struct Linked {
+    source: Weak<Node>,
+    files: Vec<LinkedFiles>,
+}
+
+impl Ref {
+    /// Says that these files of this tree have further names in another.
+    pub fn linked(&self, files: Vec<LinkedFiles>) -> Linked {
+        Linked {
+            source: Arc::downgrade(&changed_node(self.node())),
+            files,
+        }
+    }
+}
+
+/// What other trees know of the files of this one: whatever names it, a file has one checksum.
+fn linked_checksums(node: &Node) -> Records {
+    let mut records = Records::new();
+    if let Some(Linked { source, files }) = node.linked.lock().take()
+        && let Some(source) = source.upgrade()
+        && let Some(known) = source.records.lock().as_ref()
+    {
+        for dir in &files {
+            let (from, to) = (path::bytes(&dir.from), path::bytes(&dir.to));
+            records.insert_linked(to, known, from, dir.names());
+        }
+    }
+    records
+}
+
 impl MutableRef {
+    /// Says that files of this tree are further names of files of another, or that it is not known of any. Holds for
+    /// the tree as it is when it is committed.
+    pub fn set_linked(&self, linked: Option<Linked>) {
+        *self.node().linked.lock() = linked;
+    }
+
     /// The checksums of the tree as it was when it was last frozen; empty when there are none. Whoever changes the tree
     /// changes them too and hands them back with [`MutableRef::set_checksums`].
     pub fn take_checksums(&self) -> Records {

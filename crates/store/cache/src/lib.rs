@@ -53,6 +53,7 @@ use parking_lot::Mutex;
 use snapshot::Snapshotter;
 use tasks::Cx;
 
+pub use checksum::Linked;
 pub use error::Error;
 pub use gc::{Disk, Pruned, Rule, disk};
 pub use keeper::Keeper;

@@ -174,6 +174,7 @@ impl MutableRef {
         // The mount that wrote must be gone before the tree lies below others; a new node opens it anew.
         let node = Node::new(self.id().clone(), record, self.node.parents.clone());
         *node.records.lock() = checksums;
+        *node.linked.lock() = self.node.linked.lock().take();
         let node = inner.nodes.lock().add(node);
         Ok(Ref::new(self.cache.clone(), node))
     }

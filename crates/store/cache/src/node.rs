@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use snapshot::{Chain, Key, Snapshotter};
 use tasks::Cx;
 
+use crate::checksum::Linked;
 use crate::record::{Body, MadeOf, Record};
 use crate::{Error, Inner, RefId};
 
@@ -36,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) working: Arc<tokio::sync::Mutex<()>>,
     /// What is known of the tree's checksums. Locked while files are hashed.
     pub(crate) records: Mutex<Option<Records>>,
+    /// Whose checksums are known elsewhere.
+    pub(crate) linked: Mutex<Option<Linked>>,
     /// Metadata of a record that is not kept yet.
     pub(crate) pending: Mutex<BTreeMap<String, Vec<u8>>>,
     /// The tree, once somebody looked inside. Locked while it is being mounted.
@@ -63,6 +66,7 @@ impl Node {
             provider: Mutex::new(None),
             working: Arc::default(),
             records: Mutex::new(None),
+            linked: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
             tree: tokio::sync::Mutex::new(None),
         }

@@ -674,6 +674,48 @@ async fn checksums_of_a_client_directory_come_from_its_transfer() {
 }
 
 #[tokio::test]
+async fn a_file_with_names_in_two_trees_is_hashed_once() {
+    testkit::require!(root);
+    use contenthash::{Change, Query, Records, Sum};
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let write = |tree: &MutableRef, path: &str| {
+        let path = tree.layer_directory().expect("a directory").join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        std::fs::write(path, "content").expect("written");
+    };
+    let first = fixture.mutable(&cache, None).await;
+    write(&first, "d/f");
+    let mut records = Records::new();
+    // Nothing on disk has this sum.
+    records.insert(b"d/f", Change::File(Sum::of_nothing()));
+    first.set_checksums(records);
+    let first = first.commit(&fixture.cx, "").await.expect("committed");
+    let files = || {
+        let mut files = fstree::copy::LinkedFiles::new("d".as_ref(), "e".as_ref());
+        files.add(c"f");
+        files.add(c"unknown");
+        vec![files]
+    };
+    let sum = async |told: bool| {
+        let second = fixture.mutable(&cache, None).await;
+        write(&second, "e/f");
+        second.set_linked(told.then(|| first.linked(files())));
+        let second = second.commit(&fixture.cx, "").await.expect("committed");
+        let sum = |path| {
+            let query = Query::of(path);
+            let (second, cx) = (second.clone(), fixture.cx.clone());
+            async move { second.checksum(&cx, &query).await.expect("a checksum") }
+        };
+        (sum("/e/f").await, sum("/").await)
+    };
+    let (told, looked) = (sum(true).await, sum(false).await);
+    assert_eq!(told.0, Sum::of_nothing().digest());
+    assert_ne!(looked.0, told.0);
+    assert_ne!(looked.1, told.1);
+}
+
+#[tokio::test]
 async fn after_a_power_cut_only_what_was_synced_is_there() {
     testkit::require!(root);
     let fixture = Fixture::new();

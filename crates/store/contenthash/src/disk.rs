@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::btree_map;
 use std::ffi::{CStr, CString};
 use std::io::{self, Read};
-use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,13 +115,9 @@ impl<'a> Disk<'a> {
             return Ok(());
         }
         let (cx, tree) = self.tree()?;
-        // The system takes ten files to say how many can work at the same time.
-        let threads = match (jobs.len() / WORTH_THREADS + 1).min(MAX_THREADS) {
-            1 => 1,
-            wanted => std::thread::available_parallelism()
-                .map_or(1, NonZero::get)
-                .min(wanted),
-        };
+        let threads = (jobs.len() / WORTH_THREADS + 1)
+            .min(MAX_THREADS)
+            .min(tasks::cores());
         let work = Work {
             cx,
             tree,

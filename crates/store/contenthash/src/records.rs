@@ -172,6 +172,28 @@ impl Records {
         place(root, path, node);
     }
 
+    /// Takes over what `other` knows of files of its directory `from` that got further names in the directory `to`
+    /// here: whatever names it, a file has one record. Clean paths relative to the roots.
+    pub fn insert_linked<'n>(
+        &mut self,
+        to: &[u8],
+        other: &Self,
+        from: &[u8],
+        files: impl IntoIterator<Item = &'n [u8]>,
+    ) {
+        let Some(known) = other.root.as_ref().and_then(|root| known_dir(root, from)) else {
+            return;
+        };
+        for name in files {
+            let Some(node @ Node::File { sum: Some(_) }) = known.children.get(name) else {
+                continue;
+            };
+            self.changed = true;
+            let root = self.root.get_or_insert_default();
+            place(root, &[to, b"/", name].concat(), node.clone());
+        }
+    }
+
     /// Forgets `path` and everything below it.
     pub fn remove(&mut self, path: &[u8]) {
         let Some(root) = &mut self.root else { return };
@@ -216,6 +238,13 @@ fn node_at<'a>(root: &'a Dir, path: &[u8]) -> Option<&'a Node> {
         node = dir.children.get(name)?;
     }
     Some(node)
+}
+
+fn known_dir<'a>(root: &'a Dir, path: &[u8]) -> Option<&'a Dir> {
+    names(path).try_fold(root, |dir, name| match dir.children.get(name)? {
+        Node::Dir(inner) => Some(inner),
+        _ => None,
+    })
 }
 
 fn dir_at<'a>(root: &'a mut Dir, path: &[u8]) -> Option<&'a mut Dir> {

@@ -295,6 +295,8 @@ pub struct Batch {
     open_dirs: usize,
     last_dir: i32,
     threads: usize,
+    /// A file that might have been shared was copied.
+    unshared: AtomicBool,
 }
 
 impl Default for Batch {
@@ -307,6 +309,7 @@ impl Default for Batch {
             open_dirs: 0,
             last_dir: -1,
             threads: (*threads).min(MAX_THREADS),
+            unshared: AtomicBool::new(false),
         }
     }
 }
@@ -336,6 +339,11 @@ impl Batch {
         self.run()
     }
 
+    /// Whether every task so far that was given a name to share has shared it.
+    pub fn all_shared(&self) -> bool {
+        !self.unshared.load(Ordering::Relaxed)
+    }
+
     fn run(&mut self) -> Result<(), Error> {
         let tasks = std::mem::take(&mut self.tasks);
         self.open_dirs = 0;
@@ -344,6 +352,7 @@ impl Batch {
         let queue = Queue {
             tasks: Mutex::new(tasks.into_iter()),
             stop: AtomicBool::new(false),
+            unshared: &self.unshared,
         };
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| queue.work())).collect();
@@ -358,12 +367,13 @@ impl Batch {
     }
 }
 
-struct Queue {
+struct Queue<'b> {
     tasks: Mutex<std::vec::IntoIter<Task>>,
     stop: AtomicBool,
+    unshared: &'b AtomicBool,
 }
 
-impl Queue {
+impl Queue<'_> {
     /// The next few neighbours: threads that create in different directories do not wait for each other.
     fn take(&self) -> Vec<Task> {
         let mut tasks = match self.tasks.lock() {
@@ -380,9 +390,15 @@ impl Queue {
                 return Ok(());
             }
             for task in tasks {
-                if let Err(err) = task.run() {
-                    self.stop.store(true, Ordering::Relaxed);
-                    return Err(err);
+                match task.run() {
+                    Ok(Outcome::Copied) if task.share.is_some() => {
+                        self.unshared.store(true, Ordering::Relaxed);
+                    }
+                    Ok(_) => {}
+                    Err(err) => {
+                        self.stop.store(true, Ordering::Relaxed);
+                        return Err(err);
+                    }
                 }
             }
         }

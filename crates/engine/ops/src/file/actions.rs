@@ -73,6 +73,7 @@ pub(super) async fn apply(
     let Some(job) = Job::new(op, work, inputs, second, action).await? else {
         return Ok(());
     };
+    open.tree.set_linked(None);
     let job = Arc::new(job);
     let target = target(work, open, &job).await?;
     let cx = work.cx.clone();
@@ -86,7 +87,7 @@ pub(super) async fn apply(
     })
     .await;
     match done {
-        Ok(Some(sharing)) => sharing.keep(open).await,
+        Ok(Some(sharing)) => sharing.keep(second, open).await,
         Ok(None) => Ok(()),
         Err(err) => Err(Failure::from_error(&err)),
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use diagnostics::Failure;
 use fileop::{SharedInodes, Sharing};
 use fstree::Root;
+use fstree::copy::LinkedFiles;
 
 use super::super::Open;
 use crate::Value;
@@ -17,6 +18,7 @@ pub(super) struct Shared {
     sources: Vec<Root>,
     target: Root,
     used: SharedInodes,
+    linked: Vec<LinkedFiles>,
 }
 
 impl Shared {
@@ -46,6 +48,7 @@ impl Shared {
             sources: open_all(sources).ok()?,
             target: Root::open(target).ok()?,
             used,
+            linked: Vec::new(),
         })
     }
 
@@ -55,14 +58,17 @@ impl Shared {
             source_layers: &self.sources,
             target_layer: &self.target,
             used: &mut self.used,
+            linked: &mut self.linked,
         }
     }
 
     /// Remembers what was shared.
-    pub(super) async fn keep(self, open: &Open) -> Result<(), Failure> {
+    pub(super) async fn keep(self, source: &Value, open: &Open) -> Result<(), Failure> {
         if self.used.is_empty() {
             return Ok(());
         }
+        let linked = source.0.as_ref().map(|source| source.linked(self.linked));
+        open.tree.set_linked(linked);
         open.tree
             .set_meta(KEY, &self.used.to_bytes())
             .map_err(|err| Failure::from_error(&err))?;
