@@ -21,6 +21,7 @@ fn server() -> Server {
         .http2_max_header_list_size(HEADER_LIST)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
+        .max_frame_size(session::FRAME_SIZE)
         .tcp_nodelay(true)
 }
 

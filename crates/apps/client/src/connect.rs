@@ -124,6 +124,7 @@ fn tune(endpoint: Endpoint) -> Endpoint {
     endpoint
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
+        .max_frame_size(session::FRAME_SIZE)
         .http2_max_header_list_size(16 << 20)
         .tcp_nodelay(true)
 }

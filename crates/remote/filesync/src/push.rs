@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use proto::filesync::BytesMessage;
 use proto::fsutil::Packet;
-use session::{MAX_MESSAGE, Session, metadata};
+use session::{MAX_MESSAGE, PART, Session, metadata};
 use tasks::{Cx, Task};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,8 +24,6 @@ use crate::{Error, Incoming, Listing};
 
 /// The method that must be offered.
 pub const METHOD: &str = "/moby.filesync.v1.FileSend/DiffCopy";
-/// The largest part of a file in one message. Stock clients take up to 4 MiB.
-const PART: usize = 1 << 20;
 
 fn check(session: &Session) -> Result<(), Error> {
     if session.supports(METHOD) {

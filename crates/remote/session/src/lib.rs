@@ -34,7 +34,10 @@ pub const MAX_CHUNK: usize = 3 << 20;
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// Flow-control window of a connection.
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Largest frame we accept; fewer, larger frames cost less.
-pub const FRAME_SIZE: u32 = 1 << 20;
+/// Largest frame we accept, on the control socket and inside a session; fewer, larger frames cost less.
+pub const FRAME_SIZE: u32 = 64 << 10;
+/// Bytes of a file in one message. With all that is wrapped around it, such a message is one frame; and no buffer on its
+/// way is so large that the allocator has it mapped, and every page of it zeroed, each time.
+pub const PART: usize = 60 << 10;
 /// Error details travel in a trailer, and a trailer is a header list.
 pub const HEADER_LIST: u32 = 16 << 20;

@@ -16,10 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::{Error, Group, MAX_MESSAGE, Session, metadata};
+use crate::{Error, Group, MAX_MESSAGE, PART, Session, metadata};
 
-/// Bytes of one message. A stock client takes up to 4 MiB.
-const PART: usize = 1 << 20;
 /// Parts that may wait for the connection.
 const QUEUE: usize = 4;
 

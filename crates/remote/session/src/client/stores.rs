@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{MAX_MESSAGE, metadata};
+use crate::{MAX_MESSAGE, PART, metadata};
 
 /// The methods of the service.
 pub const METHODS: &[&str] = &[
@@ -38,8 +38,6 @@ pub const METHODS: &[&str] = &[
     "Abort",
 ];
 
-/// Bytes of one message.
-const PART: usize = 1 << 20;
 const QUEUE: usize = 4;
 
 /// Folders by the names the daemon asks for: `oci:NAME`, `local:DIR`, `export`.

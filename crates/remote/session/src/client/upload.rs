@@ -12,12 +12,10 @@ use proto::upload::upload_server::{Upload, UploadServer};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::metadata;
+use crate::{PART, metadata};
 
 /// The methods of the service.
 pub const METHODS: &[&str] = &["Pull"];
-
-const CHUNK: usize = 256 << 10;
 
 type Source = Box<dyn AsyncRead + Send + Unpin>;
 
@@ -60,7 +58,7 @@ impl Upload for Uploads {
         let source = source
             .ok_or_else(|| Status::unknown(format!("no http response from session for {id}")))?;
         let chunks = futures::stream::try_unfold(source, |mut source| async move {
-            let mut buffer = BytesMut::with_capacity(CHUNK);
+            let mut buffer = BytesMut::with_capacity(PART);
             let read = source.read_buf(&mut buffer).await;
             let len = read.map_err(|err| Status::unknown(err.to_string()))?;
             let message = BytesMessage {
