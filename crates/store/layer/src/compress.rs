@@ -6,7 +6,6 @@
 //! the stream. Block limits depend on the stream alone, so the result does not depend on the number of threads.
 
 use std::io::{self, Write};
-use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -28,8 +27,7 @@ pub(crate) fn store(
     store: &content::Store,
     produce: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
 ) -> Result<LayerBlob, Error> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    store_with(options, threads.min(MAX_THREADS), store, produce)
+    store_with(options, tasks::cores().min(MAX_THREADS), store, produce)
 }
 
 pub(crate) fn store_with(
