@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use fstree::Root;
 use mount::Mount;
 
-use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, remove_home, usage};
+use crate::{Chain, Error, Key, Snapshotter, Usage, keys_in, make_root, remove_home, usage};
 
 /// The native snapshotter. Of a chain only the nearest snapshot matters.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Native {
 impl Native {
     /// Opens the directory, making it if need be.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        std::fs::create_dir_all(root).map_err(Error::io("prepare", root))?;
+        make_root(root)?;
         Ok(Self {
             root: root.to_owned(),
         })

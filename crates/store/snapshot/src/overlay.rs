@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use mount::{Mount, Upper};
 
 use crate::{
-    Chain, Error, Key, Snapshotter, Usage, keys_in, remove, remove_home, tidy, usage, whiteouts,
+    Chain, Error, Key, Snapshotter, Usage, keys_in, make_root, remove, remove_home, tidy, usage,
+    whiteouts,
 };
 
 /// The overlayfs snapshotter.
@@ -37,8 +38,7 @@ enum Driver {
 impl Overlay {
     /// Opens the directory, making it if need be.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let fail = Error::io("prepare", root);
-        std::fs::create_dir_all(root).map_err(&fail)?;
+        make_root(root)?;
         let options = mount::probe::overlay_options();
         let mut edit_options = options.clone();
         if mount::probe::has_volatile() {
@@ -59,7 +59,7 @@ impl Overlay {
         if let Some(obstacle) = mount::fuse::obstacle() {
             return Err(Error::NoFuse { obstacle });
         }
-        std::fs::create_dir_all(root).map_err(Error::io("prepare", root))?;
+        make_root(root)?;
         let options = vec![mount::fuse::FUSE_OVERLAYFS.to_owned()];
         let mut edit_options = options.clone();
         edit_options.push("volatile".to_owned());
