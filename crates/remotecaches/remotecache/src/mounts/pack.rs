@@ -44,18 +44,19 @@ pub struct Packed {
     pub failed: Vec<(String, String)>,
 }
 
-/// Chunks are larger than this, and there are hardly more of them than [`CHUNKS`]: the manifest lists them all, and
-/// upstream reads none above 1 MiB.
-const SMALLEST_BITS: u32 = 20;
+/// Chunks are about as large as these powers of two at least and at most. Between them there are hardly more chunks than
+/// [`CHUNKS`]: the manifest lists them all, and upstream reads none above 1 MiB.
+const BITS: (u32, u32) = (20, 24);
 const CHUNKS: u64 = 1024;
 
 /// Packs mounts into blobs in `store`: files of at most `limit` bytes.
 pub fn pack(cx: &Cx, places: &[Place], limit: u64, store: &Store) -> Result<Packed, Error> {
     let mut packed = Packed::default();
     let mut readable = Vec::new();
-    let mut total = 0;
+    let mut total = 0_u64;
     for place in places {
-        match survey(cx, place, &mut |_, meta| total += meta.size) {
+        let mut add = |_: &Path, meta: &Meta| total = total.saturating_add(meta.size);
+        match survey(cx, place, &mut add) {
             Ok(0) => {}
             Ok(_) => readable.push(place),
             Err(Trouble::Stop(err)) => return Err(err),
@@ -68,7 +69,7 @@ pub fn pack(cx: &Cx, places: &[Place], limit: u64, store: &Store) -> Result<Pack
         } else {
             None
         },
-        bits: SMALLEST_BITS.max((total.min(limit) / CHUNKS).checked_ilog2().unwrap_or(0) + 1),
+        bits: bits(total.min(limit)),
     };
     for place in readable {
         match Packer::new(cx, place, &limits, store).and_then(|packer| packer.run(&mut packed)) {
@@ -78,6 +79,12 @@ pub fn pack(cx: &Cx, places: &[Place], limit: u64, store: &Store) -> Result<Pack
         }
     }
     Ok(packed)
+}
+
+/// How large chunks are when there is so much to be packed.
+fn bits(total: u64) -> u32 {
+    let wanted = (total / CHUNKS).checked_ilog2().unwrap_or(0) + 1;
+    wanted.clamp(BITS.0, BITS.1)
 }
 
 /// Why a mount is not packed.
@@ -125,8 +132,8 @@ struct Limits {
 /// When a file was used, and an order of those used at the same time.
 type Age = (i64, u64);
 
-/// Reading a file that is as old as its last use tells is noted by the kernel, so a file that nobody read since it was
-/// restored is as old as it was.
+/// With `relatime` the kernel notes that a file is read if its last use is not later than its last change. Both are the
+/// same for a restored file, so one that nobody read since is as old as it was.
 fn age(path: &Path, meta: &Meta) -> Age {
     // FNV-1a.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -136,7 +143,7 @@ fn age(path: &Path, meta: &Meta) -> Age {
     (meta.mtime.nanos().max(meta.atime.nanos()), hash)
 }
 
-/// The last file there is no room for, when the latest come first.
+/// The first file there is no room for, when the latest come first.
 fn oldest(cx: &Cx, places: &[&Place], limit: u64) -> Result<Age, Error> {
     let mut files = Vec::new();
     for place in places {

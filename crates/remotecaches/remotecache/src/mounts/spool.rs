@@ -28,8 +28,16 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if let Err(err) = std::fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), error = %err, "spool not removed");
+        let path = std::mem::take(&mut self.path);
+        let remove = move || {
+            if let Err(err) = std::fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), error = %err, "spool not removed");
+            }
+        };
+        // It may hold gigabytes, and whoever comes last may have others to serve.
+        match tokio::runtime::Handle::try_current() {
+            Ok(_) => drop(tasks::blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }

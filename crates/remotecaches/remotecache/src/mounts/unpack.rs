@@ -22,7 +22,7 @@ use crate::{Error, Work};
 
 /// Chunks fetched beside each other.
 const AHEAD: usize = 4;
-/// No chunk is larger than this.
+/// No chunk may be larger than this.
 const LARGEST: u64 = 1 << 30;
 
 /// Puts files into a directory. Chunks are fetched into the store of `work` as they are needed.
@@ -75,7 +75,7 @@ pub(super) async fn unpack(
 struct Chunks {
     queue: mpsc::Receiver<Digest>,
     store: Store,
-    open: Option<Box<dyn Read + Send>>,
+    open: Option<io::Take<Box<dyn Read + Send>>>,
 }
 
 impl Read for Chunks {
@@ -86,13 +86,16 @@ impl Read for Chunks {
                 if read > 0 || buffer.is_empty() {
                     return Ok(read);
                 }
+                if open.limit() == 0 {
+                    return Err(io::Error::other("a chunk is too large"));
+                }
             }
             let Some(next) = self.queue.blocking_recv() else {
                 return Ok(0);
             };
             let blob = self.store.open_blob(&next).map_err(io::Error::other)?;
-            let decoder = zstd::stream::read::Decoder::new(blob)?;
-            self.open = Some(Box::new(decoder.take(LARGEST)));
+            let decoder: Box<dyn Read + Send> = Box::new(zstd::stream::read::Decoder::new(blob)?);
+            self.open = Some(decoder.take(LARGEST));
         }
     }
 }
@@ -162,11 +165,13 @@ fn put(entry: &Entry, path: &PathBuf, stream: &mut Chunks, root: &Root) -> io::R
     dress(entry, &at)
 }
 
-/// Owner, attributes, permissions, times, in this order: each would undo an earlier one.
+/// Owner, attributes, permissions, times, in this order: a change of one undoes some of those after it.
 fn dress(entry: &Entry, at: &Parent) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    // The largest number means nobody.
+    let uid = (entry.uid != u32::MAX).then(|| Uid::from_raw(entry.uid));
+    let gid = (entry.gid != u32::MAX).then(|| Gid::from_raw(entry.gid));
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    match rustix::fs::chownat(&at.dir, at.name(), Some(uid), Some(gid), flags) {
+    match rustix::fs::chownat(&at.dir, at.name(), uid, gid, flags) {
         // Without rights, or without such a user: the files are the daemon's own then.
         Err(Errno::PERM | Errno::INVAL) => {}
         done => done?,
