@@ -1,5 +1,6 @@
 //! Who signs: keys that were given, or those of the daemon's environment, files, container, or machine.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use fault::Class;
@@ -25,11 +26,17 @@ const AHEAD: Duration = Duration::from_secs(300);
 const NEARBY: Duration = Duration::from_secs(2);
 
 /// Who signs.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) id: String,
     pub(crate) secret: String,
     pub(crate) token: Option<String>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Keys").field(&self.id).finish()
+    }
 }
 
 impl Keys {
@@ -140,7 +147,7 @@ impl Credentials {
     }
 
     async fn for_token(&self, cx: &Cx, file: String, role: &Role) -> Result<Lent, Error> {
-        let what = format!("failed to read AWS_WEB_IDENTITY_TOKEN_FILE {file}");
+        let what = format!("failed to read web identity token {file}");
         let token = tasks::blocking(move || std::fs::read_to_string(file)).await;
         let token = token.map_err(|err| place(format!("{what}: {err}")))?;
         self.lender().exchange(cx, &token, role).await
@@ -189,11 +196,9 @@ impl Credentials {
     /// The keys a profile begins with.
     async fn first(&self, cx: &Cx, first: First) -> Result<Lent, Error> {
         let missing = |what: &str| place(format!("there are no credentials of the {what}"));
-        if let Some(keys) = first.keys() {
-            return Ok((keys, None));
-        }
         match first {
-            First::Keys { .. } | First::Environment => {
+            First::Keys(keys) => Ok((keys, None)),
+            First::Environment => {
                 let keys = Keys::of_environment(&self.environment);
                 Ok((keys.ok_or_else(|| missing("environment"))?, None))
             }

@@ -7,7 +7,7 @@ use super::credentials::Keys;
 type Section = BTreeMap<String, String>;
 
 /// What stands in both files.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Profiles {
     profiles: BTreeMap<String, Section>,
     sessions: BTreeMap<String, Section>,
@@ -16,11 +16,7 @@ pub(super) struct Profiles {
 /// Where keys come from at first.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum First {
-    Keys {
-        id: String,
-        secret: String,
-        token: Option<String>,
-    },
+    Keys(Keys),
     /// The daemon's variables.
     Environment,
     Container,
@@ -56,19 +52,6 @@ pub(super) struct Role {
 pub(super) struct Way {
     pub(super) first: First,
     pub(super) roles: Vec<Role>,
-}
-
-impl First {
-    pub(super) fn keys(&self) -> Option<Keys> {
-        let Self::Keys { id, secret, token } = self else {
-            return None;
-        };
-        Some(Keys {
-            id: id.clone(),
-            secret: secret.clone(),
-            token: token.clone(),
-        })
-    }
 }
 
 impl Profiles {
@@ -212,11 +195,11 @@ impl Profiles {
 
 fn own_keys(profile: &Section) -> Option<First> {
     let value = |key: &str| profile.get(key).filter(|value| !value.is_empty()).cloned();
-    Some(First::Keys {
+    Some(First::Keys(Keys {
         id: value("aws_access_key_id")?,
         secret: value("aws_secret_access_key")?,
         token: value("aws_session_token"),
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -229,11 +212,26 @@ mod tests {
         profiles
     }
 
-    fn id(way: &Way) -> &str {
+    fn keys(way: &Way) -> &Keys {
         match &way.first {
-            First::Keys { id, .. } => id,
+            First::Keys(keys) => keys,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn id(way: &Way) -> &str {
+        &keys(way).id
+    }
+
+    #[test]
+    fn secrets_of_keys_are_not_shown() {
+        let all = profiles(
+            "[x]\naws_access_key_id=shown\naws_secret_access_key=s1\naws_session_token=s2\n",
+        );
+        let way = all.way("x").expect("no error").expect("keys");
+        let text = format!("{way:?}");
+        assert!(text.contains("shown"), "{text}");
+        assert!(!text.contains("s1") && !text.contains("s2"), "{text}");
     }
 
     #[test]
@@ -249,7 +247,7 @@ mod tests {
             Ok(Some("a".to_owned()))
         );
         let x = all.way("x").expect("no error").expect("keys");
-        let keys = x.first.keys().expect("keys");
+        let keys = keys(&x);
         assert_eq!((keys.id.as_str(), keys.token.as_deref()), ("c", Some("e")));
         assert_eq!(all.way("y"), Ok(None));
         assert_eq!(all.way("none"), Ok(None));

@@ -226,11 +226,13 @@ struct Printed {
 /// Keys that a command prints.
 pub(super) async fn of_process(cx: &Cx, command: &str) -> Result<Lent, Error> {
     let what = "failed to run credential_process";
-    let mut shell = tokio::process::Command::new("sh");
-    let shell = shell.args(["-c", command]).kill_on_drop(true);
-    let shell = shell.stdin(std::process::Stdio::null());
-    let output = cx.run(shell.output()).await?;
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", command]);
+    let output = tasks::child::run(cx, shell, |_, _| {}).await;
     let output = output.map_err(|err| place(format!("{what}: {err}")))?;
+    if let Some(reason) = output.cancelled {
+        return Err(reason.into());
+    }
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(place(format!("{what}: {}", said.trim_end())));
