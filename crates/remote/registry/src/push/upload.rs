@@ -22,7 +22,7 @@ use crate::resolve::denied;
 use crate::retry::retrying_from;
 use crate::wire::{self, Access, Body, Others, Place, Request};
 
-/// Bytes of a piece, unless the registry wants larger ones.
+/// Bytes of a piece.
 const PIECE: u64 = 16 << 20;
 
 /// A blob on its way to a registry.
@@ -190,6 +190,8 @@ impl<'a> Upload<'a> {
             }
         }
         let request = self.last(&place, None);
+        // If this fails, the next try asks there.
+        self.state.lock().place = Some(place);
         let sent = self.access.send(self.host, &request, Others::None).await;
         let answer = sent.map_err(denied("push"))?;
         match answer.status() {
