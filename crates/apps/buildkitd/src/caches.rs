@@ -1,7 +1,7 @@
 //! What the configuration file says of remote caches.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 /// By kind.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -18,11 +18,19 @@ pub(crate) struct Gha {
     pub verify: Verify,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Sign {
     /// Reads an index, and writes a signature of it.
+    #[serde(deserialize_with = "command")]
     pub command: Vec<String>,
+}
+
+fn command<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    let command = Vec::deserialize(value)?;
+    match command.is_empty() {
+        true => Err(D::Error::custom("nothing would be signed by no command")),
+        false => Ok(command),
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -53,5 +61,13 @@ mod tests {
         let sign = caches.gha.sign.expect("a command");
         assert_eq!(sign.command, ["sign", "-"]);
         assert!(caches.gha.verify.required);
+    }
+
+    #[test]
+    fn signing_needs_a_command() {
+        for text in ["[gha.sign]", "[gha.sign]\ncommand = []"] {
+            let refused = toml::from_str::<Caches>(text).expect_err("nobody signs");
+            assert!(refused.message().contains("command"), "{refused}");
+        }
     }
 }
