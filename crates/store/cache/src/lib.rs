@@ -41,6 +41,7 @@ mod unpack;
 mod usage;
 mod verify;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub use verify::{Depth, Problem, Report};
 use fresh::Fresh;
 use node::{Node, Nodes};
 use reaper::Reaper;
-use record::{Body, Record, second_id, to_nanos};
+use record::{Body, MadeOf, Record, second_id, to_nanos};
 
 /// The cache. Clones share it.
 #[derive(Clone)]
@@ -188,9 +189,10 @@ impl Cache {
             Some(record) if record.is_mutable() => false,
             // A tree is made when those below it are there, and they stay as long as it does.
             Some(record) if record.snapshot().is_some() => true,
-            Some(_) => self
-                .load(id)
-                .is_some_and(|node| self.inner.is_available(&node)),
+            Some(_) => {
+                let available = |node| self.inner.is_available(&node);
+                self.inner.is_unpacked(id) || self.load(id).is_some_and(available)
+            }
         }
     }
 
@@ -264,6 +266,30 @@ impl Inner {
             below = Some(nodes.add(node));
         }
         Ok(below)
+    }
+
+    /// Whether all that a merge or a difference is made of is unpacked; it stays as long as the record does.
+    ///
+    /// What was found is remembered: each merge of a long chain would be asked for all those below it.
+    fn is_unpacked(&self, id: &RefId) -> bool {
+        let mut seen = HashSet::new();
+        let mut left = vec![id.clone()];
+        while let Some(at) = left.pop() {
+            if seen.contains(&at) || self.nodes.lock().unpacked.contains(&at) {
+                continue;
+            }
+            match record::read(&self.db, &at) {
+                Ok(Some(record)) if record.snapshot().is_some() => {}
+                Ok(Some(record)) if !matches!(record.made_of(), MadeOf::ItsOwn) => {
+                    left.extend(record.parents);
+                    seen.insert(at);
+                }
+                // Lazy, or not in the database yet.
+                _ => return false,
+            }
+        }
+        self.nodes.lock().note_unpacked(seen);
+        true
     }
 
     /// Whether all layers are unpacked, or their blobs are here, or somebody can bring them.

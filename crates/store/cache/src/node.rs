@@ -243,7 +243,13 @@ pub(crate) struct Nodes {
     map: HashMap<RefId, Weak<Node>>,
     /// Entries of nodes that are gone are removed when the map has grown to this size.
     clean_at: usize,
+    /// Merges and differences that are known to be made of unpacked trees. Some of those that are, also of records that
+    /// are gone.
+    pub(crate) unpacked: HashSet<RefId>,
 }
+
+/// How many merges and differences are remembered.
+const UNPACKED: usize = 8192;
 
 impl Nodes {
     pub(crate) fn find(&self, id: &RefId) -> Option<Arc<Node>> {
@@ -258,6 +264,13 @@ impl Nodes {
         }
         self.map.insert(node.id.clone(), Arc::downgrade(&node));
         node
+    }
+
+    pub(crate) fn note_unpacked(&mut self, ids: HashSet<RefId>) {
+        if self.unpacked.len() + ids.len() > UNPACKED {
+            self.unpacked.clear();
+        }
+        self.unpacked.extend(ids);
     }
 
     pub(crate) fn forget(&mut self, id: &RefId) {

@@ -493,6 +493,31 @@ async fn a_layer_hides_in_a_merge_only_what_it_removed_from_its_own_parent() {
 }
 
 #[tokio::test]
+async fn a_chain_of_merges_is_there_while_its_records_are() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let cache = fixture.open();
+    let mut chain = fixture.layer(&cache, None, &[("f0", "")]).await;
+    let mut ids = vec![chain.id().clone()];
+    for number in 1..20 {
+        let file = format!("f{number}");
+        let next = fixture.layer(&cache, None, &[(&*file, "")]).await;
+        let merged = cache.merge(&[chain, next.clone()], RecordOptions::default());
+        chain = merged.expect("made").expect("something");
+        ids.push(chain.id().clone());
+    }
+    drop((chain, cache));
+    let cache = fixture.open();
+    for _ in 0..2 {
+        assert!(ids.iter().rev().all(|id| cache.exists(id)));
+    }
+    let top = ids.pop().expect("the last");
+    cache.remove(&top).expect("removed");
+    assert!(!cache.exists(&top));
+    assert!(ids.iter().all(|id| cache.exists(id)));
+}
+
+#[tokio::test]
 async fn a_difference_shows_only_what_changed() {
     testkit::require!(root);
     let fixture = Fixture::new();
