@@ -31,7 +31,7 @@ struct Place {
     options: String,
     /// What goes wrong, and where blobs are in the addresses of requests.
     troubles: Option<(Troubles, &'static str)>,
-    _server: Box<dyn std::any::Any>,
+    server: Box<dyn std::any::Any>,
 }
 
 fn s3() -> Place {
@@ -40,7 +40,7 @@ fn s3() -> Place {
         name: "s3",
         options: s3_options(&server.url(), S3::REGION),
         troubles: Some((server.troubles.clone(), "/blobs/")),
-        _server: Box::new(server),
+        server: Box::new(server),
     }
 }
 
@@ -60,7 +60,7 @@ fn azblob() -> Place {
         name: "azblob",
         options: azblob_options(&url, account, key),
         troubles: Some((server.troubles.clone(), "/blobs")),
-        _server: Box::new(server),
+        server: Box::new(server),
     }
 }
 
@@ -85,7 +85,7 @@ fn gha(url: &str, version: &'static str) -> Place {
                 "/blobs/"
             },
         )),
-        _server: Box::new(server),
+        server: Box::new(server),
     }
 }
 
@@ -97,7 +97,7 @@ fn places() -> Vec<Place> {
             name: "an S3 server",
             options: s3_options(&url, "us-east-1"),
             troubles: None,
-            _server: Box::new(()),
+            server: Box::new(()),
         });
     }
     if let Ok(url) = std::env::var("E2E_AZURITE") {
@@ -107,7 +107,7 @@ fn places() -> Vec<Place> {
             name: "Azurite",
             options: azblob_options(&url, "devstoreaccount1", key),
             troubles: None,
-            _server: Box::new(()),
+            server: Box::new(()),
         });
     }
     places
@@ -201,6 +201,39 @@ fn trouble_of_a_store_passes() {
         }
         troubles.spoil("GET", blobs, 3, |answer| answer.cut(20_000));
         import(&Daemon::start(), context.path(), &place, "1");
+    }
+}
+
+#[test]
+fn a_cache_whose_blobs_went_away_is_missed() {
+    require!(root, busybox);
+    let context = sources("1");
+    let from = Daemon::start();
+    for place in places() {
+        let Some((troubles, blobs)) = &place.troubles else {
+            continue;
+        };
+        export(&from, context.path(), &place);
+        if let Some(server) = place.server.downcast_ref::<Actions>() {
+            server.evict("buildkit-blob-");
+        }
+        for method in ["HEAD", "GET"] {
+            if !place.name.starts_with("gha") {
+                troubles.refuse(method, blobs, usize::MAX, Response::status(404));
+            }
+        }
+        let out = tempfile::tempdir().expect("a temporary directory");
+        let option = format!("--import-cache={}", place.options);
+        let output = format!("--output=type=local,dest={}", out.path().display());
+        let build = Daemon::start()
+            .build(context.path(), &[&option, &output])
+            .ok();
+        let z = std::fs::read_to_string(out.path().join("z")).expect("the result");
+        assert_eq!(z, "1\nb\n", "{}", place.name);
+        if e2e::is_ours() {
+            let told = "is not used for this step: blob sha256:";
+            assert!(build.text.contains(told), "{}: {}", place.name, build.text);
+        }
     }
 }
 

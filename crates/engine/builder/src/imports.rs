@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use cache::{Cache, ImageLayer, Ref};
 use cachekeys::{Key, KeyStore, Record};
 use diagnostics::Failure;
+use fault::{Class, Classify as _};
 use oci::Digest;
 use ops::{Offered, Value, Worker};
 use parking_lot::Mutex;
@@ -203,6 +204,12 @@ impl Import {
         let cache = self.worker.cache.clone();
         if imported.ends_with_client(&record.result) {
             fetch(work, &cache, &layers).await?;
+        } else {
+            let looking = self.work(&work.cx, work.progress.clone());
+            let lost = imported.lost_blob(&looking, &record.result).await?;
+            if let Some(blob) = lost {
+                return Err(Error::Lost { blob });
+            }
         }
         let (key, record) = (key.clone(), record.clone());
         tasks::blocking(move || {
@@ -267,7 +274,15 @@ impl solver::Import<Value> for Import {
         record: &Record,
     ) -> Result<Option<Vec<(Key, Record, Value)>>, Failure> {
         let loaded = self.result(work, key, record).await;
-        loaded.map_err(|err| Failure::from_error(&err))
+        loaded.map_err(|err| {
+            let failure = Failure::from_error(&err);
+            if failure.class() != Class::Cancelled {
+                let (id, text) = (&self.id, failure.text());
+                let short = format!("cache {id} is not used for this step: {text}");
+                work.progress.warn(short);
+            }
+            failure
+        })
     }
 }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Provider, Store};
-use oci::{Descriptor, Reference};
+use http::{Method, StatusCode};
+use oci::{Descriptor, Digest, Reference};
 use progress::Progress;
 use tasks::Cx;
 
 use crate::fetch::Fetch;
-use crate::wire::Access;
+use crate::resolve::others;
+use crate::wire::{Access, Request};
 use crate::{Client, Credentials, Error, Origin, push, resolve};
 
 /// A repository as a place to get blobs from and to put them.
@@ -79,6 +81,28 @@ impl Repository {
         fetch.run().await?;
         inner.known.add(domain, path, &blob.digest);
         Ok(())
+    }
+
+    /// Whether a blob may be there: no host denies it.
+    pub async fn may_have(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+        let inner = &self.client.0;
+        let domain = self.reference.domain();
+        let hosts = inner.hosts.pull_from(domain, self.insecure).await?;
+        let gate = inner.limits.of(domain);
+        let _permit = gate.enter(cx, "").await?;
+        let access = self.access(cx);
+        let place = format!("blobs/{blob}");
+        let request = Request::new(Method::HEAD, &place).accept("*/*");
+        for (index, host) in hosts.iter().enumerate() {
+            let sent = access.send(host, &request, others(index, hosts.len()));
+            match sent.await {
+                Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {}
+                Err(err @ Error::Cancelled(_)) => return Err(err),
+                // Whoever fetches it hears what is wrong.
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// A small document, from the store if it is there, else fetched into it.

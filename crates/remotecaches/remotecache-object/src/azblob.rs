@@ -107,7 +107,7 @@ impl Objects for Container {
         Ok(())
     }
 
-    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+    async fn has(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
         let key = self.options.blob_key(blob);
         let url = self.url(&key);
         let answer = self.azure.ask(cx, &Ask::new(Method::HEAD, &url)).await?;

@@ -152,7 +152,7 @@ impl Objects for Entries {
         self.save_index(cx, &key, document).await
     }
 
-    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+    async fn has(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
         let known = self
             .known
             .get_or_try_init(|| self.service.all_keys(cx, &self.options, BLOBS));

@@ -42,8 +42,12 @@ pub(crate) trait Objects: Send + Sync + Sized + 'static {
     }
     /// Makes this the document of the cache, whose blobs are there.
     async fn publish(&self, cx: &Cx, document: Bytes) -> Result<(), Error>;
+    /// Whether a blob is there.
+    async fn has(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error>;
     /// Whether a blob is there. One that is there is kept from being thrown away for its age.
-    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error>;
+    async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+        self.has(cx, blob).await
+    }
     /// Sends a blob of the daemon's store.
     async fn send(&self, cx: &Cx, blob: &Descriptor, store: &Store) -> Result<(), Error>;
     /// Starts reading a blob at this byte; the answer says whether it does.
@@ -236,7 +240,7 @@ impl<O: Objects> Origin for Stored<O> {
     }
 
     async fn has(&self, cx: &Cx, _: &Group, blob: &Digest) -> bool {
-        self.0.keep(cx, blob).await.unwrap_or(false)
+        self.0.has(cx, blob).await.unwrap_or(false)
     }
 }
 

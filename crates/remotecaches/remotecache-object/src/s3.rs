@@ -111,6 +111,25 @@ impl Bucket {
         self.ask(cx, &ask).await
     }
 
+    /// What is told of an object, if it is there.
+    async fn stat(&self, cx: &Cx, key: &str) -> Result<Option<Response>, Error> {
+        let answer = self.ask(cx, &Ask::new(Method::HEAD, key)).await?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if answer.status().is_success() {
+            return Ok(Some(answer));
+        }
+        // Only answers to another method have a body, which says why.
+        let what = "failed to check file presence in cache";
+        let told = self.ask(cx, &Ask::new(Method::GET, key)).await?;
+        let told = accepted(what, told).await.err();
+        Err(match told {
+            Some(err) => err,
+            None => http::refused(what, answer).await,
+        })
+    }
+
     /// Makes an object as new as one that was just sent.
     async fn touch(&self, cx: &Cx, key: &str, size: u64) -> Result<(), Error> {
         // Compat: some stores take the colon of a digest only as it is.
@@ -178,22 +197,16 @@ impl Objects for Bucket {
         Ok(())
     }
 
+    async fn has(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
+        let key = self.options.blob_key(blob);
+        Ok(self.stat(cx, &key).await?.is_some())
+    }
+
     async fn keep(&self, cx: &Cx, blob: &Digest) -> Result<bool, Error> {
         let key = self.options.blob_key(blob);
-        let answer = self.ask(cx, &Ask::new(Method::HEAD, &key)).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        let Some(answer) = self.stat(cx, &key).await? else {
             return Ok(false);
-        }
-        let what = "failed to check file presence in cache";
-        if !answer.status().is_success() {
-            // Only answers to another method have a body, which says why.
-            let told = self.ask(cx, &Ask::new(Method::GET, &key)).await?;
-            let told = accepted(what, told).await.err();
-            return Err(match told {
-                Some(err) => err,
-                None => http::refused(what, answer).await,
-            });
-        }
+        };
         let header = |name: &str| answer.headers().get(name)?.to_str().ok();
         let size = header("content-length").and_then(|text| text.parse().ok());
         let age = header("last-modified").and_then(age);

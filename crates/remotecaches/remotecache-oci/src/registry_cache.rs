@@ -6,7 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Provider, Store};
-use oci::{Descriptor, Reference};
+use oci::media_type::{DOCKER_LIST, OCI_INDEX};
+use oci::{Descriptor, Digest, Reference};
 use registry::{Client, Sessions};
 use remotecache::manifest::flag;
 use remotecache::{Blob, Documents, Error, Exporter, Graph, Importer, Kind, Origin, Work};
@@ -88,7 +89,10 @@ impl Importer for Import {
         let repository = self.0.repository(&work.sessions);
         let root = repository.resolve(&work.cx).await;
         let root = root.map_err(|err| Error::absent("registry", &err))?;
-        let origin: Arc<dyn Origin> = Arc::new(self.0.clone());
+        let origin: Arc<dyn Origin> = Arc::new(Layers {
+            of: self.0.clone(),
+            listed: matches!(root.media_type.as_str(), OCI_INDEX | DOCKER_LIST),
+        });
         let from = Reader {
             repository,
             store: work.store.clone(),
@@ -101,9 +105,26 @@ impl Importer for Import {
     }
 }
 
-impl Origin for Named {
+/// The layers of a cache.
+struct Layers {
+    of: Named,
+    /// They are in a list of manifests. Registries that take them for what the list says throw them away.
+    listed: bool,
+}
+
+#[async_trait]
+impl Origin for Layers {
     fn provider(&self, sessions: &Group) -> Arc<dyn Provider> {
-        Arc::new(self.repository(sessions))
+        Arc::new(self.of.repository(sessions))
+    }
+
+    async fn has(&self, cx: &Cx, sessions: &Group, blob: &Digest) -> bool {
+        if !self.listed {
+            // A registry keeps what a manifest names.
+            return true;
+        }
+        let asked = self.of.repository(sessions).may_have(cx, blob).await;
+        asked.unwrap_or(true)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::available::{Available, first};
 use crate::backlinks::Backlinks;
 use crate::chains::Chains;
 use crate::graph::{Alternative, Graph, ItemId, Placed};
-use crate::layers::{LayerId, Now};
+use crate::layers::{LayerId, Now, missing};
 use crate::store::imported;
 use crate::walk::Walk;
 use crate::{Error, Work};
@@ -107,7 +107,7 @@ pub async fn collect(work: &Work, wanted: &Collect) -> Result<Graph, Error> {
         foreign: HashMap::new(),
     };
     gather.results(&mut known).await?;
-    let missing = gather.graph.layers.missing(work).await?;
+    let missing = missing(work, gather.graph.layers.blobs()).await?;
     if !missing.is_empty() {
         let layers = &gather.graph.layers;
         let lost = |layer| {

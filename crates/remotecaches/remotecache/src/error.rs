@@ -62,6 +62,12 @@ pub enum Error {
     /// The daemon's blobs failed.
     #[error(transparent)]
     Content(#[from] content::Error),
+    /// A blob that the cache names is not there any more.
+    #[error("blob {blob}: not found")]
+    Lost {
+        /// Its digest.
+        blob: oci::Digest,
+    },
     /// Somebody asked to stop.
     #[error(transparent)]
     Cancelled(#[from] tasks::Cancelled),
@@ -110,6 +116,7 @@ impl Classify for Error {
             | Self::Document { .. }
             | Self::TooLarge { .. } => Class::User,
             Self::Place { class, .. } => *class,
+            Self::Lost { .. } => Class::NotFound,
             Self::Cache(err) => err.class(),
             Self::Content(err) => err.class(),
             Self::Cancelled(err) => err.class(),

@@ -228,34 +228,15 @@ impl Layers {
         order
     }
 
-    /// Blobs that some cache was to bring and cannot.
-    pub(crate) async fn missing(&self, work: &Work) -> Result<HashSet<Digest>, Error> {
-        let mut scope: Scope<Error> = Scope::new(&work.cx, "look for blobs");
-        let (told, mut hear) = mpsc::unbounded_channel();
-        for (digest, blob) in &self.blobs {
-            let Whence::Origin(origin) = &blob.whence else {
-                continue;
-            };
-            if work.store.contains(digest) {
-                continue;
-            }
-            let (cx, sessions, told) = (scope.cx().clone(), work.sessions.clone(), told.clone());
-            let (origin, digest) = (origin.clone(), digest.clone());
-            scope.spawn("look for blob", async move {
-                if !origin.has(&cx, &sessions, &digest).await {
-                    // The receiver lives until all tasks have ended.
-                    let _ = told.send(digest);
-                }
-                Ok(())
-            });
-        }
-        drop(told);
-        scope.join().await?;
-        let mut missing = HashSet::new();
-        while let Some(digest) = hear.recv().await {
-            missing.insert(digest);
-        }
-        Ok(missing)
+    /// All blobs.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        self.blobs.values()
+    }
+
+    /// The blobs of the layers up to this one.
+    pub(crate) fn blobs_below(&self, layer: LayerId) -> impl Iterator<Item = &Blob> {
+        let layers = self.downwards(layer);
+        layers.filter_map(|layer| self.blob(self.digest(layer)))
     }
 
     /// A result as the cache takes it.
@@ -280,4 +261,39 @@ impl Layers {
         }
         Some(layers)
     }
+}
+
+/// Those of these blobs that some cache was to bring and cannot.
+pub(crate) async fn missing(
+    work: &Work,
+    blobs: impl Iterator<Item = &Blob>,
+) -> Result<HashSet<Digest>, Error> {
+    let mut scope: Scope<Error> = Scope::new(&work.cx, "look for blobs");
+    let (told, mut hear) = mpsc::unbounded_channel();
+    for blob in blobs {
+        let digest = &blob.descriptor.digest;
+        let Whence::Origin(origin) = &blob.whence else {
+            continue;
+        };
+        // What has addresses of its own need not be where the cache is.
+        if work.store.contains(digest) || !blob.descriptor.urls.is_empty() {
+            continue;
+        }
+        let (cx, sessions, told) = (scope.cx().clone(), work.sessions.clone(), told.clone());
+        let (origin, digest) = (origin.clone(), digest.clone());
+        scope.spawn("look for blob", async move {
+            if !origin.has(&cx, &sessions, &digest).await {
+                // The receiver lives until all tasks have ended.
+                let _ = told.send(digest);
+            }
+            Ok(())
+        });
+    }
+    drop(told);
+    scope.join().await?;
+    let mut missing = HashSet::new();
+    while let Some(digest) = hear.recv().await {
+        missing.insert(digest);
+    }
+    Ok(missing)
 }

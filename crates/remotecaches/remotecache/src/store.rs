@@ -7,12 +7,18 @@ use std::sync::Arc;
 use cache::ImageLayer;
 use cachekeys::{Key, KeyStore, Link, NodeId, Record, ResultId, StoreId, Stored, key_digest};
 
-use crate::graph::{Graph, Item, ItemId, Step};
-use crate::layers::{LayerId, Now};
+use oci::Digest;
+use parking_lot::Mutex;
 
-/// A cache that was read. It never changes.
+use crate::graph::{Graph, Item, ItemId, Step};
+use crate::layers::{Blob, LayerId, Now, Whence, missing};
+use crate::{Error, Work};
+
+/// A cache that was read.
 pub struct Imported {
     graph: Graph,
+    /// Blobs that were there when they were looked for.
+    seen: Mutex<HashSet<Digest>>,
 }
 
 /// A result that can be had by loading another one: it is part of that.
@@ -29,7 +35,10 @@ pub struct Found {
 impl Imported {
     /// Answers questions about `graph`.
     pub fn new(graph: Graph) -> Self {
-        Self { graph }
+        Self {
+            graph,
+            seen: Mutex::default(),
+        }
     }
 
     /// What was read.
@@ -68,15 +77,30 @@ impl Imported {
         self.graph.layers.image(self.layer(result)?, sessions)
     }
 
+    fn blobs(&self, result: &ResultId) -> impl Iterator<Item = &Blob> {
+        let layers = &self.graph.layers;
+        let layer = self.layer(result).into_iter();
+        layer.flat_map(|layer| layers.blobs_below(layer))
+    }
+
     /// Whether a blob of the result is gone when the client is.
     pub fn ends_with_client(&self, result: &ResultId) -> bool {
-        let Some(layer) = self.layer(result) else {
-            return false;
+        self.blobs(result)
+            .any(|blob| matches!(&blob.whence, Whence::Origin(origin) if origin.ends_with_client()))
+    }
+
+    /// A blob of the result that nobody has any more.
+    pub async fn lost_blob(&self, work: &Work, result: &ResultId) -> Result<Option<Digest>, Error> {
+        let unseen: Vec<_> = {
+            let seen = self.seen.lock();
+            let unseen = |blob: &&Blob| !seen.contains(&blob.descriptor.digest);
+            self.blobs(result).filter(unseen).collect()
         };
-        self.graph.layers.downwards(layer).any(|layer| {
-            let blob = self.graph.layers.blob(self.graph.layers.digest(layer));
-            matches!(blob.map(|blob| &blob.whence), Some(crate::Whence::Origin(origin)) if origin.ends_with_client())
-        })
+        let missing = missing(work, unseen.iter().copied()).await?;
+        let digests = unseen.iter().map(|blob| &blob.descriptor.digest);
+        let (lost, there): (Vec<_>, Vec<_>) = digests.partition(|digest| missing.contains(*digest));
+        self.seen.lock().extend(there.into_iter().cloned());
+        Ok(lost.into_iter().min().cloned())
     }
 
     /// The record, and those of the keys above whose results are made of the lowest of its layers.

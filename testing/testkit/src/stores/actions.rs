@@ -100,6 +100,16 @@ impl Actions {
         });
     }
 
+    /// Throws away all entries whose keys begin so.
+    pub fn evict(&self, prefix: &str) {
+        let mut state = self.state.lock().expect("no test panicked in there");
+        for entry in &mut state.entries {
+            if entry.key.starts_with(prefix) {
+                entry.key.insert_str(0, "evicted ");
+            }
+        }
+    }
+
     /// All addresses given out so far are no longer good.
     pub fn expire(&self) {
         let mut state = self.state.lock().expect("no test panicked in there");
