@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use layer::Compression;
 use remotecache::Error;
-use remotecache::manifest::{Form, flag};
+use remotecache::manifest::Form;
 
 /// What a cache with a manifest is like.
 #[derive(Debug, Clone)]
@@ -24,13 +24,19 @@ impl Options {
         let force = match attrs.get("force-compression") {
             None => false,
             Some(value) if value.is_empty() => true,
-            Some(value) => flag("force-compression", value)?,
+            Some(value) => fault::truth(value).ok_or_else(|| {
+                Error::option(format!(
+                    "non-bool value {value} specified for force-compression: strconv.ParseBool: parsing {value:?}: \
+                     invalid syntax"
+                ))
+            })?,
         };
         let level = match attrs.get("compression-level") {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| {
                 Error::option(format!(
-                    "non-integer value {text} specified for compression-level"
+                    "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: \
+                     invalid syntax"
                 ))
             })?),
         };
@@ -68,6 +74,14 @@ mod tests {
         assert_eq!(
             parse(&[("compression", "lz4")]).expect_err("refused"),
             "unsupported compression type lz4"
+        );
+        assert_eq!(
+            parse(&[("compression-level", "x")]).expect_err("refused"),
+            "non-integer value x specified for compression-level: strconv.ParseInt: parsing \"x\": invalid syntax"
+        );
+        assert_eq!(
+            parse(&[("force-compression", "x")]).expect_err("refused"),
+            "non-bool value x specified for force-compression: strconv.ParseBool: parsing \"x\": invalid syntax"
         );
     }
 }
