@@ -273,6 +273,9 @@ fn cache_exports(cache: wire::CacheOptions) -> Result<Vec<ExporterRequest>, Stat
             attrs,
         });
     }
+    // Compat: one cache inside the image is enough, whoever asks for it (control/control.go).
+    let mut inline = false;
+    exports.retain(|export| export.kind != "inline" || !std::mem::replace(&mut inline, true));
     for (index, export) in exports.iter().enumerate() {
         if exports[..index].contains(export) {
             let text = format!("duplicate cache exports [{}]", export.kind);
@@ -334,6 +337,23 @@ mod tests {
         };
         let text = "duplicate cache exports [registry]".to_owned();
         assert_eq!(refusal(request), (tonic::Code::Unknown, text));
+    }
+
+    #[test]
+    fn an_inline_cache_may_be_asked_for_twice() {
+        let export = wire::CacheOptionsEntry {
+            r#type: "inline".into(),
+            ..wire::CacheOptionsEntry::default()
+        };
+        let request = wire::SolveRequest {
+            cache: Some(wire::CacheOptions {
+                exports: vec![export.clone(), export],
+                ..wire::CacheOptions::default()
+            }),
+            ..wire::SolveRequest::default()
+        };
+        let request = solve_request(request).expect("a request");
+        assert_eq!(request.cache_exports.len(), 1);
     }
 
     #[test]
