@@ -135,15 +135,16 @@ impl BuildBridge {
 #[async_trait]
 impl Bridge for BuildBridge {
     async fn solve(&self, cx: &Cx, request: SolveRequest) -> Result<Outcome, Failure> {
-        for import in &request.cache_imports {
-            self.import(&import.r#type, &import.attrs);
-        }
         let outcome = match (request.definition, request.frontend.as_str()) {
             (Some(_), name) if !name.is_empty() => {
                 let text = "cannot solve with both Definition and Frontend specified";
                 return Err(Failure::new(Class::User, text));
             }
             (Some(definition), _) => {
+                // Compat: what a frontend looks for, it names itself.
+                for import in &request.cache_imports {
+                    self.import(&import.r#type, &import.attrs);
+                }
                 let policies = &request.source_policies;
                 self.load(cx, definition, policies, request.explain).await?
             }
