@@ -199,6 +199,32 @@ fn an_image_in_a_folder_can_be_built_on() {
 }
 
 #[test]
+fn an_archive_has_folders_for_platforms_exactly_when_there_are_several() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let context = context("//- Dockerfile\nFROM scratch\nCOPY f /f\n//- f\nx");
+    let several = "--opt=platform=linux/amd64,linux/arm64";
+    for split in ["true", "false"] {
+        for (platforms, file) in [
+            ("--opt=platform=linux/amd64", "f"),
+            (several, "linux_arm64/f"),
+        ] {
+            let dir = temp();
+            let archive = dir.path().join("a.tar");
+            let output = format!(
+                "--output=type=tar,dest={},platform-split={split}",
+                archive.display()
+            );
+            daemon.build(context.path(), &[&output, platforms]).ok();
+            assert!(
+                unpack(&archive).path().join(file).exists(),
+                "{split} {file}"
+            );
+        }
+    }
+}
+
+#[test]
 fn several_outputs_come_from_one_build() {
     require!(root, busybox);
     let daemon = Daemon::start();

@@ -40,15 +40,15 @@ impl PlatformTree {
     }
 }
 
-/// The trees of a result, in the order of their directories.
+/// The trees of a result, in the order of their directories; `split`: each platform has one.
 pub(crate) async fn trees(
     work: &Work,
     input: &Input,
     options: &Options,
+    split: bool,
 ) -> Result<Vec<PlatformTree>, Error> {
     let started = Timestamp::from(SystemTime::now()).seconds();
     let parts = input.parts()?;
-    let split = options.splits(input.is_map());
     let owners = (!split && parts.len() > 1).then(Owners::default);
     let mut trees = Vec::with_capacity(parts.len());
     for part in parts {

@@ -24,7 +24,8 @@ impl Instance for Local {
 
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error> {
         let session = work.client().await?;
-        let trees = listing::trees(work, input, &self.options).await?;
+        let split = self.options.splits(input.is_map());
+        let trees = listing::trees(work, input, &self.options, split).await?;
         match self.options.mode {
             Mode::Delete => {
                 send(work, &session, "copying files", true, Together(trees)).await?;

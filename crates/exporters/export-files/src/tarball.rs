@@ -27,7 +27,8 @@ impl Instance for Tarball {
     }
 
     async fn export(&self, work: &Work, input: &Input) -> Result<Exported, Error> {
-        let trees = listing::trees(work, input, &self.options).await?;
+        // Compat: several platforms always get directories here (exporter/tar/export.go).
+        let trees = listing::trees(work, input, &self.options, input.is_map()).await?;
         let session = work.client().await?;
         let upload = push::file(&work.cx, &session, work.index, &BTreeMap::new());
         let upload = upload.map_err(crate::failed)?;

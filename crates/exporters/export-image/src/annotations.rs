@@ -51,24 +51,28 @@ impl Annotations {
         Ok(true)
     }
 
-    /// What holds for a platform; `None`: what holds for all.
+    /// What holds for a platform; `None`: what holds for all. There is one index, whatever platform its annotations name.
     pub(crate) fn places(&self, platform: Option<&str>) -> Places {
-        let mut merged = self.0.get("").cloned().unwrap_or_default();
-        if let Some(own) = platform.and_then(|id| self.0.get(id)) {
+        let mut merged = Places::default();
+        for places in self.0.values() {
+            merged.index.extend(places.index.clone());
+            let index = &mut merged.index_descriptor;
+            index.extend(places.index_descriptor.clone());
+        }
+        for id in [Some(""), platform].into_iter().flatten() {
+            let Some(own) = self.0.get(id) else { continue };
             merged.manifest.extend(own.manifest.clone());
-            merged
-                .manifest_descriptor
-                .extend(own.manifest_descriptor.clone());
-            merged.index.extend(own.index.clone());
-            merged.index_descriptor.extend(own.index_descriptor.clone());
+            let manifest = &mut merged.manifest_descriptor;
+            manifest.extend(own.manifest_descriptor.clone());
         }
         merged
     }
 
-    /// Whether everything can go where it is meant to.
-    pub(crate) fn check(&self, platforms: &[&str], oci_types: bool) -> Result<(), Error> {
+    /// Whether everything can go where it is meant to. `platforms`: those that exist, if they are told apart.
+    pub(crate) fn check(&self, platforms: Option<&[&str]>, oci_types: bool) -> Result<(), Error> {
         for (id, places) in &self.0 {
-            if !id.is_empty() && !platforms.contains(&id.as_str()) {
+            let known = |platforms: &[&str]| id.is_empty() || platforms.contains(&id.as_str());
+            if !platforms.is_none_or(known) {
                 return Err(Error::user(format!(
                     "invalid annotation: no platform {id} found in source"
                 )));
@@ -154,13 +158,18 @@ mod tests {
             ("annotation.k", "1"),
             ("annotation[linux/arm64/v8].k", "2"),
             ("annotation-index.i", "3"),
+            ("annotation-index[linux/arm64].j", "4"),
         ] {
             assert!(all.take(key, value).expect("an annotation"));
         }
         assert_eq!(all.places(Some("linux/arm64")).manifest["k"], "2");
         assert_eq!(all.places(Some("linux/amd64")).manifest["k"], "1");
-        let error =
-            |platforms: &[&str], oci| all.check(platforms, oci).expect_err("refused").message;
+        for platform in [None, Some("linux/amd64")] {
+            assert_eq!(all.places(platform).index["j"], "4", "there is one index");
+        }
+        let check = |platforms: &[&str], oci| all.check(Some(platforms), oci);
+        let error = |platforms: &[&str], oci| check(platforms, oci).expect_err("refused").message;
+        assert!(all.check(None, true).is_ok());
         assert_eq!(
             error(&["linux/amd64"], true),
             "invalid annotation: no platform linux/arm64 found in source"

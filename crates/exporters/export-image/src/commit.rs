@@ -15,6 +15,7 @@ use fault::Class;
 use oci::{Descriptor, Digest, ImageConfig, LayerOrigin, Timestamp};
 use tasks::Scope;
 
+use crate::annotations::Places;
 use crate::attest::{self, About};
 use crate::compose::{self, Document, Layer, Single, Source};
 use crate::image::name;
@@ -54,7 +55,9 @@ impl Committer<'_> {
         options.check_compatibility(input.compatibility)?;
         let parts = input.parts()?;
         let ids: Vec<&str> = parts.iter().map(|part| part.id.as_str()).collect();
-        options.annotations.check(&ids, oci_types)?;
+        // Compat: a result that is alone is that of any platform (solver/result/result.go).
+        let known = (ids.len() > 1).then_some(ids.as_slice());
+        options.annotations.check(known, oci_types)?;
         let common = options.annotations.places(None);
         let for_index = !common.index.is_empty() || !common.index_descriptor.is_empty();
         let is_map =
@@ -85,7 +88,9 @@ impl Committer<'_> {
         let mut attested = Vec::new();
         let mut single = None;
         for ((part, layers), squashed) in parts.iter().zip(&layers).zip(squashed) {
-            let composed = self.compose(input, part, layers, squashed)?;
+            let platform = is_map.then_some(part.id.as_str());
+            let places = options.annotations.places(platform);
+            let composed = self.compose(input, part, layers, squashed, &places)?;
             let mut descriptor = composed.manifest.descriptor.clone();
             descriptor.platform = Some(part.platform.clone());
             self.put("exporting manifest", &composed.manifest).await?;
@@ -158,6 +163,7 @@ impl Committer<'_> {
         part: &Part,
         layers: &[LayerBlob],
         squashed: Option<usize>,
+        annotations: &Places,
     ) -> Result<Single, Error> {
         let epoch = self
             .options
@@ -169,12 +175,11 @@ impl Committer<'_> {
             .get(&part.id)
             .or_else(|| input.inline_cache.get("").filter(|_| !input.is_map()));
         let inline = inline.map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes));
-        let places = self.options.annotations.places(Some(&part.id));
         let composed = compose::single(&Source {
             config: metadata("containerimage.config"),
             base: metadata("containerimage.base.config"),
             layers: layers.iter().map(layer).collect(),
-            annotations: &places,
+            annotations,
             epoch: epoch.map(Timestamp::from_seconds),
             inline_cache: inline.as_deref(),
             squashed,

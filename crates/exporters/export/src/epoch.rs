@@ -24,12 +24,7 @@ impl Epoch {
         match attrs.get(KEY).map(String::as_str) {
             None => Ok(Self::OfBuild),
             Some("") => Ok(Self::Never),
-            Some(text) => match text.parse() {
-                Ok(seconds) => Ok(Self::At(seconds)),
-                Err(_) => Err(Error::user(format!(
-                    "invalid {KEY}: strconv.ParseInt: parsing {text:?}: invalid syntax"
-                ))),
-            },
+            Some(text) => seconds(KEY, text).map(Self::At).map_err(Error::user),
         }
     }
 
@@ -52,15 +47,22 @@ impl Epoch {
                 continue;
             };
             let text = String::from_utf8_lossy(value);
-            return text.parse().map(Some).map_err(|_| {
+            return seconds("", &text).map(Some).map_err(|why| {
                 Error::user(format!(
-                    "invalid SOURCE_DATE_EPOCH from frontend: {text:?}: strconv.ParseInt: parsing {text:?}: invalid \
-                     syntax"
+                    "invalid SOURCE_DATE_EPOCH from frontend: {text:?}: {why}"
                 ))
             });
         }
         Ok(of_build)
     }
+}
+
+/// Compat: says twice what is wrong (exporter/util/epoch/parse.go).
+fn seconds(key: &str, text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| {
+        let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
+        format!("invalid {key}: {why}: {why}")
+    })
 }
 
 #[cfg(test)]
