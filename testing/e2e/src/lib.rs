@@ -95,7 +95,12 @@ impl Daemon {
 
     /// Starts another daemon than the one under test.
     pub fn other(binary: &Path) -> Self {
-        Self::of(None, &[], binary.to_owned())
+        Self::other_with(binary, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn other_with(binary: &Path, args: &[&str]) -> Self {
+        Self::of(None, args, binary.to_owned())
     }
 
     /// Starts one whose state lies in `root`.
