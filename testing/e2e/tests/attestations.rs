@@ -1,5 +1,6 @@
 //! What is said about results: where they come from, and what is in them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use e2e::{Daemon, on_base};
@@ -72,6 +73,58 @@ fn a_pushed_image_says_where_it_comes_from() {
     assert_eq!(request["frontend"], "dockerfile.v0");
     // What users pass to their builds is nobody's business in this mode.
     assert!(!statement.to_string().contains("WHO"), "{statement:#}");
+}
+
+#[test]
+fn the_layers_of_steps_are_told_for_each_platform() {
+    require!(root, busybox, registry);
+    let registry = Registry::start();
+    let name = format!("{}/app:1", registry.host());
+    // Layers that platforms have in common, and those that they have not.
+    let dir = on_base(
+        "FROM --platform=$BUILDPLATFORM base AS tool\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
+         FROM scratch\nCOPY x /x\nCOPY x /y\nCOPY --from=tool /arch /arch\nCOPY x /z",
+        "//- x\n1",
+    );
+    let output = format!("--output=type=image,name={name},push=true");
+    let args = [
+        &output,
+        "--opt=platform=linux/amd64,linux/arm64",
+        "--opt=attest:provenance=mode=max",
+    ];
+    Daemon::start().build(dir.path(), &args).ok();
+    let index = parse(registry.get("/v2/app/manifests/1", INDEX));
+    let listed = index["manifests"].as_array().expect("a list");
+    let manifest = |entry: &Value| {
+        let path = format!("/v2/app/manifests/{}", text(&entry["digest"]));
+        parse(registry.get(&path, MANIFEST))
+    };
+    let digests = |layers: &Value| -> Vec<String> {
+        let layers = layers.as_array().expect("layers").iter();
+        layers
+            .map(|layer| text(&layer["digest"]).to_owned())
+            .collect()
+    };
+    let mut seen = 0;
+    for about in listed {
+        let of = &about["annotations"]["vnd.docker.reference.digest"];
+        let Some(image) = listed.iter().find(|image| image["digest"] == *of) else {
+            continue;
+        };
+        let layer = &manifest(about)["layers"][0]["digest"];
+        let statement = parse(registry.get(&format!("/v2/app/blobs/{}", text(layer)), "*/*"));
+        let layers =
+            &statement["predicate"]["runDetails"]["metadata"]["buildkit_metadata"]["layers"];
+        let chains = layers.as_object().expect("chains").values();
+        let chains: BTreeSet<_> = chains.map(|chains| digests(&chains[0])).collect();
+        let whole = digests(&manifest(image)["layers"]);
+        let wanted: BTreeSet<_> = (1..=whole.len())
+            .map(|height| whole[..height].to_vec())
+            .collect();
+        assert_eq!(chains, wanted, "{}", image["platform"]);
+        seen += 1;
+    }
+    assert_eq!(seen, 2, "{index}");
 }
 
 #[test]

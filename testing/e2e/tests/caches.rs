@@ -277,6 +277,65 @@ fn an_export_that_fails_fails_the_build_unless_it_may() {
     daemon
         .build(context.path(), &[&format!("{export},ignore-error=true")])
         .ok();
+    let dir = temp();
+    let export = format!(
+        "--export-cache=type=local,dest={},image-manifest=true,oci-mediatypes=false",
+        dir.path().display()
+    );
+    daemon
+        .build(context.path(), &[&export])
+        .fails_with("OCI mediatypes are required for image-manifest cache format");
+    daemon
+        .build(context.path(), &[&format!("{export},ignore-error=true")])
+        .ok();
+}
+
+/// Registries may throw away what only a list names; a folder is in the hands of its user.
+#[test]
+fn a_cache_whose_layers_went_away_is_missed() {
+    require!(root, busybox, registry);
+    let context = on_base("FROM base\nRUN echo $RANDOM > /r && echo z > /z", "");
+    let (registry, dir) = (Registry::start(), temp());
+    let from = Daemon::start();
+    let name = format!("type=registry,ref={}/c:1", registry.host());
+    let folder = dir.path().display();
+    let (to_list, to_folder) = (
+        format!("--export-cache={name},mode=max,image-manifest=false"),
+        format!("--export-cache=type=local,dest={folder},mode=max"),
+    );
+    from.build(context.path(), &[&to_list]).ok();
+    from.build(context.path(), &[&to_folder]).ok();
+    let list = "application/vnd.oci.image.index.v1+json";
+    let list = registry.get("/v2/c/manifests/1", list);
+    let list: Value = serde_json::from_str(&list).expect("an index");
+    let mut gone = 0;
+    for layer in list["manifests"].as_array().expect("layers") {
+        if layer["mediaType"]
+            .as_str()
+            .is_some_and(|kind| kind.contains("layer"))
+        {
+            let digest = layer["digest"].as_str().expect("a digest");
+            registry.remove_blob(digest);
+            let hex = digest.trim_start_matches("sha256:");
+            std::fs::remove_file(dir.path().join("blobs/sha256").join(hex)).expect("removed");
+            gone += 1;
+        }
+    }
+    assert!(gone > 1, "{list}");
+    for import in [name, format!("type=local,src={folder}")] {
+        let out = temp();
+        let output = format!("--output=type=local,dest={}", out.path().display());
+        let import = format!("--import-cache={import}");
+        let build = Daemon::start()
+            .build(context.path(), &[&import, &output])
+            .ok();
+        let z = std::fs::read_to_string(out.path().join("z")).expect("the result");
+        assert_eq!(z, "z\n", "{import}");
+        if e2e::is_ours() {
+            let told = "is not used for this step: ";
+            assert!(build.text.contains(told), "{import}: {}", build.text);
+        }
+    }
 }
 
 /// A server of documents that writes down what it does not have.
@@ -314,6 +373,13 @@ fn answer(
     let (method, target) = (words.next()?, words.next()?);
     let path = target.split('?').next()?;
     let Some((kind, body)) = documents.get(path) else {
+        // Whether a layer is there may be asked.
+        let layer = method == "HEAD" && path.contains("/blobs/");
+        if layer {
+            return stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n")
+                .ok();
+        }
         if path != "/v2/" {
             missing.lock().ok()?.push(path.to_owned());
         }
@@ -751,10 +817,7 @@ fn damaged_cache_mounts_begin_empty_and_leave_nothing_behind() {
             .as_str()
             .is_some_and(|kind| kind.contains(".chunk."))
         {
-            let digest = layer["digest"].as_str().expect("a digest");
-            let hex = digest.trim_start_matches("sha256:");
-            let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
-            std::fs::remove_file(registry.data().join(path)).expect("removed");
+            registry.remove_blob(layer["digest"].as_str().expect("a digest"));
             gone += 1;
         }
     }

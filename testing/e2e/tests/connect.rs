@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use e2e::{Build, Daemon, on_base};
 use tempfile::TempDir;
+use testkit::certificates::certificates;
 use testkit::registry::free_port;
 use testkit::require;
 
@@ -16,39 +17,6 @@ fn temp() -> TempDir {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn openssl(dir: &Path, args: &str) {
-    let output = Command::new("openssl")
-        .current_dir(dir)
-        .args(args.split(' '))
-        .output()
-        .expect("openssl runs");
-    assert!(output.status.success(), "{}", text(&output));
-}
-
-/// A certificate authority `ca.pem`, and `server` and `client` with certificates of it.
-fn certificates() -> TempDir {
-    let dir = temp();
-    let curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(
-        dir.path(),
-        &format!("req -x509 {curve} -days 2 -subj /CN=ca -keyout ca-key.pem -out ca.pem"),
-    );
-    std::fs::write(dir.path().join("san"), "subjectAltName=IP:127.0.0.1").expect("written");
-    for name in ["server", "client"] {
-        openssl(
-            dir.path(),
-            &format!("req {curve} -subj /CN={name} -keyout {name}-key.pem -out {name}.csr"),
-        );
-        openssl(
-            dir.path(),
-            &format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile san -out {name}.pem"
-            ),
-        );
-    }
-    dir
 }
 
 /// A daemon that also listens on TCP with TLS, and asks for certificates when `mutual`.
@@ -82,8 +50,8 @@ fn workers(dir: &Path, address: &str, flags: &str) -> Output {
 
 #[test]
 fn mutual_tls_lets_in_who_has_a_certificate() {
-    require!(root, busybox);
-    let dir = certificates();
+    require!(root, busybox, openssl);
+    let dir = certificates("IP:127.0.0.1");
     let (_daemon, address) = tls_daemon(dir.path(), true);
     let with = "--tlscacert ca.pem --tlscert client.pem --tlskey client-key.pem";
     let output = workers(dir.path(), &address, with);
@@ -96,8 +64,8 @@ fn mutual_tls_lets_in_who_has_a_certificate() {
 
 #[test]
 fn a_directory_may_hold_the_client_certificate() {
-    require!(root, busybox);
-    let dir = certificates();
+    require!(root, busybox, openssl);
+    let dir = certificates("IP:127.0.0.1");
     let (_daemon, address) = tls_daemon(dir.path(), true);
     for (from, to) in [("client.pem", "cert.pem"), ("client-key.pem", "key.pem")] {
         std::fs::copy(dir.path().join(from), dir.path().join(to)).expect("copied");
@@ -108,12 +76,12 @@ fn a_directory_may_hold_the_client_certificate() {
 
 #[test]
 fn a_server_certificate_must_be_of_the_authority() {
-    require!(root, busybox);
-    let dir = certificates();
+    require!(root, busybox, openssl);
+    let dir = certificates("IP:127.0.0.1");
     let (_daemon, address) = tls_daemon(dir.path(), false);
     let output = workers(dir.path(), &address, "--tlscacert ca.pem");
     assert!(output.status.success(), "{}", text(&output));
-    let other = certificates();
+    let other = certificates("IP:127.0.0.1");
     let output = workers(other.path(), &address, "--tlscacert ca.pem");
     assert!(!output.status.success(), "{}", text(&output));
     let flags = "--tlscacert ca.pem --tlsservername other.example";
@@ -123,8 +91,8 @@ fn a_server_certificate_must_be_of_the_authority() {
 
 #[test]
 fn builds_go_through_tls() {
-    require!(root, busybox);
-    let dir = certificates();
+    require!(root, busybox, openssl);
+    let dir = certificates("IP:127.0.0.1");
     let (_daemon, address) = tls_daemon(dir.path(), false);
     let context = on_base("RUN echo 1 > /x", "");
     let output = Command::new(e2e::buildctl())

@@ -3,13 +3,14 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use e2e::{Daemon, context, is_ours, skipped_unless};
+use e2e::{Build, Daemon, context, is_ours, skipped_unless};
 use rand::Rng as _;
 use tempfile::TempDir;
+use testkit::certificates::certificates;
 use testkit::fixture::list;
 use testkit::frail::{Fault, Frail, Habits};
 use testkit::registry::Registry;
@@ -195,15 +196,25 @@ fn carry(mut stream: TcpStream, seen: &Mutex<Vec<String>>, leads: &dyn Fn(&str) 
         let _ = stream.write_all(b"HTTP/1.1 502 x\r\nContent-Length: 0\r\n\r\n");
         return;
     };
-    // One request only: the next one may be for another server.
-    let head = text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-    let _ = other.write_all(head.as_bytes());
+    if line.starts_with("CONNECT ") {
+        let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    } else {
+        // One request only: the next one may be for another server.
+        let head = text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        let _ = other.write_all(head.as_bytes());
+    }
     let (Ok(mut from), Ok(mut to)) = (stream.try_clone(), other.try_clone()) else {
         return;
     };
     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
     let _ = std::io::copy(&mut other, &mut stream);
     let _ = stream.shutdown(std::net::Shutdown::Both);
+}
+
+fn write_program(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("written");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).expect("mode set");
 }
 
 /// A program that starts the daemon with these variables and this configuration.
@@ -217,10 +228,126 @@ fn with_variables(dir: &TempDir, variables: &str, config: &str) -> PathBuf {
         binary.display(),
         file.display()
     );
-    std::fs::write(&script, text).expect("written");
-    let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(&script, mode).expect("mode set");
+    write_program(&script, &text);
     script
+}
+
+#[test]
+fn an_encrypted_registry_is_reached_through_a_tunnel() {
+    require!(root, busybox, registry, openssl);
+    let keys = certificates("DNS:secure.test");
+    let at = |name: &str| keys.path().join(name);
+    let registry = Registry::encrypted(&at("server.pem"), &at("server-key.pem"));
+    let proxy = Proxy::start(&["secure.test:443"], vec![registry.host()]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let variables = format!("HTTPS_PROXY=http://127.0.0.1:{}", proxy.port);
+    let config = format!(
+        "[registry.\"secure.test\"]\nca = [\"{}\"]\n",
+        at("ca.pem").display()
+    );
+    let daemon = || Daemon::other(&with_variables(&dir, &variables, &config));
+    let push = "--output=type=image,name=secure.test/some/image:v1,push=true";
+    let made = noisy("FROM scratch\nCOPY noise /");
+    daemon().build(made.path(), &[push]).ok();
+    let next = context("//- Dockerfile\nFROM secure.test/some/image:v1\n");
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let output = format!("--output=type=local,dest={}", out.path().display());
+    daemon().build(next.path(), &[&output]).ok();
+    let tree = list(out.path()).expect("listed");
+    assert_eq!(tree, format!("noise 0644 {SIZE}"));
+    // The proxy sees no more than whom the tunnels lead to.
+    let lines = proxy.lines();
+    assert!(!lines.is_empty());
+    let tunnels = lines
+        .iter()
+        .all(|line| line.starts_with("CONNECT secure.test:443 "));
+    assert!(tunnels, "{lines:?}");
+}
+
+/// What a user's helper knows, how the registry asks for it, and where the configuration names the helper.
+struct Knowledge {
+    secret: &'static str,
+    challenge: &'static str,
+    config: &'static str,
+}
+
+const STORE: &str = r#"{"credsStore":"e2e"}"#;
+const HELPERS: &str = r#"{"credsStore":"none","credHelpers":{"HOST":"e2e"}}"#;
+const USER: &str = r#"{"Username":"user","Secret":"pass"}"#;
+const BEARER: &str = r#"Bearer realm="TOKENS/token",service="e2e""#;
+
+/// Pushes and pulls as a user with a helper that knows this of the registry, if `known`.
+fn with_helper(knowledge: &Knowledge, known: bool) -> [Build; 2] {
+    let tokens = Web::start(|request| {
+        let form = String::from_utf8_lossy(&request.body).into_owned();
+        let lets_in = request.header("authorization") == "Basic dXNlcjpwYXNz"
+            || form.contains("username=user") && form.contains("password=pass")
+            || form.contains("refresh_token=fresh");
+        match lets_in {
+            true => Response::file(r#"{"token":"t","access_token":"t"}"#),
+            false => Response::status(401),
+        }
+    });
+    let challenge = knowledge.challenge.replace("TOKENS", &tokens.url());
+    let registry = Frail::start(Habits::default(), move |request| {
+        let shown = request.header("authorization");
+        let answer = Response::status(401).with("WWW-Authenticate", &challenge);
+        (shown != "Bearer t" && shown != "Basic dXNlcjpwYXNz").then_some(Fault::Answer(answer))
+    });
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let host = registry.host();
+    let config = knowledge.config.replace("HOST", &host);
+    std::fs::write(dir.path().join("config.json"), config).expect("written");
+    let asked = if known { &host } else { "elsewhere" };
+    let text = format!(
+        "#!/bin/sh\nread host\nif [ \"$1 $host\" != \"get {asked}\" ]; then\n\
+         echo credentials not found in native keychain\nexit 1\nfi\necho '{}'\n",
+        knowledge.secret
+    );
+    write_program(&dir.path().join("docker-credential-e2e"), &text);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let daemon = Daemon::start();
+    let name = format!("{host}/some/image:v1");
+    let made = noisy("FROM scratch\nCOPY noise /");
+    let next = context(&format!("//- Dockerfile\nFROM {name}\n"));
+    let push = format!("--output=type=image,name={name},push=true");
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let pull = format!("--output=type=local,dest={}", out.path().display());
+    [(&made, push), (&next, pull)].map(|(context, output)| {
+        let mut client = daemon.client(&["build", "--progress=plain", "--frontend=dockerfile.v0"]);
+        for name in ["context", "dockerfile"] {
+            client.arg(format!("--local={name}={}", context.path().display()));
+        }
+        client
+            .arg(output)
+            .env("DOCKER_CONFIG", dir.path())
+            .env("PATH", format!("{}:{path}", dir.path().display()));
+        Build::of(client.output().expect("the client runs"))
+    })
+}
+
+#[test]
+fn a_helper_of_the_user_opens_registries() {
+    require!(root, busybox);
+    let basic = r#"Basic realm="e2e""#;
+    let token = r#"{"Username":"<token>","Secret":"fresh"}"#;
+    for (secret, challenge, config) in [
+        (USER, basic, STORE),
+        (USER, BEARER, HELPERS),
+        (token, BEARER, STORE),
+    ] {
+        let knowledge = Knowledge {
+            secret,
+            challenge,
+            config,
+        };
+        for build in with_helper(&knowledge, true) {
+            build.ok();
+        }
+        for build in with_helper(&knowledge, false) {
+            build.fails_with("401 Unauthorized");
+        }
+    }
 }
 
 #[test]

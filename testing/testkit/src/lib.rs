@@ -2,6 +2,7 @@
 //!
 //! Nothing in here is a test double: real directories, real mounts, real servers.
 
+pub mod certificates;
 pub mod fixture;
 pub mod frail;
 pub mod fuzz;
@@ -29,6 +30,8 @@ pub enum Need {
     fuse,
     /// sshd and ssh-keygen on PATH.
     sshd,
+    /// openssl on PATH.
+    openssl,
 }
 
 impl Need {
@@ -40,6 +43,7 @@ impl Need {
             Self::git => on_path("git").is_some(),
             Self::busybox => Path::new("/bin/busybox").exists(),
             Self::fuse => on_path("fuse-overlayfs").is_some() && Path::new("/dev/fuse").exists(),
+            Self::openssl => on_path("openssl").is_some(),
             Self::sshd => on_path("sshd").is_some() && on_path("ssh-keygen").is_some(),
         }
     }

@@ -25,17 +25,33 @@ impl Registry {
         let binary = crate::registry_binary().expect("a registry server; see require!(registry)");
         // Somebody else may take the port before the server does.
         (0..10)
-            .find_map(|_| Self::start_at(&binary, free_port()))
+            .find_map(|_| Self::start_at(&binary, free_port(), None))
             .expect("the registry comes up")
     }
 
-    fn start_at(binary: &Path, port: u16) -> Option<Self> {
+    /// The same with this certificate and key: it speaks encrypted only.
+    pub fn encrypted(certificate: &Path, key: &Path) -> Self {
+        let binary = crate::registry_binary().expect("a registry server; see require!(registry)");
+        let keys = Some((certificate, key));
+        (0..10)
+            .find_map(|_| Self::start_at(&binary, free_port(), keys))
+            .expect("the registry comes up")
+    }
+
+    fn start_at(binary: &Path, port: u16, keys: Option<(&Path, &Path)>) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mark = dir.path().display().to_string();
-        let config = format!(
+        let mut config = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n  headers:\n    X-Mark: [{mark}]\n",
             dir.path().join("data").display()
         );
+        if let Some((certificate, key)) = keys {
+            config += &format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                certificate.display(),
+                key.display()
+            );
+        }
         let path = dir.path().join("config.yml");
         std::fs::write(&path, config).expect("a config file");
         let server = Command::new(binary)
@@ -49,10 +65,12 @@ impl Registry {
         let mut registry = Self { server, port, dir };
         let start = Instant::now();
         loop {
-            // Another server would not know the mark.
-            if let Some(answer) = registry.answer("/v2/", "*/*")
-                && answer.contains(&mark)
-            {
+            // Another server would not know the mark, or would not want encryption.
+            let own = |answer: String| match keys {
+                None => answer.contains(&mark),
+                Some(_) => answer.contains("HTTP request to an HTTPS server"),
+            };
+            if registry.answer("/v2/", "*/*").is_some_and(own) {
                 return Some(registry);
             }
             if registry.server.try_wait().expect("ours").is_some() {
@@ -61,6 +79,13 @@ impl Registry {
             assert!(start.elapsed() < PATIENCE, "the registry did not come up");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Throws away the bytes of a blob in all repositories.
+    pub fn remove_blob(&self, digest: &str) {
+        let hex = digest.trim_start_matches("sha256:");
+        let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
+        std::fs::remove_file(self.data().join(path)).expect("a blob");
     }
 
     /// `127.0.0.1:PORT`
