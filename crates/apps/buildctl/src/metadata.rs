@@ -72,8 +72,7 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("0x{digits}")
+    format!("0x{}", oci::hex(bytes))
 }
 
 /// Two texts in a key have a zero between them; a number begins with one.

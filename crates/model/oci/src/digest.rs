@@ -89,7 +89,15 @@ impl Hasher {
     }
 }
 
-fn push_hex(text: &mut String, raw: &[u8]) {
+/// Bytes as digests are written.
+pub fn hex(raw: &[u8]) -> String {
+    let mut text = String::with_capacity(raw.len() * 2);
+    push_hex(&mut text, raw);
+    text
+}
+
+/// As [`hex`], behind what is there already.
+pub fn push_hex(text: &mut String, raw: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in raw {
         text.push(char::from(DIGITS[usize::from(byte >> 4)]));

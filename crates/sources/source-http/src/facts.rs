@@ -46,10 +46,5 @@ fn hash<D: sha2::Digest>(mut file: File, suffix: &[u8]) -> std::io::Result<Strin
         hasher.update(&buffer[..read]);
     }
     hasher.update(suffix);
-    let hex = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok(hex)
+    Ok(oci::hex(&hasher.finalize()))
 }

@@ -167,8 +167,7 @@ impl Hash {
             Self::Sha384(hash) => ("sha384", hash.finalize().to_vec()),
             Self::Sha512(hash) => ("sha512", hash.finalize().to_vec()),
         };
-        let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{algorithm}:{hex}")
+        format!("{algorithm}:{}", oci::hex(&raw))
             .parse()
             .expect("hex of the length of the algorithm")
     }

@@ -371,13 +371,9 @@ impl Writer<'_> {
 
 /// What names an op. Graphs are written often: the text is made once, in its place.
 fn digest_text(raw: &[u8; 32]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity("sha256:".len() + 64);
     text.push_str("sha256:");
-    text.extend(raw.iter().flat_map(|byte| {
-        let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
-        [digit(byte >> 4), digit(byte & 15)]
-    }));
+    oci::push_hex(&mut text, raw);
     text
 }
 

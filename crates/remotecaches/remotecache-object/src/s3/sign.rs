@@ -65,10 +65,7 @@ impl Request<'_> {
         for part in [date.as_str(), region, service, "aws4_request"] {
             key = hash(&key, part);
         }
-        let signature: String = hash(&key, &text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let signature = oci::hex(&hash(&key, &text));
         let value = format!(
             "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
             who.id
