@@ -336,12 +336,12 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_panic() {
+    fn what_is_no_key_is_refused() {
         for length in 0..64_u8 {
             let bytes: Vec<u8> = (0..length).map(|at| at.wrapping_mul(37)).collect();
-            let _ = sec1(&bytes);
-            let _ = pkcs8(&bytes);
-            let _ = openssh(&[MAGIC, &bytes].concat());
+            assert!(sec1(&bytes).is_err(), "{length}");
+            assert!(pkcs8(&bytes).is_err(), "{length}");
+            assert!(openssh(&[MAGIC, &bytes].concat()).is_err(), "{length}");
         }
     }
 }
