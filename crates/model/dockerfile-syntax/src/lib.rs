@@ -56,9 +56,9 @@ pub fn parse(source: &[u8], linter: &mut lint::Linter) -> Result<Dockerfile, Err
 /// Parses what can be understood of a Dockerfile that somebody is still writing.
 ///
 /// Each instruction that cannot be parsed is left out and has its error in the list: first what cannot be split into
-/// instructions, then what makes no sense, each from top to bottom. The first error is what [`parse`] returns. Where it is a `FROM`, the instructions up to the next one are checked and left out as well; where
-/// it is a heredoc without an end, the lines below it are read as instructions. After a line that is too long nothing
-/// is read.
+/// instructions, then what makes no sense, each from top to bottom. The first error is what [`parse`] returns. Where it is
+/// a `FROM`, the instructions up to the next one are checked and left out as well; where it is a heredoc without an end,
+/// the lines below it are read as instructions. After a line that is too long nothing is read.
 ///
 /// ```
 /// use dockerfile_syntax::{lint::Linter, parse_leniently};

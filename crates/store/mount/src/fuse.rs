@@ -1,7 +1,9 @@
 //! Overlays made by the program fuse-overlayfs, for kernels and users without overlay mounts of their own.
 //!
 //! We make the mount and hand the program its end of it. So such a mount can be attached nowhere as any other, and the
-//! program ends by itself when the mount does, however that comes about: nothing has to be told or killed.
+//! program ends by itself when the mount does, however that comes about: nothing has to be told or killed. It becomes a
+//! child of the machine's first process then; where that is the daemon itself, as in a container without an init, what is
+//! left of each of them stays until the daemon ends.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

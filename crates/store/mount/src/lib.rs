@@ -5,7 +5,8 @@
 //! [`Attached`] guard lives; [`Mount::movable`] is for runtimes that place it in another mount namespace.
 //!
 //! The new mount API is used (`fsopen`, one `lowerdir+` per layer, no page limit); kernels before 6.7 get `mount(2)`
-//! with short relative names, and where the kernel has none of it a program can do it ([`fuse`]). What the layers are and who owns them is `snapshot`'s business, not ours.
+//! with short relative names, and where the kernel has none of it a program can do it ([`fuse`]). What the layers are and
+//! who owns them is `snapshot`'s business, not ours.
 
 #![allow(unsafe_code)]
 
