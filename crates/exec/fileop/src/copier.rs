@@ -410,8 +410,9 @@ impl<'a, 's> Copier<'a, 's> {
 
     fn note_linked(&mut self, from: &Path, at: &Path, name: &CStr) {
         let to = at.parent().unwrap_or(Path::new(""));
+        let same = |one: &Path, other: &Path| path::bytes(one) == path::bytes(other);
         match self.linked.last_mut() {
-            Some(last) if last.from == from && last.to == to => last.add(name),
+            Some(last) if same(&last.from, from) && same(&last.to, to) => last.add(name),
             _ => {
                 let mut files = LinkedFiles::new(from, to);
                 files.add(name);
