@@ -122,15 +122,21 @@ fn export(from: &Daemon, context: &Path, place: &Place) {
     from.build(context, &[&option]).ok();
 }
 
-/// All steps come from the cache, and so does the tree.
-fn import(to: &Daemon, context: &Path, place: &Place, seed: &str) {
+/// Builds with the cache, and checks what comes of it.
+fn build_with(to: &Daemon, context: &Path, place: &Place, seed: &str) -> (Build, TempDir) {
     let out = tempfile::tempdir().expect("a temporary directory");
     let option = format!("--import-cache={}", place.options);
     let output = format!("--output=type=local,dest={}", out.path().display());
     let build = to.build(context, &[&option, &output]).ok();
-    e2e::check_all_cached(place.name, &build.text);
     let z = std::fs::read_to_string(out.path().join("z")).expect("the result");
     assert_eq!(z, format!("{seed}\nb\n"), "{}", place.name);
+    (build, out)
+}
+
+/// All steps come from the cache, and so does the tree.
+fn import(to: &Daemon, context: &Path, place: &Place, seed: &str) {
+    let (build, out) = build_with(to, context, place, seed);
+    e2e::check_all_cached(place.name, &build.text);
     let large = std::fs::metadata(out.path().join("bb/large")).expect("a file");
     assert_eq!(large.len(), 300_000, "{}", place.name);
 }
@@ -222,14 +228,7 @@ fn a_cache_whose_blobs_went_away_is_missed() {
                 troubles.refuse(method, blobs, usize::MAX, Response::status(404));
             }
         }
-        let out = tempfile::tempdir().expect("a temporary directory");
-        let option = format!("--import-cache={}", place.options);
-        let output = format!("--output=type=local,dest={}", out.path().display());
-        let build = Daemon::start()
-            .build(context.path(), &[&option, &output])
-            .ok();
-        let z = std::fs::read_to_string(out.path().join("z")).expect("the result");
-        assert_eq!(z, "1\nb\n", "{}", place.name);
+        let (build, _) = build_with(&Daemon::start(), context.path(), &place, "1");
         if e2e::is_ours() {
             let told = "is not used for this step: blob sha256:";
             assert!(build.text.contains(told), "{}: {}", place.name, build.text);

@@ -322,37 +322,26 @@ mod tests {
         assert_eq!(refusal(request), (tonic::Code::Unknown, text));
     }
 
-    #[test]
-    fn the_same_cache_export_twice_is_refused() {
+    /// A request for two equal exports.
+    fn twice(kind: &str) -> wire::SolveRequest {
         let export = wire::CacheOptionsEntry {
-            r#type: "registry".into(),
+            r#type: kind.into(),
             ..wire::CacheOptionsEntry::default()
         };
-        let request = wire::SolveRequest {
+        wire::SolveRequest {
             cache: Some(wire::CacheOptions {
                 exports: vec![export.clone(), export],
                 ..wire::CacheOptions::default()
             }),
             ..wire::SolveRequest::default()
-        };
-        let text = "duplicate cache exports [registry]".to_owned();
-        assert_eq!(refusal(request), (tonic::Code::Unknown, text));
+        }
     }
 
     #[test]
-    fn an_inline_cache_may_be_asked_for_twice() {
-        let export = wire::CacheOptionsEntry {
-            r#type: "inline".into(),
-            ..wire::CacheOptionsEntry::default()
-        };
-        let request = wire::SolveRequest {
-            cache: Some(wire::CacheOptions {
-                exports: vec![export.clone(), export],
-                ..wire::CacheOptions::default()
-            }),
-            ..wire::SolveRequest::default()
-        };
-        let request = solve_request(request).expect("a request");
+    fn the_same_cache_export_twice_is_refused_but_for_inline() {
+        let text = "duplicate cache exports [registry]".to_owned();
+        assert_eq!(refusal(twice("registry")), (tonic::Code::Unknown, text));
+        let request = solve_request(twice("inline")).expect("a request");
         assert_eq!(request.cache_exports.len(), 1);
     }
 
