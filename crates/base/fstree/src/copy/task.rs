@@ -25,6 +25,8 @@ const OPEN_DIRS: usize = 256;
 /// So many tasks are worth a thread.
 const PER_THREAD: usize = 24;
 const MAX_THREADS: usize = 8;
+/// The most tasks a thread takes at once.
+const AT_ONCE: usize = 64;
 
 /// What a copy has beside its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,13 +376,17 @@ struct Queue<'b> {
 }
 
 impl Queue<'_> {
-    /// The next few neighbours: threads that create in different directories do not wait for each other.
+    /// What comes next in one directory: threads that create in different directories do not wait for each other.
     fn take(&self) -> Vec<Task> {
         let mut tasks = match self.tasks.lock() {
             Ok(tasks) => tasks,
             Err(poisoned) => poisoned.into_inner(),
         };
-        tasks.by_ref().take(16).collect()
+        let rest = tasks.as_slice();
+        let together = rest.iter().take(AT_ONCE);
+        let together = together.take_while(|task| Arc::ptr_eq(&task.to_dir, &rest[0].to_dir));
+        let len = together.count();
+        tasks.by_ref().take(len).collect()
     }
 
     fn work(&self) -> Result<(), Error> {
