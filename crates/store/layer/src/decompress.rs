@@ -7,9 +7,9 @@ use oci::{Digest, Hasher};
 
 use crate::Compression;
 
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 128 << 10;
 /// Chunks that may wait between the threads.
-const DEPTH: usize = 8;
+const DEPTH: usize = 4;
 
 /// The uncompressed stream of `blob`.
 pub(crate) fn reader<'a>(blob: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
