@@ -42,8 +42,8 @@ const DIGESTION: u32 = 10;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The largest answer that is read only to keep its connection.
 const SMALL: u64 = 64 << 10;
-/// Pieces of an upload. The allocator has larger ones mapped, and every page of them zeroed, each time.
-const PIECE: usize = 96 << 10;
+/// Pieces of an upload. Smaller ones cost more calls than they save memory.
+const PIECE: usize = 256 << 10;
 
 /// A question.
 #[derive(Debug, Clone)]
