@@ -7,13 +7,16 @@ use layer::Options;
 use progress::Progress;
 use tasks::Cx;
 
-use crate::record::MadeOf;
+use crate::record::{self, MadeOf, Record};
 use crate::{Cache, Error, LayerBlob, Ref, RefId};
 
 impl Cache {
     /// The blobs of a record's layers, the lowest first, if all of them are there or can be fetched. Listing them is no use
     /// of the record, and keeps nobody from removing it.
     pub fn known_chain(&self, id: &RefId, options: &Options) -> Option<Vec<LayerBlob>> {
+        if !self.may_have_blobs(id) {
+            return None;
+        }
         let node = self.load(id)?;
         if node.record.read().is_mutable() {
             return None;
@@ -24,11 +27,26 @@ impl Cache {
                 blob.provider.is_some() || self.inner.content.contains(&blob.descriptor.digest);
             here.then_some(blob)
         };
-        // Most trees have no blob of their own, and then those below do not matter.
         if node.record.read().made_of() == MadeOf::ItsOwn && known(&node).is_none() {
             return None;
         }
         node.layers().iter().map(known).collect()
+    }
+
+    /// Whether the layers on top have blobs. Most have none, and then those below need not even be looked at.
+    fn may_have_blobs(&self, id: &RefId) -> bool {
+        let read = |id: &RefId| record::read(&self.inner.db, id).ok().flatten();
+        let lacks = |record: &Record| record.made_of() == MadeOf::ItsOwn && record.blob().is_none();
+        let Some(top) = read(id) else { return true };
+        let parts: &[RefId] = match top.made_of() {
+            MadeOf::AllParents => &top.parents,
+            MadeOf::ItsOwn | MadeOf::TheDifference => &[],
+        };
+        !lacks(&top)
+            && !parts
+                .iter()
+                .rev()
+                .any(|part| read(part).as_ref().is_some_and(lacks))
     }
 }
 
