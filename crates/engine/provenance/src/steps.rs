@@ -1,12 +1,13 @@
 //! The steps of a build, numbered: `step0` needs nothing, the last one is the result.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use oci::Digest;
 use prost::Message as _;
 use proto::pb;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::Error;
@@ -25,17 +26,29 @@ struct Step {
 /// The steps of a definition and what they are called.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Steps {
-    steps: Vec<Step>,
+    steps: Arc<Vec<Step>>,
     numbers: BTreeMap<String, usize>,
 }
 
 /// The steps of a build as documents have them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BuildConfig {
-    #[serde(rename = "llbDefinition", skip_serializing_if = "Vec::is_empty")]
-    steps: Vec<Step>,
+    #[serde(
+        rename = "llbDefinition",
+        serialize_with = "shared",
+        skip_serializing_if = "is_empty"
+    )]
+    steps: Arc<Vec<Step>>,
     #[serde(rename = "digestMapping", skip_serializing_if = "BTreeMap::is_empty")]
     names: BTreeMap<String, String>,
+}
+
+fn shared<S: Serializer>(steps: &[Step], to: S) -> Result<S::Ok, S::Error> {
+    steps.serialize(to)
+}
+
+fn is_empty(steps: &[Step]) -> bool {
+    steps.is_empty()
 }
 
 /// Which lines of which files the steps come from.
@@ -114,7 +127,7 @@ impl Steps {
             format!("step{number}:{}", input.index)
         });
         let number = self.steps.len();
-        self.steps.push(Step {
+        Arc::make_mut(&mut self.steps).push(Step {
             id: format!("step{number}"),
             inputs: inputs.collect(),
             usage: None,
@@ -126,8 +139,9 @@ impl Steps {
 
     /// Adds what steps used, by their digests.
     pub fn add_usage(&mut self, usage: &BTreeMap<String, Value>) {
+        let steps = Arc::make_mut(&mut self.steps);
         for (digest, number) in &self.numbers {
-            if let Some(step) = self.steps.get_mut(*number) {
+            if let Some(step) = steps.get_mut(*number) {
                 step.usage = usage.get(digest).cloned();
             }
         }
