@@ -120,7 +120,7 @@ fn named(env: &[String]) -> Result<(), Setup> {
     match env.iter().find(|entry| entry.starts_with('=')) {
         // The rest may be a secret.
         Some(_) => Err(Setup::because(
-            "environment variable name can't be empty".to_owned(),
+            "error during container init: environment variable name can't be empty".to_owned(),
         )),
         None => Ok(()),
     }
@@ -319,7 +319,10 @@ mod tests {
         let env = |entry: &str| named(&["A=1".to_owned(), entry.to_owned()]);
         assert!(env("B=").is_ok());
         let refused = env("=secret").expect_err("no name").text;
-        assert_eq!(refused, "environment variable name can't be empty");
+        assert_eq!(
+            refused,
+            "error during container init: environment variable name can't be empty"
+        );
     }
 
     #[test]
