@@ -249,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
         let cx = Cx::root();
-        let failed = run(&cx, Command::new("/nonexistent"), |_, _| {}).await;
+        let failed = run(&cx, Command::new("/nonexistent/program"), |_, _| {}).await;
         let failed = failed.expect_err("nothing to run");
         assert_eq!(failed.kind(), io::ErrorKind::NotFound);
     }

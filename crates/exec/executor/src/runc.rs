@@ -266,7 +266,7 @@ mod tests {
             root: dir.path().join("executor"),
             ..Settings::default()
         };
-        let err = Runc::new(settings, None, "/nonexistent").expect_err("nothing there");
+        let err = Runc::new(settings, None, "/nonexistent/runc").expect_err("nothing there");
         assert_eq!(err.to_string(), "failed to find runc binary");
     }
 }

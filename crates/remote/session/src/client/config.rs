@@ -281,6 +281,6 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_empty_one() {
-        assert!(DockerConfig::load(Path::new("/nonexistent")).is_ok());
+        assert!(DockerConfig::load(Path::new("/nonexistent/folder")).is_ok());
     }
 }

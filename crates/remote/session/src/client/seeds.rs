@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn without_a_folder_the_seed_is_kept_in_memory() {
-        let seeds = Seeds::new(Path::new("/nonexistent"));
+        let seeds = Seeds::new(Path::new("/nonexistent/folder"));
         assert_eq!(seeds.of("r"), seeds.of("r"));
     }
 }
