@@ -280,7 +280,7 @@ impl Inner {
             }
             match record::read(&self.db, &at) {
                 Ok(Some(record)) if record.snapshot().is_some() => {}
-                Ok(Some(record)) if !matches!(record.made_of(), MadeOf::ItsOwn) => {
+                Ok(Some(record)) if record.made_of() != MadeOf::ItsOwn => {
                     left.extend(record.parents);
                     seen.insert(at);
                 }

@@ -243,8 +243,7 @@ pub(crate) struct Nodes {
     map: HashMap<RefId, Weak<Node>>,
     /// Entries of nodes that are gone are removed when the map has grown to this size.
     clean_at: usize,
-    /// Merges and differences that are known to be made of unpacked trees. Some of those that are, also of records that
-    /// are gone.
+    /// Merges and differences that are known to be made of unpacked trees: some of those that are.
     pub(crate) unpacked: HashSet<RefId>,
 }
 
@@ -275,6 +274,7 @@ impl Nodes {
 
     pub(crate) fn forget(&mut self, id: &RefId) {
         self.map.remove(id);
+        self.unpacked.remove(id);
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Node>> {
