@@ -631,7 +631,7 @@ fn a_step_that_must_not_be_exported_has_keys_and_no_result() {
     if e2e::skipped_unless(e2e::is_ours(), "the stock daemon exports what ran just now") {
         return;
     }
-    let (registry, _dir) = (Registry::start(), temp());
+    let registry = Registry::start();
     let daemon = Daemon::start();
     let results = |tag: &str, export: Option<bool>| {
         let options = Options {

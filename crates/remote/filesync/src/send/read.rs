@@ -179,7 +179,7 @@ impl Batch<'_> {
                     }
                     // A file that is gone, or was one, is sent as an empty one.
                     Err(err) if is_no_file(&err) => {}
-                    // Compat: clients of upstream send it as an empty one too, and the build goes on with that.
+                    // Clients of upstream send an empty one here too, and the build goes on with that.
                     Err(err) => return Err(Error::io("open", &path, err)),
                 }
             }
