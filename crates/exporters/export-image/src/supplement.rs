@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::attest::About;
 use crate::commit;
 
+mod spdx;
+
 /// Who changed the document.
 const TOOL: &str = concat!("Tool: buildkit-kiln-", env!("CARGO_PKG_VERSION"));
 
@@ -26,10 +28,10 @@ pub(crate) async fn supplement(
         return Ok(());
     }
     let content = said.read(work).await?;
-    let Some(mut document) = parse(&content) else {
+    let Some(spdx::Read { mut document, flaw }) = spdx::read(&content) else {
         return Ok(());
     };
-    if files(&mut document).is_some_and(|files| files.iter().any(lacks_layer)) {
+    if spdx::files(&mut document).iter().any(|it| lacks_layer(it)) {
         commit::fetch(work, store, about.layers).await?;
         let layers: Vec<Descriptor> = about
             .layers
@@ -39,7 +41,7 @@ pub(crate) async fn supplement(
         let (cx, store) = (work.cx.clone(), store.clone());
         document = tasks::blocking(move || {
             let mut finder = Finder::new(layers);
-            for file in files(&mut document).into_iter().flatten() {
+            for file in spdx::files(&mut document) {
                 place(file, |name| {
                     finder.find(name, |layer, each| layer::names(&cx, &store, layer, each))
                 })?;
@@ -50,66 +52,43 @@ pub(crate) async fn supplement(
         .map_err(|err| Error::new(&err))?;
     }
     sign(&mut document);
-    let document = oci::json::indented(&Value::Object(document)).map_err(|err| Error {
-        message: format!("unable to encode spdx: {err}"),
-        class: fault::Class::Internal,
-    })?;
+    let unwritable = |why: String| Error::user(format!("unable to encode spdx: {why}"));
+    if let Some(flaw) = flaw {
+        return Err(unwritable(flaw));
+    }
+    let document = oci::json::compact(&spdx::finish(document));
+    let document = document.map_err(|err| unwritable(err.to_string()))?;
     said.content = Content::Made(attestation::made(document.into()));
     Ok(())
 }
 
-fn parse(content: &[u8]) -> Option<Map<String, Value>> {
-    let document: Map<String, Value> = serde_json::from_slice(content).ok()?;
-    let version = document.get("spdxVersion")?.as_str()?;
-    if !["SPDX-2.1", "SPDX-2.2", "SPDX-2.3"].contains(&version) {
-        return None;
-    }
-    let is_id = |value: &Value| {
-        let id = value.as_str().and_then(|id| id.strip_prefix("SPDXRef-"));
-        id.is_some_and(|id| !id.is_empty())
-    };
-    let elements = ["files", "packages", "snippets"].into_iter();
-    let elements = elements.filter_map(|key| document.get(key)?.as_array());
-    let ids = elements.flatten().filter_map(|it| it.get("SPDXID"));
-    let mut ids = document.get("SPDXID").into_iter().chain(ids);
-    ids.all(is_id).then_some(document)
-}
-
-fn files(document: &mut Map<String, Value>) -> Option<&mut Vec<Value>> {
-    document.get_mut("files")?.as_array_mut()
-}
-
 /// A comment somebody else wrote is free text and stays.
-fn lacks_layer(file: &Value) -> bool {
-    let comment = file.get("comment").and_then(Value::as_str);
-    file.is_object() && comment.is_none_or(str::is_empty)
+fn lacks_layer(file: &Map<String, Value>) -> bool {
+    file.get("comment").is_some_and(|it| it == "")
 }
 
 fn place<E>(
-    file: &mut Value,
+    file: &mut Map<String, Value>,
     mut find: impl FnMut(&str) -> Result<Option<Digest>, E>,
 ) -> Result<(), E> {
     if !lacks_layer(file) {
         return Ok(());
     }
     let name = file.get("fileName").and_then(Value::as_str);
-    let found = find(&clean(name.unwrap_or_default()))?;
-    if let (Some(digest), Some(file)) = (found, file.as_object_mut()) {
+    if let Some(digest) = find(&clean(name.unwrap_or_default()))? {
         file.insert("comment".to_owned(), json!(format!("layerID: {digest}")));
     }
     Ok(())
 }
 
 fn sign(document: &mut Map<String, Value>) {
-    let about = document.entry("creationInfo").or_insert(Value::Null);
-    if !about.is_object() {
-        *about = json!({"creators": [], "created": ""});
-    }
-    let creators = about
-        .as_object_mut()
-        .map(|about| about.entry("creators").or_insert_with(|| json!([])));
-    if let Some(Value::Array(creators)) = creators {
-        creators.push(json!(TOOL));
+    let creators = document
+        .get_mut("creationInfo")
+        .and_then(|about| about.get_mut("creators"));
+    match creators {
+        Some(Value::Array(creators)) => creators.push(json!(TOOL)),
+        Some(none) => *none = json!([TOOL]),
+        None => {}
     }
 }
 
@@ -198,39 +177,59 @@ mod tests {
 
     #[test]
     fn comments_of_others_stay() {
-        let mut file = json!({"fileName": "/a", "comment": "mine"});
-        let found = place(&mut file, |_| Ok::<_, ()>(Some(Digest::of(""))));
-        assert_eq!(found, Ok(()));
-        assert_eq!(file["comment"], "mine");
-        let mut file = json!({"fileName": "x/../a"});
+        let found = |file: Value, wanted: &str| {
+            let Value::Object(mut file) = file else {
+                panic!("no object");
+            };
+            let placed = place(&mut file, |name| {
+                assert_eq!(name, wanted);
+                Ok::<_, ()>(Some(Digest::of("")))
+            });
+            assert_eq!(placed, Ok(()));
+            file["comment"].clone()
+        };
+        let mine = json!({"fileName": "/a", "comment": "mine"});
+        assert_eq!(found(mine, "never asked"), "mine");
+        let none = json!({"fileName": "x/../a", "comment": ""});
         let digest = Digest::of("");
-        let found = place(&mut file, |name| {
-            assert_eq!(name, "/a");
-            Ok::<_, ()>(Some(digest.clone()))
-        });
-        assert_eq!(found, Ok(()));
-        assert_eq!(file["comment"], format!("layerID: {digest}"));
+        assert_eq!(found(none, "/a"), format!("layerID: {digest}"));
     }
 
     #[test]
-    fn a_document_says_who_changed_it() {
-        let mut document = parse(br#"{"spdxVersion":"SPDX-2.3","creationInfo":null}"#);
-        let document = document.as_mut().expect("a document");
-        sign(document);
-        assert_eq!(document["creationInfo"]["creators"], json!([TOOL]));
-        assert!(parse(b"{}").is_none());
-    }
-
-    #[test]
-    fn what_upstream_cannot_read_stays_as_it_is() {
-        for text in [
-            r#"{"spdxVersion":"SPDX-3.0"}"#,
-            r#"{"spdxVersion":"SPDX-2.3","SPDXID":"DOCUMENT"}"#,
-            r#"{"spdxVersion":"SPDX-2.3","files":[{"SPDXID":"a"}]}"#,
-        ] {
-            assert!(parse(text.as_bytes()).is_none(), "{text}");
+    fn documents_are_written_as_upstream_writes_them() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../testing/vectors/spdx/documents.json"
+        );
+        let cases: Vec<Value> =
+            serde_json::from_slice(&std::fs::read(path).expect("the vectors")).expect("JSON");
+        for case in &cases {
+            let name = &case["name"];
+            let given = case["given"].to_string();
+            let Some(read) = spdx::read(given.as_bytes()) else {
+                assert_eq!(case["unread"], true, "{name}");
+                continue;
+            };
+            if let Some(flaw) = read.flaw {
+                assert_eq!(case["refused"], flaw, "{name}");
+                continue;
+            }
+            let mut document = read.document;
+            let layer = Digest::of("layer");
+            for file in spdx::files(&mut document) {
+                let found = |name: &str| {
+                    let here = matches!(name, "/x" | "/dep").then(|| layer.clone());
+                    Ok::<_, ()>(here)
+                };
+                place(file, found).expect("no error");
+            }
+            sign(&mut document);
+            let written = oci::json::compact(&spdx::finish(document)).expect("JSON");
+            let wanted = case["written"].as_str().expect("a document");
+            let wanted = wanted.replace("LAYER", layer.as_str());
+            let wanted = wanted.replace("Tool: TOOL", TOOL);
+            assert_eq!(String::from_utf8(written).expect("text"), wanted, "{name}");
         }
-        let good = r#"{"spdxVersion":"SPDX-2.2","files":[{"SPDXID":"SPDXRef-a"},{}]}"#;
-        assert!(parse(good.as_bytes()).is_some());
+        assert_eq!(cases.len(), 15);
     }
 }
