@@ -72,6 +72,7 @@ mod edge;
 mod event;
 mod finish;
 mod merge;
+mod order;
 mod replay;
 mod slab;
 mod stop;
@@ -137,6 +138,9 @@ pub(crate) struct Core {
     /// Work that was given up and not looked at since.
     doubts: BTreeSet<stop::Doubt>,
     effects: Vec<Effect>,
+    /// How many vertices were looked at to find out which need which.
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
 }
 
 impl Core {

@@ -1,6 +1,6 @@
 //! Rule 6.1: equal steps of different vertices are done once.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use cachekeys::{Alternative, Found};
 use oci::Digest;
@@ -138,24 +138,6 @@ impl Core {
         })
     }
 
-    /// Whether `user` uses `used`, directly or through others. A vertex that absorbed what it is made from would keep
-    /// itself alive for ever.
-    fn needs(&self, user: VertexId, used: VertexId) -> bool {
-        let mut seen = HashSet::new();
-        let mut left = vec![user];
-        while let Some(id) = left.pop() {
-            if id == used {
-                return true;
-            }
-            if seen.insert(id) {
-                let vertex = self.vertex(id);
-                left.extend(vertex.inputs.iter().map(|edge| self.edge(*edge).vertex));
-                left.extend(vertex.absorbed_by);
-            }
-        }
-        false
-    }
-
     /// `of` does the work of `vertex` from now on, and answers its edges.
     pub(super) fn absorb(&mut self, vertex: VertexId, of: VertexId) {
         self.learn_ways(vertex, of);
@@ -168,7 +150,7 @@ impl Core {
             self.edge_mut(edge).state = State::Absorbed(target);
         }
         self.vertex_mut(vertex).absorbed_by = Some(of);
-        self.vertex_mut(of).holders += 1;
+        self.link(vertex, of);
         self.effects.push(Effect::Absorb { vertex, of });
         let jobs: Vec<_> = self.vertex(vertex).jobs.keys().copied().collect();
         for job in jobs {

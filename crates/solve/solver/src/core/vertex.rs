@@ -1,6 +1,6 @@
 //! Vertices: operations that all builds share, and which jobs have them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cachekeys::{Alternative, Found, Key};
 use oci::Digest;
@@ -40,8 +40,10 @@ pub(super) struct Vertex {
     pub(super) ignore_cache: bool,
     /// Who has it, and whether because they asked for it.
     pub(super) jobs: BTreeMap<JobId, bool>,
-    /// How many vertices need this one: those it is an input of and those it absorbed.
-    pub(super) holders: usize,
+    /// Vertices that need this one: those it is an input of and those it absorbed.
+    pub(super) users: BTreeSet<VertexId>,
+    /// Greater than that of its inputs, and not smaller than that of whoever absorbed it.
+    pub(super) order: usize,
     pub(super) edges: BTreeMap<u32, EdgeId>,
     pub(super) answers: Vec<MapAnswer>,
     pub(super) map: Once<()>,
@@ -140,11 +142,9 @@ impl Core {
         }
         let mut edges = Vec::with_capacity(inputs.len());
         for (vertex, output) in inputs {
-            let edge = self.edge_of(*vertex, *output);
-            let used = self.edge(edge).vertex;
-            self.vertex_mut(used).holders += 1;
-            edges.push(edge);
+            edges.push(self.edge_of(*vertex, *output));
         }
+        let above: Vec<_> = edges.iter().map(|edge| self.edge(*edge).vertex).collect();
         let id = VertexId(self.vertices.insert(Vertex {
             digest: name.clone(),
             given: digest,
@@ -152,7 +152,8 @@ impl Core {
             inputs: edges,
             ignore_cache,
             jobs: BTreeMap::new(),
-            holders: 0,
+            users: BTreeSet::new(),
+            order: 0,
             edges: BTreeMap::new(),
             answers: Vec::new(),
             map: Once::Idle,
@@ -164,6 +165,7 @@ impl Core {
             indexed: false,
         }));
         self.by_digest.insert(name, id);
+        above.into_iter().for_each(|used| self.link(id, used));
         (id, true)
     }
 
@@ -239,7 +241,7 @@ impl Core {
         let unused = self
             .vertices
             .get(id.0)
-            .is_some_and(|v| v.jobs.is_empty() && v.holders == 0);
+            .is_some_and(|v| v.jobs.is_empty() && v.users.is_empty());
         if !unused {
             return;
         }
@@ -266,7 +268,7 @@ impl Core {
         let above = vertex.inputs.iter().map(|edge| self.edge(*edge).vertex);
         let above: Vec<_> = above.chain(vertex.absorbed_by).collect();
         for used in above {
-            self.vertex_mut(used).holders -= 1;
+            self.vertex_mut(used).users.remove(&id);
             left.push(used);
         }
     }

@@ -207,6 +207,9 @@ impl World {
             self.log.push(event_line(&event));
             self.steps += 1;
             let effects = self.core.step(event);
+            if self.steps.is_multiple_of(16) {
+                self.core.assert_ordered();
+            }
             self.log.extend(effects.iter().map(effect_line));
             for effect in effects {
                 self.perform(effect);
