@@ -1,13 +1,16 @@
 //! The database file.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, StorageError, TableDefinition,
-    TableError, TableHandle,
+    Builder, Database, DatabaseError, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    StorageError, TableDefinition, TableError, TableHandle,
 };
 
 use crate::Error;
@@ -28,7 +31,24 @@ const SYNCED: &[u8] = b"synced";
 /// The file, opened.
 #[derive(Debug)]
 pub(crate) struct Base {
+    /// Opened once for all that is read between two writes. Goes before the file does.
+    reading: Mutex<Option<Reading>>,
     database: Database,
+}
+
+/// The file as it was after the last write.
+struct Reading {
+    transaction: ReadTransaction,
+    /// Those somebody asked for, and whether they are there.
+    tables: HashMap<Box<str>, Option<Arc<Read>>>,
+}
+
+type Read = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
+    }
 }
 
 /// What the file says about itself.
@@ -65,7 +85,10 @@ impl Base {
             }
             Err(err) => return Ok(Opened::Damaged(err.into())),
         };
-        let base = Self { database };
+        let base = Self {
+            reading: Mutex::default(),
+            database,
+        };
         match base.meta() {
             Ok(meta) => Ok(Opened::Ready(base, meta)),
             Err(err) => Ok(Opened::Damaged(err)),
@@ -125,15 +148,34 @@ impl Base {
     }
 
     pub(crate) fn value(&self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let read = self.database.begin_read().map_err(Error::storage("read"))?;
-        match read.open_table(bytes(table)) {
-            Ok(table) => {
-                let value = table.get(key).map_err(Error::storage("read"))?;
-                Ok(value.map(|value| value.value().to_vec()))
-            }
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(err) => Err(Error::storage("read")(err)),
+        let Some(table) = self.table(table)? else {
+            return Ok(None);
+        };
+        let value = table.get(key).map_err(Error::storage("read"))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    /// A table for reading; `None` when there is none.
+    fn table(&self, name: &str) -> Result<Option<Arc<Read>>, Error> {
+        // Opened under the lock: whoever writes takes it afterwards, so nothing older than that stays.
+        let mut reading = self.reading.lock();
+        let reading = match &mut *reading {
+            Some(reading) => reading,
+            none => none.insert(Reading {
+                transaction: self.database.begin_read().map_err(Error::storage("read"))?,
+                tables: HashMap::new(),
+            }),
+        };
+        if let Some(known) = reading.tables.get(name) {
+            return Ok(known.clone());
         }
+        let opened = match reading.transaction.open_table(bytes(name)) {
+            Ok(table) => Some(Arc::new(table)),
+            Err(TableError::TableDoesNotExist(_)) => None,
+            Err(err) => return Err(Error::storage("read")(err)),
+        };
+        reading.tables.insert(Box::from(name), opened.clone());
+        Ok(opened)
     }
 
     /// Calls `visit` for each pair between the bounds, in key order, until it returns false.
@@ -144,11 +186,8 @@ impl Base {
         to: Bound<&[u8]>,
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Error> {
-        let read = self.database.begin_read().map_err(Error::storage("read"))?;
-        let table = match read.open_table(bytes(table)) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-            Err(err) => return Err(Error::storage("read")(err)),
+        let Some(table) = self.table(table)? else {
+            return Ok(());
         };
         for pair in table
             .range::<&[u8]>((from, to))
@@ -222,6 +261,8 @@ impl Base {
         changes: impl Iterator<Item = &'a Memory>,
         meta: &Meta,
     ) -> Result<(), Error> {
+        // What is read meanwhile is opened anew; pages nobody reads any more are used again.
+        *self.reading.lock() = None;
         let mut write = self
             .database
             .begin_write()
@@ -235,7 +276,9 @@ impl Base {
             action: "write",
             source: Box::new(source),
         })?;
-        write.commit().map_err(Error::storage("commit"))
+        write.commit().map_err(Error::storage("commit"))?;
+        *self.reading.lock() = None;
+        Ok(())
     }
 }
 

@@ -136,6 +136,22 @@ fn a_removed_key_stays_away_however_far_the_flush_got() {
 }
 
 #[test]
+fn what_was_read_before_a_flush_does_not_hide_what_it_wrote() {
+    let dir = scratch();
+    let db = open(dir.path(), "b");
+    put(&db, T, "k", "1");
+    db.sync().expect("synced");
+    assert_eq!(value(&db, "k").as_deref(), Some("1"));
+    assert_eq!(db.value(U, b"k").expect("read"), None);
+    put(&db, T, "k", "2");
+    put(&db, U, "k", "3");
+    db.sync().expect("synced");
+    assert_eq!(value(&db, "k").as_deref(), Some("2"));
+    assert_eq!(db.value(U, b"k").expect("read").as_deref(), Some(&b"3"[..]));
+    assert_eq!(keys(&db, ""), ["k"]);
+}
+
+#[test]
 fn a_prefix_finds_its_keys_in_memory_and_file() {
     let dir = scratch();
     let db = open(dir.path(), "b");
