@@ -145,6 +145,10 @@ pub enum Error {
         expected: Digest,
     },
 
+    /// The list of what refers to a manifest is none.
+    #[error("failed to decode referrers index")]
+    Referrers(#[source] serde_json::Error),
+
     /// A manifest nobody needs to be this large.
     #[error("rejecting {size} byte manifest for {name}: not found")]
     TooLarge {
@@ -402,6 +406,7 @@ impl Classify for Error {
             | Self::Mismatch { .. }
             | Self::DigestHeader { .. }
             | Self::Location { .. }
+            | Self::Referrers(_)
             | Self::Redirects => Class::Unavailable,
             Self::Tagged { .. }
             | Self::Manifest { .. }

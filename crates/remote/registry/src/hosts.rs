@@ -120,6 +120,14 @@ pub(crate) fn authority(url: &Url) -> String {
     }
 }
 
+/// What goes over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    Questions,
+    /// Blobs, which take a connection for themselves.
+    Uploads,
+}
+
 /// All servers, made when first asked for.
 pub(crate) struct Hosts {
     config: Config,
@@ -160,16 +168,14 @@ impl Hosts {
         &self,
         endpoint: &Endpoint,
         url: &Url,
-        upload: bool,
+        traffic: Traffic,
     ) -> Result<reqwest::Client, Error> {
         let encrypted = !matches!(endpoint.encrypted, Encrypted::No);
         if encrypted || endpoint.serves(url) {
-            let client = if upload {
-                &endpoint.uploads
-            } else {
-                &endpoint.http
-            };
-            return Ok(client.clone());
+            return Ok(match traffic {
+                Traffic::Questions => endpoint.http.clone(),
+                Traffic::Uploads => endpoint.uploads.clone(),
+            });
         }
         self.elsewhere().await
     }

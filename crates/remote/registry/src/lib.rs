@@ -13,6 +13,7 @@ mod hosts;
 mod known;
 mod limit;
 mod push;
+mod referrers;
 mod repository;
 mod resolve;
 mod retry;
@@ -38,6 +39,7 @@ pub use config::{Config, HostConfig, KeyPair};
 pub use credentials::{Anonymous, Credentials, Login, Sessions};
 pub use error::{Broken, Error, Refusal, UnexpectedStatus};
 pub use repository::Repository;
+pub use wire::unanswered;
 
 /// A client of all registries. Clones share connections, tokens and limits.
 #[derive(Clone)]
@@ -107,6 +109,22 @@ impl Client {
             .await??;
         self.0.names.set(&**who, &reference, &found);
         Ok(found)
+    }
+
+    /// What refers to a manifest of the repository of `reference`: signatures of it and the like. The descriptors say
+    /// what each is.
+    pub async fn referrers(
+        &self,
+        cx: &Cx,
+        who: &Arc<dyn Credentials>,
+        reference: &Reference,
+        manifest: &Digest,
+    ) -> Result<Vec<Descriptor>, Error> {
+        let (domain, path) = (reference.domain(), reference.path());
+        let access = Access::pull(&self.0, cx, &**who, domain, path);
+        let hosts = self.0.hosts.pull_from(domain, false).await?;
+        cx.run(referrers::referrers(&access, &hosts, manifest))
+            .await?
     }
 
     /// A small document (manifest, config) of the repository of `reference`, from the store if it is there, else

@@ -124,7 +124,7 @@ impl Target {
         let gate = inner.limits.of(domain);
         let backoff = inner.hosts.config().backoff;
         let (access, host) = (self.access(cx), self.endpoint().await?);
-        let upload = Upload::new(self, &access, &host, blob, origin);
+        let upload = |first| Upload::new(self, &access, &host, blob, origin, first);
         let uploaded = {
             let _permit = gate.enter(cx, &blob.media_type).await?;
             let work = || self.start(&access, &host, blob, origin);
@@ -135,7 +135,7 @@ impl Target {
                 Opened::Done => true,
                 Opened::To(_) if !self.store.contains(&blob.digest) => false,
                 Opened::To(location) => {
-                    upload.run(location).await?;
+                    upload(location).run().await?;
                     true
                 }
             }
@@ -146,7 +146,7 @@ impl Target {
             let _permit = gate.enter(cx, &blob.media_type).await?;
             let work = || self.start(&access, &host, blob, origin);
             if let Opened::To(location) = retrying(cx, backoff, &self.progress, work).await? {
-                upload.run(location).await?;
+                upload(location).run().await?;
             }
         }
         inner.known.add(domain, self.reference.path(), &blob.digest);

@@ -137,15 +137,9 @@ impl Question<'_> {
         wanted: Option<&Digest>,
     ) -> Result<Descriptor, Error> {
         let media_type = media_type(&answer);
-        let url = answer.url().clone();
         let mut hasher = Hasher::new();
         let mut size = 0;
-        let patience = self.access.hosts.config().patience;
-        loop {
-            let piece = tokio::time::timeout(patience, answer.chunk()).await;
-            let piece = piece.map_err(|_| wire::timed_out(&Method::GET, &url))?;
-            let piece = piece.map_err(|err| wire::broken(&Method::GET, &url, &err))?;
-            let Some(piece) = piece else { break };
+        while let Some(piece) = self.access.next_piece(&mut answer).await? {
             size += piece.len() as u64;
             self.check(size)?;
             hasher.update(&piece);

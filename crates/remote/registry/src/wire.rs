@@ -27,9 +27,10 @@ use url::Url;
 use crate::auth::scope::Scopes;
 use crate::auth::{Asker, Keys, Purpose};
 use crate::error::{Broken, Error};
-use crate::hosts::{Endpoint, Hosts};
+use crate::hosts::{Endpoint, Hosts, Traffic};
 use crate::{Credentials, Inner};
 
+pub use failure::unanswered;
 pub(crate) use failure::{broken, reason, timed_out, unexpected};
 
 /// How often one question is asked at most.
@@ -227,6 +228,15 @@ impl<'a> Access<'a> {
         }
     }
 
+    /// The next bytes of what a server was asked for.
+    pub(crate) async fn next_piece(&self, answer: &mut Response) -> Result<Option<Bytes>, Error> {
+        let patience = self.hosts.config().patience;
+        match timeout(patience, answer.chunk()).await {
+            Ok(piece) => piece.map_err(|err| broken(&Method::GET, answer.url(), &err)),
+            Err(_) => Err(timed_out(&Method::GET, answer.url())),
+        }
+    }
+
     /// Whether a request that got no answer is sent again at once.
     fn may_repeat(
         &self,
@@ -339,14 +349,18 @@ impl<'a> Access<'a> {
         request: &Request,
         url: &Url,
     ) -> Result<Response, Error> {
-        let upload = matches!(request.body, Body::File { .. });
-        let http = self.hosts.towards(endpoint, url, upload).await?;
+        let traffic = match request.body {
+            Body::File { .. } => Traffic::Uploads,
+            Body::None | Body::Bytes(_) => Traffic::Questions,
+        };
+        let http = self.hosts.towards(endpoint, url, traffic).await?;
         match self.ask_with(endpoint, &http, request, url).await {
             // It knows HTTP/2 only.
             Err(Error::Transport {
                 kind: Broken::Tls, ..
-            }) if upload => {
-                let http = self.hosts.towards(endpoint, url, false).await?;
+            }) if traffic == Traffic::Uploads => {
+                let http = self.hosts.towards(endpoint, url, Traffic::Questions);
+                let http = http.await?;
                 self.ask_with(endpoint, &http, request, url).await
             }
             other => other,

@@ -6,6 +6,8 @@ mod auth;
 mod fetch;
 #[path = "plain/push.rs"]
 mod push;
+#[path = "plain/referrers.rs"]
+mod referrers;
 #[path = "plain/resolve.rs"]
 mod resolve;
 #[path = "support/server.rs"]

@@ -237,14 +237,10 @@ pub(crate) async fn send(
 
 /// Why there was no answer. Addresses are left out: some of them are as good as passwords.
 pub(crate) fn broken(what: &str, err: reqwest::Error) -> Error {
-    let host = err.url().and_then(|url| Some(url.host_str()?.to_owned()));
-    let mut reason = fault::chain(&err.without_url());
-    if reason.contains("failed to lookup address")
-        && let Some(host) = host
-    {
-        // Compat: users look for these words.
-        reason = format!("dial tcp: lookup {host}: no such host");
-    }
+    let reason = match err.url() {
+        Some(url) => registry::unanswered(url, &err).1,
+        None => fault::chain(&err),
+    };
     Error::Place {
         text: format!("{what}: {reason}"),
         class: Class::Unavailable,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use registry::unanswered;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH,
     LAST_MODIFIED, USER_AGENT,
@@ -167,9 +168,9 @@ impl Client {
         if !tags.is_empty() {
             request = request.header(IF_NONE_MATCH, tags.join(", "));
         }
-        let response = request.send().await.map_err(|err| failed(reason(err)))?;
-        let body = response_body(response, failure(verb, attrs));
-        Ok(body)
+        let sent = request.send().await;
+        let response = sent.map_err(|err| failed(unanswered(&url, &err).1))?;
+        Ok(response_body(response, failure(verb, attrs)))
     }
 
     fn connections(&self, url: &Url) -> Result<&reqwest::Client, Error> {
@@ -232,51 +233,17 @@ fn failure(method: &'static str, attrs: &Attrs) -> impl Fn(String) -> Error + Se
     }
 }
 
-/// The innermost cause says it best. Compat: that there is nobody to talk to is said in upstream's words.
-fn reason(err: reqwest::Error) -> String {
-    use std::io::ErrorKind;
-    let host = err.url().map(|url| {
-        let port = url.port_or_known_default().unwrap_or_default();
-        (url.host_str().unwrap_or_default().to_owned(), port)
-    });
-    let err = err.without_url();
-    let mut at: &dyn std::error::Error = &err;
-    let mut kind = ErrorKind::Other;
-    loop {
-        if let Some(io) = at.downcast_ref::<std::io::Error>() {
-            kind = io.kind();
-        }
-        match at.source() {
-            Some(source) => at = source,
-            None => break,
-        }
-    }
-    let text = at.to_string();
-    let Some((host, port)) = host.filter(|_| err.is_connect()) else {
-        return text;
-    };
-    let refused = match kind {
-        ErrorKind::ConnectionRefused => "connection refused",
-        ErrorKind::NetworkUnreachable => "network is unreachable",
-        ErrorKind::HostUnreachable => "no route to host",
-        _ if text.contains("failed to lookup address") => {
-            return format!("dial tcp: lookup {host}: no such host");
-        }
-        _ => return text,
-    };
-    format!("dial tcp {host}:{port}: connect: {refused}")
-}
-
 fn response_body(
     response: reqwest::Response,
     failed: impl Fn(String) -> Error + Send + 'static,
 ) -> Answer {
+    let url = response.url().clone();
     Answer {
         status: response.status(),
         headers: Some(response.headers().clone()),
         body: response
             .bytes_stream()
-            .map_err(move |err| failed(reason(err)))
+            .map_err(move |err| failed(unanswered(&url, &err).1))
             .boxed(),
     }
 }

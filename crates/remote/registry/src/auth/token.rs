@@ -13,6 +13,7 @@ use crate::auth::Asker;
 use crate::auth::challenge::Challenge;
 use crate::auth::scope::Scopes;
 use crate::error::{Error, UnexpectedStatus};
+use crate::hosts::Traffic;
 use crate::{Login, wire};
 
 /// How we name ourselves to token servers.
@@ -132,7 +133,10 @@ async fn get(
     }
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     url.query_pairs_mut().clear().extend_pairs(pairs).finish();
-    let http = asker.hosts.towards(asker.endpoint, &url, false).await?;
+    let hosts = asker.hosts;
+    let http = hosts
+        .towards(asker.endpoint, &url, Traffic::Questions)
+        .await?;
     let mut request = http.get(url.clone());
     if !login.secret.is_empty() {
         request = request.header(http::header::AUTHORIZATION, basic(login));
@@ -149,7 +153,7 @@ async fn post(
     let form = form(server, login, scopes);
     let request = asker
         .hosts
-        .towards(asker.endpoint, &server.url, false)
+        .towards(asker.endpoint, &server.url, Traffic::Questions)
         .await?
         .post(server.url.clone())
         .header(

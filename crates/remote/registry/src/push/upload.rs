@@ -32,18 +32,20 @@ pub(super) struct Upload<'a> {
     host: &'a Endpoint,
     blob: &'a Descriptor,
     origin: &'a Origin,
-    state: Mutex<State>,
+    stage: Mutex<Stage>,
     /// Bytes the registry is known to have.
     kept: AtomicU64,
 }
 
-struct State {
-    /// Where the upload goes; none: it is not open.
-    place: Option<Url>,
-    /// A try broke there.
-    broken: bool,
-    /// The registry takes no pieces.
-    whole_only: bool,
+/// What the next try begins with.
+#[derive(Clone)]
+enum Stage {
+    /// All of it, there.
+    Open(Url),
+    /// What is missing, there: a try broke.
+    Broken(Url),
+    /// All of it, in an upload of its own: the registry takes no pieces.
+    Whole,
 }
 
 /// How a piece was received.
@@ -61,26 +63,20 @@ impl<'a> Upload<'a> {
         host: &'a Endpoint,
         blob: &'a Descriptor,
         origin: &'a Origin,
+        first: Url,
     ) -> Self {
-        let state = State {
-            place: None,
-            broken: false,
-            whole_only: false,
-        };
         Self {
             target,
             access,
             host,
             blob,
             origin,
-            state: Mutex::new(state),
+            stage: Mutex::new(Stage::Open(first)),
             kept: AtomicU64::new(0),
         }
     }
 
-    /// Uploads to `first`.
-    pub(super) async fn run(&self, first: Url) -> Result<(), Error> {
-        self.state.lock().place = Some(first);
+    pub(super) async fn run(&self) -> Result<(), Error> {
         let backoff = self.access.hosts.config().backoff;
         let (cx, progress) = (self.access.cx, &self.target.progress);
         let far = || self.kept.load(Ordering::Relaxed);
@@ -90,13 +86,10 @@ impl<'a> Upload<'a> {
 
     async fn attempt(&self) -> Result<(), Error> {
         let size = self.target.store.info(&self.blob.digest)?.size;
-        let (place, broken, whole_only) = {
-            let state = self.state.lock();
-            (state.place.clone(), state.broken, state.whole_only)
-        };
-        match place {
-            Some(place) if !broken => return self.whole(place, size).await,
-            Some(place) if !whole_only => {
+        let stage = self.stage.lock().clone();
+        match stage {
+            Stage::Open(place) => return self.whole(place, size).await,
+            Stage::Broken(place) => {
                 let (at, place) = match self.status(&place, size).await? {
                     Some(begun) => begun,
                     None => match self.open().await? {
@@ -108,9 +101,9 @@ impl<'a> Upload<'a> {
                 if self.in_pieces(at, place, size).await? {
                     return Ok(());
                 }
-                self.state.lock().whole_only = true;
+                *self.stage.lock() = Stage::Whole;
             }
-            _ => {}
+            Stage::Whole => {}
         }
         match self.open().await? {
             Opened::Done => Ok(()),
@@ -130,8 +123,10 @@ impl<'a> Upload<'a> {
         let request = self.last(&place, Some(0..size));
         let done = self.target.done(self.access, self.host, &request).await;
         if done.is_err() {
-            let mut state = self.state.lock();
-            (state.place, state.broken) = (Some(place), true);
+            let mut stage = self.stage.lock();
+            if !matches!(*stage, Stage::Whole) {
+                *stage = Stage::Broken(place);
+            }
         }
         done
     }
@@ -184,14 +179,14 @@ impl<'a> Upload<'a> {
                 Ok(Received::UpTo(end, next)) => (at, place) = (end, next),
                 Ok(Received::Refused) => return Ok(false),
                 Err(err) => {
-                    self.state.lock().place = Some(place);
+                    *self.stage.lock() = Stage::Broken(place);
                     return Err(err);
                 }
             }
         }
         let request = self.last(&place, None);
         // If this fails, the next try asks there.
-        self.state.lock().place = Some(place);
+        *self.stage.lock() = Stage::Broken(place);
         let sent = self.access.send(self.host, &request, Others::None).await;
         let answer = sent.map_err(denied("push"))?;
         match answer.status() {

@@ -41,22 +41,30 @@ pub(crate) async fn unexpected(method: &Method, url: &Url, mut response: Respons
 
 /// No answer.
 pub(crate) fn broken(method: &Method, url: &Url, err: &reqwest::Error) -> Error {
-    let (kind, mut reason) = reason(err);
-    if reason.contains("failed to lookup address") {
-        // Compat: users look for these words.
-        let host = url.host_str().unwrap_or_default();
-        reason = format!("dial tcp: lookup {host}: no such host");
-    } else if reason.starts_with("connect: ") {
-        let host = url.host_str().unwrap_or_default();
-        let port = url.port_or_known_default().unwrap_or_default();
-        reason = format!("dial tcp {host}:{port}: {reason}");
-    }
+    let (kind, reason) = unanswered(url, err);
     Error::Transport {
         method: capitalized(method),
         url: redacted(url),
         reason,
         kind,
     }
+}
+
+/// Why there was no answer from `url`, or only a part of one: the kind, and words without the URL itself.
+///
+/// Compat: users look for the words upstream has. Whoever speaks HTTP tells failures like this.
+pub fn unanswered(url: &Url, err: &reqwest::Error) -> (Broken, String) {
+    let (kind, reason) = reason(err);
+    let host = url.host_str().unwrap_or_default();
+    let told = if reason.contains("failed to lookup address") {
+        format!("dial tcp: lookup {host}: no such host")
+    } else if reason.starts_with("connect: ") {
+        let port = url.port_or_known_default().unwrap_or_default();
+        format!("dial tcp {host}:{port}: {reason}")
+    } else {
+        reason
+    };
+    (kind, told)
 }
 
 /// No answer in time.
@@ -88,7 +96,15 @@ pub(crate) fn reason(err: &reqwest::Error) -> (Broken, String) {
     if err.is_timeout() {
         return (Broken::TimedOut, "i/o timeout".to_owned());
     }
-    let text = last.map_or_else(|| err.to_string(), ToString::to_string);
+    let text = match last {
+        Some(last) => last.to_string(),
+        None => {
+            let mut text = err.to_string();
+            // A URL may be as good as a password.
+            text.truncate(text.find(" for url (").unwrap_or(text.len()));
+            text
+        }
+    };
     if text.contains("connection closed") || text.contains("end of file") {
         return (Broken::Closed, "EOF".to_owned());
     }
