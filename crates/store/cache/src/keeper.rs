@@ -9,7 +9,8 @@
 //! 3. While trees are being written the disk is watched; one that is nearly full gets a pass that goes on until there is
 //!    some room again, whatever is reserved.
 //!
-//! A pass that finds nothing to remove is not repeated for a while: then the room is taken by what is in use.
+//! A pass that finds nothing to remove is not repeated for a while, unless something is no longer in use: then the room
+//! is taken by what is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,6 +53,8 @@ pub(crate) struct Room {
     begun: AtomicUsize,
     /// Records there were at the last measurement.
     records: AtomicUsize,
+    /// Uses of records that ended.
+    pub(crate) ended: AtomicUsize,
     keeper: Mutex<Option<Arc<Shared>>>,
     balance: Mutex<Option<Balance>>,
 }
@@ -75,7 +78,15 @@ struct Shared {
     urgent: Notify,
     /// How many urgent passes there were.
     passes: watch::Sender<u64>,
-    in_vain: Mutex<Option<Instant>>,
+    in_vain: Mutex<Option<InVain>>,
+}
+
+/// A pass that found nothing.
+#[derive(Debug)]
+struct InVain {
+    at: Instant,
+    /// Uses of records that had ended before it.
+    ended: usize,
 }
 
 /// Sees to it that limits hold, as long as it lives.
@@ -141,7 +152,7 @@ impl Cache {
                 () = shared.urgent.notified() => self.urgent_pass(shared).await,
                 () = shared.poked.notified() => {
                     let soon = Instant::now() + DELAY;
-                    let hurry = self.inner.is_short(shared) && !shared.rests();
+                    let hurry = self.inner.is_short(shared) && !self.inner.rests(shared);
                     let at = if hurry { soon } else { rested.max(soon) };
                     due = Some(due.map_or(at, |due: Instant| due.min(at)));
                     0
@@ -165,7 +176,7 @@ impl Cache {
     /// Looks at the disk while trees are written.
     async fn watch(&self, shared: &Shared) -> u64 {
         let full = disk(&self.inner.root).is_ok_and(|disk| disk.available < floor(disk));
-        if !full || shared.rests() {
+        if !full || self.inner.rests(shared) {
             return 0;
         }
         self.urgent_pass(shared).await
@@ -190,6 +201,7 @@ impl Cache {
     }
 
     async fn urgent_pass(&self, shared: &Shared) -> u64 {
+        let ended = self.inner.room.ended.load(Ordering::Relaxed);
         let mut removed = self.pass(shared, true).await;
         // What is measured and what the disk gets back may differ: shared extents, files still open.
         for _ in 0..3 {
@@ -215,20 +227,24 @@ impl Cache {
             }
         }
         let in_vain = removed == 0 && self.inner.is_short(shared);
-        *shared.in_vain.lock() = in_vain.then(Instant::now);
+        *shared.in_vain.lock() = in_vain.then(|| InVain {
+            at: Instant::now(),
+            ended,
+        });
         shared.passes.send_modify(|count| *count += 1);
         removed
     }
 }
 
-impl Shared {
-    /// Whether the last pass was in vain and not long ago.
-    fn rests(&self) -> bool {
-        self.in_vain.lock().is_some_and(|at| at.elapsed() < IN_VAIN)
-    }
-}
-
 impl Inner {
+    /// Whether the last pass was in vain, not long ago, and all that was in use still is.
+    fn rests(&self, shared: &Shared) -> bool {
+        let ended = self.room.ended.load(Ordering::Relaxed);
+        let last = shared.in_vain.lock();
+        last.as_ref()
+            .is_some_and(|last| last.ended == ended && last.at.elapsed() < IN_VAIN)
+    }
+
     /// Notes that everything was measured.
     pub(crate) fn measured(&self, used: u64, records: usize) {
         self.room.begun.store(0, Ordering::Relaxed);
@@ -313,7 +329,7 @@ impl Inner {
         let Some(shared) = self.room.keeper.lock().clone() else {
             return Ok(());
         };
-        let wanted = self.is_stale(&shared) || self.is_short(&shared) && !shared.rests();
+        let wanted = self.is_stale(&shared) || self.is_short(&shared) && !self.rests(&shared);
         if !wanted {
             return Ok(());
         }

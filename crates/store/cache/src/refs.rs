@@ -189,6 +189,7 @@ impl crate::Inner {
     }
 
     pub(crate) fn note_use(&self, id: &RefId) -> Result<(), Error> {
+        self.room.ended.fetch_add(1, Ordering::Relaxed);
         let now = to_nanos((self.clock)());
         self.db.transaction(|tx| {
             // A record that was removed meanwhile leaves nothing behind.
