@@ -70,6 +70,71 @@ fn what_cannot_be_built_is_refused_and_the_daemon_serves_on() {
     build(&daemon, &good()).ok();
 }
 
+/// A definition that wants what this op makes.
+fn alone(op: pb::op::Op) -> pb::Definition {
+    let op = pb::Op {
+        op: Some(op),
+        ..pb::Op::default()
+    };
+    let bytes = proto::encode::marshal_op(&op);
+    let last = pb::Op {
+        inputs: vec![pb::Input {
+            digest: oci::Digest::of(&bytes).to_string(),
+            index: 0,
+        }],
+        ..pb::Op::default()
+    };
+    pb::Definition {
+        def: vec![bytes.into(), proto::encode::marshal_op(&last).into()],
+        ..pb::Definition::default()
+    }
+}
+
+#[test]
+fn sources_that_name_nothing_fail_when_they_are_wanted() {
+    testkit::require!(root);
+    let daemon = Daemon::start();
+    let image = "docker-image://localhost:1/x:y";
+    for (identifier, attr, expected) in [
+        ("x/y:z", None, "failed to parse x/y:z: invalid"),
+        (
+            "docker-imag://x/y:z",
+            None,
+            "unknown scheme docker-imag: not found",
+        ),
+        ("docker-image://localhost:1/x", None, "object required"),
+        (
+            "docker-image://localhost:1/x@sha256:12",
+            None,
+            "invalid checksum digest length",
+        ),
+        (
+            image,
+            Some(("image.resolvemode", "PULL")),
+            "invalid resolvemode: PULL",
+        ),
+        (
+            image,
+            Some(("image.layerlimit", "x")),
+            "invalid layer limit x: strconv.Atoi: parsing \"x\": invalid syntax",
+        ),
+        (
+            "http://localhost:1/x",
+            Some(("http.perm", "x")),
+            "strconv.ParseInt: parsing \"x\": invalid syntax",
+        ),
+    ] {
+        let attrs = attr.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let definition = alone(pb::op::Op::Source(pb::SourceOp {
+            identifier: identifier.to_owned(),
+            attrs: attrs.into_iter().collect(),
+        }));
+        let expected = format!("failed to solve: failed to load cache key: {expected}");
+        build(&daemon, &definition).fails_with(&expected);
+    }
+    build(&daemon, &good()).ok();
+}
+
 #[test]
 fn ops_with_wrong_numbers_fail_alone() {
     testkit::require!(root);
@@ -101,22 +166,7 @@ fn ops_with_wrong_numbers_fail_alone() {
         vec![copy(1, -1), copy(0, -1)],
     ];
     for actions in broken {
-        let op = pb::Op {
-            op: Some(pb::op::Op::File(pb::FileOp { actions })),
-            ..pb::Op::default()
-        };
-        let bytes = proto::encode::marshal_op(&op);
-        let last = pb::Op {
-            inputs: vec![pb::Input {
-                digest: oci::Digest::of(&bytes).to_string(),
-                index: 0,
-            }],
-            ..pb::Op::default()
-        };
-        let definition = pb::Definition {
-            def: vec![bytes.into(), proto::encode::marshal_op(&last).into()],
-            ..pb::Definition::default()
-        };
+        let definition = alone(pb::op::Op::File(pb::FileOp { actions }));
         build(&daemon, &definition).fails_with("error:");
     }
     build(&daemon, &good()).ok();

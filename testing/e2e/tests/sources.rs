@@ -356,6 +356,13 @@ fn a_policy_forbids_and_converts_sources() {
     let (done, tree) = dockerfile(&daemon, &text, &[policy(dir.path(), &convert)]);
     done.ok();
     assert_eq!(tree, "wanted 0600 6");
+    // What it makes of a source is looked at even where the frontend says how to resolve.
+    let nonsense = r#"{"action":"CONVERT","selector":{"identifier":"docker-image://localhost:1/x:y","match_type":"EXACT"},"updates":{"attrs":{"image.resolvemode":"nope"}}}"#;
+    let policy = [policy(dir.path(), nonsense)];
+    let (done, _) = dockerfile(&daemon, "FROM localhost:1/x:y", &policy);
+    done.fails_with(
+        "failed to resolve source metadata for localhost:1/x:y: invalid resolvemode: nope",
+    );
 }
 
 #[test]

@@ -132,7 +132,10 @@ impl BuildBridge {
         let sessions = worker.sessions.group(vec![self.session.clone()]);
         let sink = self.job.sink();
         let memo = &self.sources.memo;
+        let given = source.clone();
         let facts = vertex::run(&sink, &id, title, |progress| async move {
+            // What a policy made of the source is looked at even where the request decides.
+            ops::instance(worker, memo, given, platform.clone())?;
             let instance = ops::instance(worker, memo, named, platform)?;
             let facts = cx
                 .run(instance.facts(cx, &sessions, &progress, &asked))
@@ -258,7 +261,11 @@ fn chain(attested: Attested) -> AttestationChain {
             .manifest
             .map(|digest| digest.to_string())
             .unwrap_or_default(),
-        signature_manifests: Vec::new(),
+        signature_manifests: attested
+            .signature
+            .map(|digest| digest.to_string())
+            .into_iter()
+            .collect(),
         blobs: attested.blobs.into_iter().map(blob).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! From a definition to vertices the solver takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use diagnostics::Failure;
@@ -162,10 +162,8 @@ fn operation(
     let inputs = op.inputs.len();
     Ok(match op.op {
         Some(pb::op::Op::Source(source)) => {
-            let (kind, id) = identify(worker, source, platform)?;
-            let instance = kind
-                .instance(id.clone(), &options.memo)
-                .map_err(|err| Failure::from_error(&err))?;
+            let id = identifier(&source, platform.clone());
+            let instance = instance(worker, &options.memo, source, platform);
             Op::Source(SourceOp::new(worker.clone(), id, instance))
         }
         Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
@@ -217,22 +215,28 @@ fn identify(
     op: pb::SourceOp,
     platform: Platform,
 ) -> Result<Identified<'_>, Failure> {
-    let Some((scheme, name)) = op.identifier.split_once("://") else {
-        return Err(user(format!(
-            "invalid source identifier {:?}",
-            op.identifier
-        )));
-    };
-    let Some(source) = worker.source(scheme) else {
-        return Err(user(format!("unknown scheme {scheme}: not found")));
-    };
-    let id = ::source::Identifier {
-        scheme: scheme.to_owned(),
-        name: name.to_owned(),
-        attrs: op.attrs.into_iter().collect::<BTreeMap<_, _>>(),
-        platform,
+    let id = identifier(&op, platform);
+    if id.scheme.is_empty() {
+        return Err(user(format!("failed to parse {}: invalid", op.identifier)));
+    }
+    let Some(source) = worker.source(&id.scheme) else {
+        return Err(user(format!("unknown scheme {}: not found", id.scheme)));
     };
     Ok((source, id))
+}
+
+/// The words of a source op. Without a scheme it names nothing.
+fn identifier(op: &pb::SourceOp, platform: Platform) -> ::source::Identifier {
+    let (scheme, name) = match op.identifier.split_once("://") {
+        Some((scheme, name)) => (scheme, name),
+        None => ("", op.identifier.as_str()),
+    };
+    ::source::Identifier {
+        scheme: scheme.to_owned(),
+        name: name.to_owned(),
+        attrs: op.attrs.clone().into_iter().collect(),
+        platform,
+    }
 }
 
 /// The platform of an op, as a word of images.

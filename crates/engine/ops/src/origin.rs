@@ -44,11 +44,14 @@ impl Op {
                     ..Asked::default()
                 };
                 let none = Progress::none();
-                let facts = op.instance().facts(cx, sessions, &none, &asked).await;
-                Origin::Source {
-                    id: op.id(),
-                    facts: facts.map_err(|err| Failure::from_error(&err)),
-                }
+                let facts = match op.instance() {
+                    Ok(instance) => {
+                        let facts = instance.facts(cx, sessions, &none, &asked).await;
+                        facts.map_err(|err| Failure::from_error(&err))
+                    }
+                    Err(failure) => Err(failure),
+                };
+                Origin::Source { id: op.id(), facts }
             }
             Self::Exec(op) => Origin::Process {
                 exec: &op.op,

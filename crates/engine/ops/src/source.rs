@@ -16,15 +16,14 @@ use crate::{Value, Worker};
 pub struct SourceOp {
     worker: Arc<Worker>,
     id: Identifier,
-    instance: Arc<dyn ::source::Instance>,
+    instance: Instance,
 }
 
+/// `Err`: it names nothing that could be had, which is told when somebody wants it.
+type Instance = Result<Arc<dyn ::source::Instance>, Failure>;
+
 impl SourceOp {
-    pub(crate) fn new(
-        worker: Arc<Worker>,
-        id: Identifier,
-        instance: Arc<dyn ::source::Instance>,
-    ) -> Self {
+    pub(crate) fn new(worker: Arc<Worker>, id: Identifier, instance: Instance) -> Self {
         Self {
             worker,
             id,
@@ -37,8 +36,11 @@ impl SourceOp {
         &self.id
     }
 
-    pub(crate) fn instance(&self) -> &dyn ::source::Instance {
-        &*self.instance
+    pub(crate) fn instance(&self) -> Result<&dyn ::source::Instance, Failure> {
+        match &self.instance {
+            Ok(instance) => Ok(&**instance),
+            Err(failure) => Err(failure.clone()),
+        }
     }
 
     pub(crate) fn worker(&self) -> &Worker {
@@ -57,15 +59,15 @@ impl SourceOp {
         };
         let sessions = self.worker.group(work);
         let none = Progress::none();
-        let facts = self
-            .instance
-            .facts(&work.cx, &sessions, &none, &asked)
-            .await;
+        let facts = match &self.instance {
+            Ok(it) => it.facts(&work.cx, &sessions, &none, &asked).await.ok(),
+            Err(_) => None,
+        };
         let version = match facts {
-            Ok(Facts::Image { digest, .. }) => digest.to_string(),
-            Ok(Facts::Git(facts)) => facts.checksum,
-            Ok(Facts::Http(facts)) => facts.digest.to_string(),
-            Ok(Facts::Nothing) | Err(_) => String::new(),
+            Some(Facts::Image { digest, .. }) => digest.to_string(),
+            Some(Facts::Git(facts)) => facts.checksum,
+            Some(Facts::Http(facts)) => facts.digest.to_string(),
+            Some(Facts::Nothing) | None => String::new(),
         };
         let text = if version.is_empty() || name.contains(&version) {
             name.to_owned()
@@ -78,7 +80,7 @@ impl SourceOp {
     pub(crate) async fn cache_map(&self, work: &Work, index: usize) -> Result<CacheMap, Failure> {
         let sessions = self.worker.group(work);
         let key = self
-            .instance
+            .instance()?
             .key(&work.cx, &sessions, &work.progress, index)
             .await
             .map_err(|err| Failure::from_error(&err))?;
@@ -92,7 +94,7 @@ impl SourceOp {
     pub(crate) async fn run(&self, work: &Work) -> Result<Vec<Value>, Failure> {
         let sessions = self.worker.group(work);
         let tree = self
-            .instance
+            .instance()?
             .snapshot(&work.cx, &sessions, &work.progress)
             .await
             .map_err(|err| Failure::from_error(&err))?;

@@ -14,10 +14,16 @@ pub struct Digest(Arc<str>);
 
 /// A text that is no digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid digest {text:?}")]
-pub struct DigestError {
-    /// What was given.
-    pub text: String,
+pub enum DigestError {
+    /// The algorithm is not known.
+    #[error("unsupported digest algorithm")]
+    Algorithm,
+    /// It has no algorithm, or characters that are not allowed.
+    #[error("invalid checksum digest format")]
+    Format,
+    /// It has the wrong length for its algorithm.
+    #[error("invalid checksum digest length")]
+    Length,
 }
 
 impl fault::Classify for DigestError {
@@ -109,26 +115,42 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
-        let valid = text.split_once(':').is_some_and(|(algorithm, hex)| {
-            let length = match algorithm {
-                "sha256" | "random" => 64,
-                "sha384" => 96,
-                "sha512" => 128,
-                _ => return false,
-            };
-            hex.len() == length
-                && hex
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        if valid {
-            Ok(Self(Arc::from(text)))
-        } else {
-            Err(DigestError {
-                text: text.to_owned(),
-            })
+        let (algorithm, hex) = text.split_once(':').ok_or(DigestError::Format)?;
+        let length = match algorithm {
+            "sha256" | "random" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ if is_algorithm(algorithm) && is_encoded(hex) => return Err(DigestError::Algorithm),
+            _ => return Err(DigestError::Format),
+        };
+        if hex.is_empty() {
+            return Err(DigestError::Format);
         }
+        if hex.len() != length {
+            return Err(DigestError::Length);
+        }
+        if !hex
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return Err(DigestError::Format);
+        }
+        Ok(Self(Arc::from(text)))
     }
+}
+
+/// Whether it could be the name of an algorithm nobody here knows: words of small letters and digits.
+fn is_algorithm(text: &str) -> bool {
+    text.split(['.', '+', '_', '-']).all(|word| {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        !word.is_empty() && word.bytes().all(allowed)
+    })
+}
+
+/// Whether it could be what such an algorithm came to.
+fn is_encoded(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-');
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 impl TryFrom<String> for Digest {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use fault::{Class, Classify};
 
-use crate::Digest;
+use crate::{Digest, DigestError};
 
 pub use locator::{Locator, LocatorError};
 
@@ -50,15 +50,9 @@ pub enum ReferenceError {
     /// The path is too long.
     #[error("repository name must not be more than 255 characters")]
     TooLong,
-    /// The digest's algorithm is not known.
-    #[error("unsupported digest algorithm")]
-    DigestAlgorithm,
-    /// The digest has characters that are not allowed.
-    #[error("invalid checksum digest format")]
-    DigestFormat,
-    /// The digest has the wrong length for its algorithm.
-    #[error("invalid checksum digest length")]
-    DigestLength,
+    /// The digest is none.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
 }
 
 impl Classify for ReferenceError {
@@ -224,18 +218,12 @@ fn split_domain(text: &str) -> (&str, String) {
     (domain, rest.to_owned())
 }
 
-fn check_digest(text: &str) -> Result<Digest, ReferenceError> {
-    let (algorithm, hex) = text.split_once(':').ok_or(ReferenceError::DigestFormat)?;
-    let length = match algorithm {
-        "sha256" => 64,
-        "sha384" => 96,
-        "sha512" => 128,
-        _ => return Err(ReferenceError::DigestAlgorithm),
-    };
-    if hex.len() != length {
-        return Err(ReferenceError::DigestLength);
+/// Random digests are names within one daemon and no others'.
+fn check_digest(text: &str) -> Result<Digest, DigestError> {
+    if text.starts_with("random:") {
+        return Err(DigestError::Algorithm);
     }
-    text.parse().map_err(|_| ReferenceError::DigestFormat)
+    text.parse()
 }
 
 impl fmt::Display for Reference {

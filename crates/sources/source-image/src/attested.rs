@@ -11,11 +11,17 @@ const KIND: &str = "vnd.docker.reference.type";
 const ABOUT: &str = "vnd.docker.reference.digest";
 const PREDICATE: &str = "in-toto.io/predicate-type";
 
+/// What signatures are, the kind that is preferred first.
+const SIGNATURES: [&str; 2] = [
+    "application/vnd.dev.sigstore.bundle.v0.3+json",
+    "application/vnd.dev.cosign.artifact.sig.v1+json",
+];
+
 impl Reader<'_> {
     /// The documents about the image for `platform`, with the statements of the wanted predicate types. `None`: there
     /// is no index that could list any.
     ///
-    /// Signatures lie beside an image under names of their own, which are not looked for.
+    /// Compat: of several signatures one is told, vendor/github.com/moby/policy-helpers/image.
     pub(crate) async fn attested(
         &self,
         root: &Descriptor,
@@ -33,6 +39,7 @@ impl Reader<'_> {
             root: root.digest.clone(),
             image,
             manifest: None,
+            signature: None,
             blobs: vec![(root.clone(), self.read(root).await?)],
         };
         let has = |entry: &Descriptor, key: &str, value: &str| {
@@ -54,6 +61,28 @@ impl Reader<'_> {
                 attested.blobs.push((statement, bytes));
             }
         }
+        if let Some(signature) = self.signature(list).await? {
+            attested.signature = Some(signature.digest.clone());
+            let parts = self.layers_of(&signature).await?;
+            for part in [signature].into_iter().chain(parts) {
+                let bytes = self.read(&part).await?;
+                attested.blobs.push((part, bytes));
+            }
+        }
         Ok(Some(attested))
+    }
+
+    /// The signature of a list of statements.
+    async fn signature(&self, list: &Descriptor) -> Result<Option<Descriptor>, Error> {
+        let found = self.place.referrers(self.cx, &list.digest).await;
+        let found = found.map_err(|source| Error::Referrers {
+            digest: list.digest.clone(),
+            source: Box::new(source),
+        })?;
+        let is = |kind: &str| {
+            let of_kind = |it: &&Descriptor| it.artifact_type.as_deref() == Some(kind);
+            found.iter().find(of_kind).cloned()
+        };
+        Ok(SIGNATURES.into_iter().find_map(is))
     }
 }

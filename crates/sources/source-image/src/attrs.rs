@@ -1,5 +1,7 @@
 //! What a source op says about an image.
 
+use std::num::IntErrorKind;
+
 use cache::RecordType;
 use oci::{Digest, Locator, Reference};
 use source::Identifier;
@@ -66,6 +68,9 @@ impl Attrs {
                 store: text("oci.store"),
             })
         } else {
+            if let Some((_, digest)) = locator.object.split_once('@') {
+                digest.parse::<Digest>()?;
+            }
             Name::Registry(Reference::parse(&id.name)?)
         };
         let mut attrs = Self {
@@ -118,11 +123,20 @@ pub(crate) fn record_type(text: &str) -> Result<RecordType, Error> {
 }
 
 fn limit(text: &str) -> Result<usize, Error> {
-    match text.parse() {
-        Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(Error::Limit {
-            text: text.to_owned(),
-        }),
+    let refused = |why: String| Error::Limit {
+        text: text.to_owned(),
+        why,
+    };
+    match text.parse::<i64>() {
+        Ok(limit) if limit > 0 => Ok(usize::try_from(limit).unwrap_or(usize::MAX)),
+        Ok(_) => Err(refused(String::new())),
+        Err(err) => {
+            let why = match err.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Err(refused(format!(": strconv.Atoi: parsing {text:?}: {why}")))
+        }
     }
 }
 
@@ -149,7 +163,7 @@ mod tests {
             attrs,
             platform: oci::Platform::host(),
         };
-        Attrs::parse(&id).map_err(|err| err.to_string())
+        Attrs::parse(&id).map_err(|err| fault::chain(&err))
     }
 
     fn refused(attr: &str, value: &str) -> String {
@@ -187,8 +201,24 @@ mod tests {
             "invalid record type exec.cachemount"
         );
         assert_eq!(refused("image.layerlimit", "0"), "invalid layer limit 0");
-        assert_eq!(refused("image.layerlimit", "x"), "invalid layer limit x");
-        assert!(refused("image.checksum", "x").starts_with("invalid image checksum x"));
+        assert_eq!(
+            refused("image.layerlimit", "x"),
+            "invalid layer limit x: strconv.Atoi: parsing \"x\": invalid syntax"
+        );
+        assert_eq!(
+            refused("image.layerlimit", "99999999999999999999"),
+            "invalid layer limit 99999999999999999999: strconv.Atoi: parsing \"99999999999999999999\": \
+             value out of range"
+        );
+        for (digest, why) in [
+            ("x", "invalid checksum digest format"),
+            ("sha256:00", "invalid checksum digest length"),
+            ("md5:00", "unsupported digest algorithm"),
+            ("SHA256:00", "invalid checksum digest format"),
+        ] {
+            let wanted = format!("invalid image checksum {digest}: {why}");
+            assert_eq!(refused("image.checksum", digest), wanted);
+        }
     }
 
     #[test]
@@ -223,5 +253,9 @@ mod tests {
         let error = |name| parse(name, &[]).expect_err("refused");
         assert_eq!(error("docker.io/library/busybox"), "object required");
         assert_eq!(error("https://x/y:z"), "invalid reference");
+        assert_eq!(
+            error("localhost/x@sha256:12"),
+            "invalid checksum digest length"
+        );
     }
 }

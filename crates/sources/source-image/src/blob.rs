@@ -75,7 +75,7 @@ impl Blob {
                 }
             }
         }
-        if !file.filename.is_empty() {
+        if id.attrs.contains_key("http.filename") {
             file.filename = file::safe_name(&file.filename);
         }
         if layout && store.is_empty() {

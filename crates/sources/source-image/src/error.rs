@@ -28,10 +28,12 @@ pub enum Error {
         text: String,
     },
     /// The limit is no positive number.
-    #[error("invalid layer limit {text}")]
+    #[error("invalid layer limit {text}{why}")]
     Limit {
         /// What was given.
         text: String,
+        /// Why it is no number, if it is none.
+        why: String,
     },
     /// The checksum is no digest.
     #[error("invalid image checksum {text}")]
@@ -51,6 +53,18 @@ pub enum Error {
         expected: Digest,
         /// The name.
         name: String,
+    },
+    /// The digest in the name is none.
+    #[error(transparent)]
+    Digest(#[from] oci::DigestError),
+    /// The registry does not tell what refers to a manifest.
+    #[error("fetching referrers for attestation manifest {digest}")]
+    Referrers {
+        /// The manifest.
+        digest: Digest,
+        /// Cause.
+        #[source]
+        source: Box<registry::Error>,
     },
     /// The index has nothing for the platform.
     #[error("no match for platform in manifest: not found")]
@@ -160,11 +174,13 @@ impl Classify for Error {
             Self::Registry(err) => err.class(),
             Self::Content(err) => err.class(),
             Self::Session(err) | Self::Root(err) => err.class(),
+            Self::Referrers { source, .. } => source.class(),
             Self::Missing { .. } => Class::NotFound,
             Self::File(_) => Class::Internal,
             Self::Cache(err) => err.class(),
             Self::Locator(_)
             | Self::Reference(_)
+            | Self::Digest(_)
             | Self::Object
             | Self::NoDigest { .. }
             // Compat: no feature of ours is missing; clients put the words for that before the whole text.

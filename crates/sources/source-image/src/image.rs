@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use cache::ImageLayer;
 use content::Store;
-use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use oci::media_type::{
+    DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, INTOTO, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+};
 use oci::{Descriptor, Digest, Matcher, Platform};
 use serde::{Deserialize, Deserializer};
 use std::time::SystemTime;
@@ -12,6 +14,8 @@ use tasks::Cx;
 use crate::Error;
 use crate::place::Place;
 
+/// Of configs of the oldest images.
+const OLD_CONFIG: &str = "application/octet-stream";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
@@ -22,6 +26,7 @@ pub(crate) struct Image {
     pub(crate) root: Descriptor,
     /// The layers of the manifest, the lowest first.
     layers: Vec<Descriptor>,
+    config_type: String,
     /// The config as it is.
     pub(crate) config: Bytes,
 }
@@ -90,6 +95,7 @@ impl Reader<'_> {
         let Manifest { config, layers } = manifest;
         let config = config.ok_or(Error::NoConfig { digest })?;
         Ok(Image {
+            config_type: config.media_type.clone(),
             config: self.read(&config).await?,
             root,
             layers,
@@ -112,8 +118,16 @@ impl Reader<'_> {
             };
         }
         for entry in index.manifests {
-            if entry.platform.is_some() || !matches!(kind(&entry), Ok(Kind::Manifest)) {
+            if entry.platform.is_some() {
                 continue;
+            }
+            match kind(&entry) {
+                Ok(Kind::Manifest) => {}
+                Ok(Kind::Index) => match Box::pin(self.best(&entry, platform)).await {
+                    Err(Error::Platform) => continue,
+                    found => return found,
+                },
+                Err(_) => continue,
             }
             let manifest: Manifest = self.parse(&entry).await?;
             let Some(config) = &manifest.config else {
@@ -201,6 +215,16 @@ pub(crate) fn media_type(document: &[u8]) -> Option<String> {
 }
 
 impl Image {
+    /// The config, for those who ask what the image is. What an artifact has in its place is none.
+    pub(crate) fn into_config(self) -> Result<Bytes, Error> {
+        match self.config_type.as_str() {
+            OCI_CONFIG | DOCKER_CONFIG | INTOTO | OLD_CONFIG => Ok(self.config),
+            _ => Err(Error::MediaType {
+                media_type: self.config_type,
+            }),
+        }
+    }
+
     /// The layers as the cache takes them, cut to the limit.
     pub(crate) fn layers(
         &self,

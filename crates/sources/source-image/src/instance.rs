@@ -167,7 +167,7 @@ impl Instance for ImageInstance {
             let digest = root.digest.clone();
             let config = match asked.no_config {
                 true => bytes::Bytes::new(),
-                false => reader.image(root, &self.platform).await?.config,
+                false => reader.image(root, &self.platform).await?.into_config()?,
             };
             Ok::<_, Error>(Facts::Image {
                 digest,

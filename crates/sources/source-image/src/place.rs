@@ -75,6 +75,22 @@ impl Place {
         }
     }
 
+    /// What refers to a manifest. Stores of clients do not know.
+    pub(crate) async fn referrers(
+        &self,
+        cx: &Cx,
+        manifest: &Digest,
+    ) -> Result<Vec<Descriptor>, registry::Error> {
+        match self {
+            Self::Registry {
+                client,
+                who,
+                reference,
+            } => client.referrers(cx, who, reference, manifest).await,
+            Self::Layout { .. } => Ok(Vec::new()),
+        }
+    }
+
     /// What brings the layers.
     pub(crate) fn provider(&self) -> Arc<dyn Provider> {
         match self {

@@ -282,6 +282,86 @@ async fn the_two_keys_are_of_the_index_and_of_the_layers() {
 }
 
 #[tokio::test]
+async fn an_index_may_be_in_an_index() {
+    testkit::require!(root, registry);
+    let world = World::new();
+    let arm = world.index(&[world.image(false, "arm64", &one("a", "arm"))]);
+    let amd = world.index(&[world.image(false, "amd64", &one("a", "amd"))]);
+    world.push("nested", &world.index(&[arm, amd])).await;
+    let source = world.source(&world.name("nested"), &[]);
+    world.key(&source, 0).await.expect("a key");
+    let tree = world.tree(&source).await.expect("not scratch");
+    assert_eq!(world.file(&tree, "a").await.as_deref(), Some("amd"));
+}
+
+#[tokio::test]
+async fn a_signature_of_what_is_attested_is_told() {
+    testkit::require!(root, registry);
+    let world = World::new();
+    let image = world.image(false, "amd64", &one("a", "1"));
+    let artifact = |kind: Option<&str>, layer: &[u8]| {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media_type::OCI_MANIFEST,
+            "config": world.put(media_type::OCI_EMPTY, b"{}"),
+            "layers": [world.put("application/json", layer)],
+        });
+        let mut made = world.put(media_type::OCI_MANIFEST, manifest.to_string().as_bytes());
+        made.artifact_type = kind.map(str::to_owned);
+        made
+    };
+    let mut list = artifact(None, b"statement");
+    list.annotations = [
+        ("vnd.docker.reference.type", "attestation-manifest"),
+        ("vnd.docker.reference.digest", image.digest.as_str()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into();
+    let root = world.index(&[image, list.clone()]);
+    let cosign = artifact(
+        Some("application/vnd.dev.cosign.artifact.sig.v1+json"),
+        b"older",
+    );
+    let bundle = artifact(
+        Some("application/vnd.dev.sigstore.bundle.v0.3+json"),
+        b"newer",
+    );
+    // The registry keeps no list of referrers.
+    let signatures = world.index(&[artifact(Some("text/plain"), b"x"), cosign, bundle.clone()]);
+    let blobs = world.cache.content().clone();
+    let kept: Vec<_> = blobs.list().expect("a list");
+    let kept: Vec<_> = kept
+        .iter()
+        .map(|blob| blobs.read(&blob.digest).expect("a blob"))
+        .collect();
+    world.push("signed", &root).await;
+    for blob in kept {
+        blobs.put(blob).expect("kept");
+    }
+    let tag = list.digest.as_str().replacen(':', "-", 1);
+    world.push(&tag, &signatures).await;
+
+    let instance = world.source(&world.name("signed"), &[]);
+    let asked = Asked {
+        attestations: Some(Vec::new()),
+        ..Asked::default()
+    };
+    let (nobody, progress) = (Group::none(), Progress::none());
+    let facts = instance.facts(&world.cx, &nobody, &progress, &asked).await;
+    let Ok(Facts::Image {
+        attested: Some(attested),
+        ..
+    }) = facts
+    else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(attested.manifest, Some(list.digest));
+    assert_eq!(attested.signature, Some(bundle.digest));
+    assert_eq!(attested.blobs.len(), 4, "index, list, signature, its part");
+    assert_eq!(&attested.blobs[3].1[..], b"newer");
+}
+
+#[tokio::test]
 async fn a_limit_takes_the_lowest_layers() {
     testkit::require!(root, registry);
     let world = World::new();

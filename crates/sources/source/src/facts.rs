@@ -65,7 +65,9 @@ pub struct Attested {
     pub image: Digest,
     /// The manifest that lists statements about it.
     pub manifest: Option<Digest>,
-    /// The documents: index, list of statements, statements.
+    /// The manifest that signs the list.
+    pub signature: Option<Digest>,
+    /// The documents: index, list of statements, statements, and the signature with what it is made of.
     pub blobs: Vec<(Descriptor, Bytes)>,
 }
 

@@ -70,6 +70,11 @@ pub fn safe_name(text: &str) -> String {
     name.to_owned()
 }
 
+/// Compat: of a number the kernel is told the lower half.
+fn id(value: i64) -> u32 {
+    u32::try_from(value & i64::from(u32::MAX)).expect("what is left has 32 bits")
+}
+
 /// A file that is being written. Blocks.
 pub struct Draft {
     file: File,
@@ -78,19 +83,22 @@ pub struct Draft {
 impl Draft {
     /// Makes `dir/name`, empty, as `options` say. `dir` is empty, and nobody else's.
     pub fn new(dir: &Path, name: &str, options: &Options) -> io::Result<Self> {
+        let perm = match u32::try_from(options.perm) {
+            Ok(0) => 0o600,
+            Ok(perm) if perm <= 0o777 => perm,
+            _ => {
+                let text = format!("openat {name}: unsupported file mode");
+                return Err(io::Error::other(text));
+            }
+        };
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(dir.join(name))?;
         if options.uid != 0 || options.gid != 0 {
-            let id = |value: i64| u32::try_from(value).map_err(io::Error::other);
-            fchown(&file, Some(id(options.uid)?), Some(id(options.gid)?))?;
+            fchown(&file, Some(id(options.uid)), Some(id(options.gid)))?;
         }
-        let perm = match options.perm {
-            0 => 0o600,
-            perm => u32::try_from(perm & 0o777).unwrap_or(0o600),
-        };
         file.set_permissions(Permissions::from_mode(perm))?;
         Ok(Self { file })
     }
@@ -164,7 +172,7 @@ mod tests {
     fn the_file_has_mode_and_time() {
         let dir = tempfile::tempdir().expect("a folder");
         let options = Options {
-            perm: 0o4741,
+            perm: 0o741,
             ..Options::default()
         };
         let mut draft = Draft::new(dir.path(), "f", &options).expect("a file");
@@ -173,5 +181,26 @@ mod tests {
         let meta = std::fs::metadata(dir.path().join("f")).expect("the file");
         assert_eq!(meta.mode() & 0o7777, 0o741);
         assert_eq!(meta.mtime(), 1_700_000_000);
+    }
+
+    #[test]
+    fn modes_are_permissions_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for perm in [0o4741, -1, i64::MAX] {
+            let options = Options {
+                perm,
+                ..Options::default()
+            };
+            let refused = Draft::new(dir.path(), "f", &options).err();
+            let text = refused.map(|err| err.to_string());
+            assert_eq!(text.as_deref(), Some("openat f: unsupported file mode"));
+        }
+        assert!(!dir.path().join("f").exists());
+    }
+
+    #[test]
+    fn owners_have_as_many_bits_as_the_kernel_takes() {
+        assert_eq!(id(-2), u32::MAX - 1);
+        assert_eq!(id((1 << 32) + 1), 1);
     }
 }
