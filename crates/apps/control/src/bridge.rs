@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use builder::{Builder, Gateway};
 use diagnostics::Failure;
-use fault::{Class, Classify as _};
+use fault::Class;
 use frontend::{Container, SolveRequest, Warning};
 use futures::Stream;
 use proto::gateway as wire;
@@ -68,18 +68,6 @@ fn cap(id: &str, deprecated: bool) -> caps::ApiCap {
     }
 }
 
-/// Why a source says nothing about itself.
-///
-/// Compat: a name that nobody knows inside a build is no code of its own, which clients would put into the text.
-fn of_source(failure: Failure) -> Status {
-    match failure.class() {
-        Class::NotFound | Class::AlreadyExists | Class::Unavailable => {
-            failure.reclassified(Class::User).to_status()
-        }
-        _ => failure.to_status(),
-    }
-}
-
 #[async_trait::async_trait]
 impl LlbBridge for Bridges {
     async fn resolve_image_config(
@@ -117,7 +105,7 @@ impl LlbBridge for Bridges {
             .bridge
             .source_meta(&gateway.cx, meta)
             .await
-            .map_err(of_source)?;
+            .map_err(|err| err.in_build().to_status())?;
         let identifier = resolved.source.unwrap_or_default().identifier;
         let Some(image) = resolved.image else {
             let text = format!(
@@ -146,7 +134,9 @@ impl LlbBridge for Bridges {
             return Err(Status::invalid_argument("source is required"));
         }
         let answer = gateway.bridge.source_meta(&gateway.cx, request).await;
-        Ok(Response::new(answer.map_err(of_source)?))
+        Ok(Response::new(
+            answer.map_err(|err| err.in_build().to_status())?,
+        ))
     }
 
     async fn solve(
@@ -399,25 +389,5 @@ impl LlbBridge for Bridges {
             .await
             .map_err(|err| err.to_status())?;
         Ok(Response::new(wire::WarnResponse::default()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic::Code;
-
-    #[test]
-    fn what_is_missing_has_no_code_that_clients_would_show() {
-        for (class, code) in [
-            (Class::NotFound, Code::Unknown),
-            (Class::Unavailable, Code::Unknown),
-            (Class::Cancelled, Code::Cancelled),
-            (Class::Internal, Code::Internal),
-        ] {
-            let status = of_source(Failure::new(class, "docker.io/x:y: not found"));
-            assert_eq!(status.code(), code);
-            assert_eq!(status.message(), "docker.io/x:y: not found");
-        }
     }
 }

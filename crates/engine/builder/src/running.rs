@@ -109,6 +109,7 @@ pub(crate) async fn end(
     kept: Kept,
     ended: Result<Response, Failure>,
 ) -> Result<Response, Failure> {
+    let ended = ended.map_err(Failure::in_build);
     let Some(recording) = recording else {
         return ended;
     };

@@ -171,7 +171,11 @@ async fn open(work: &Work, tree: &cache::Ref) -> Result<Root, Error> {
 fn failed(op: &str, path: &str, err: &std::io::Error) -> Error {
     Error {
         message: format!("{op} {path}: {}", fstree::errno_text(err)),
-        class: err.class(),
+        // Compat: that a document is missing is what is wrong with the build, and no answer to the call.
+        class: match err.class() {
+            Class::NotFound => Class::User,
+            class => class,
+        },
     }
 }
 
@@ -432,6 +436,15 @@ mod tests {
             refused(&bundle, "{} {}"),
             "in-toto statement is not a single JSON object"
         );
+    }
+
+    #[test]
+    fn a_missing_document_is_the_builds_fault() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let err = failed("open", "sbom.json", &missing);
+        assert_eq!(err.class, Class::User);
+        let full = std::io::Error::from_raw_os_error(28);
+        assert_eq!(failed("read", "x", &full).class, full.class());
     }
 
     #[test]

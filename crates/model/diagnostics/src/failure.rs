@@ -108,6 +108,18 @@ impl Failure {
         self
     }
 
+    /// The same failure as one of a build. What a build does not find or reach is no answer to the call that asked for
+    /// the build; what another side gave a code keeps it.
+    #[must_use]
+    pub fn in_build(self) -> Self {
+        match (self.0.code, self.0.class) {
+            (None, Class::NotFound | Class::AlreadyExists | Class::Unavailable) => {
+                self.reclassified(Class::User)
+            }
+            _ => self,
+        }
+    }
+
     /// The complete text.
     pub fn text(&self) -> &str {
         &self.0.text
@@ -240,6 +252,9 @@ mod tests {
     fn what_is_missing_inside_a_build_is_unknown_and_else_not_found() {
         let missing = Failure::new(Class::NotFound, "no such job x");
         assert_eq!(missing.code(), Code::NotFound);
+        assert_eq!(missing.clone().in_build().code(), Code::Unknown);
+        let told = Failure::with_code(Code::NotFound, "no such dir".to_owned(), Vec::new());
+        assert_eq!(told.in_build().code(), Code::NotFound);
         let in_build = missing.with(Detail::Vertex {
             digest: "sha256:aa".to_owned(),
         });

@@ -28,7 +28,7 @@ where
 }
 
 /// The same for work that goes on where it broke. `far` tells how far it got: a connection that breaks now and then is
-/// no reason to give up what comes nearer to its end each time.
+/// no reason to give up what comes nearer to its end each time, nor to wait.
 pub(crate) async fn retrying_from<T, F>(
     cx: &Cx,
     backoff: Duration,
@@ -52,7 +52,8 @@ where
         if reached > furthest && advances < ADVANCES {
             furthest = reached;
             advances += 1;
-            (done, wait) = (1, backoff);
+            // The connection broke; the other side is there.
+            (done, wait) = (1, Duration::ZERO);
         }
         let nothing_came = done == 1 && advances == 0;
         let hopeless = !err.is_temporary() || (nothing_came && err.is_unreachable());
@@ -61,6 +62,10 @@ where
         }
         let text = fault::chain(&err);
         tracing::debug!(error = text, ?wait, "transfer failed, trying again");
+        if wait.is_zero() {
+            wait = backoff;
+            continue;
+        }
         let lines = format!("error: {text}\nretrying in {wait:?}\n");
         progress.log(Stream::Stderr, Bytes::from(lines));
         cx.run(tokio::time::sleep(wait)).await?;
@@ -114,15 +119,19 @@ mod tests {
             count.set(0);
             async move {
                 let far = || count.get().min(until);
-                retrying_from(&Cx::root(), Duration::ZERO, &Progress::none(), far, || {
+                let second = Duration::from_secs(1);
+                retrying_from(&Cx::root(), second, &Progress::none(), far, || {
                     count.set(count.get() + 1);
                     std::future::ready(Err::<(), _>(temporary()))
                 })
                 .await
             }
         };
+        let start = tokio::time::Instant::now();
         assert!(advancing(10).await.is_err());
         assert_eq!(count.get(), 10 + 3);
+        // At once while it comes nearer, then after one second, and two.
+        assert_eq!(start.elapsed().as_secs(), 1 + 2);
         assert!(advancing(u64::MAX).await.is_err());
         assert_eq!(count.get(), u64::from(ADVANCES) + 3);
     }
