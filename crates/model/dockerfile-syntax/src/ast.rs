@@ -2,6 +2,7 @@
 
 mod mount;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 pub use mount::{Device, DeviceError, Mount, MountError, MountFlag, MountKind, Sharing};
@@ -57,7 +58,7 @@ pub struct Stage {
     /// The instructions after `FROM`.
     pub instructions: Vec<Instruction>,
     /// The word `FROM` as written.
-    pub keyword: String,
+    pub keyword: Cow<'static, str>,
     /// The whole `FROM` instruction on one line.
     pub text: Text,
     /// Flags of `FROM`.
@@ -76,7 +77,7 @@ pub struct Instruction {
     /// What it says.
     pub kind: Kind,
     /// Its first word as written; see [`Kind::name`] for the canonical form.
-    pub keyword: String,
+    pub keyword: Cow<'static, str>,
     /// The instruction on one line: continuation lines joined, outer blanks gone, heredoc bodies not included.
     pub text: Text,
     /// The flags as they were written, in order.

@@ -12,30 +12,8 @@ use crate::ast::{
 use crate::error::{Error, Problem};
 use crate::flags::{self, check};
 use crate::lint::{self, Lint, Linter};
-use crate::statement::{self, Statement, Statements};
+use crate::statement::{self, NAMES, Statement, Statements};
 use crate::suggest;
-
-/// The instructions, for suggestions.
-const NAMES: [&str; 18] = [
-    "ADD",
-    "ARG",
-    "CMD",
-    "COPY",
-    "ENTRYPOINT",
-    "ENV",
-    "EXPOSE",
-    "FROM",
-    "HEALTHCHECK",
-    "LABEL",
-    "MAINTAINER",
-    "ONBUILD",
-    "RUN",
-    "SHELL",
-    "STOPSIGNAL",
-    "USER",
-    "VOLUME",
-    "WORKDIR",
-];
 
 /// A statement with its meaning.
 enum Meaning {
@@ -74,9 +52,10 @@ pub(crate) fn file(
     };
     // The stage that a `FROM` nobody understood would have begun: what follows belongs to no other.
     let mut lost = false;
-    for statement in list {
+    let mut list = list.into_iter();
+    while let Some(statement) = list.next() {
         let span = statement.span;
-        let begins_stage = statement.keyword.eq_ignore_ascii_case("FROM");
+        let begins_stage = begins_stage(&statement);
         lost &= !begins_stage;
         let meaning = match Meaning::of(statement, linter) {
             Ok(meaning) => meaning,
@@ -90,7 +69,13 @@ pub(crate) fn file(
             continue;
         }
         match (meaning, file.stages.last_mut()) {
-            (Meaning::Stage(stage), _) => file.stages.push(stage),
+            (Meaning::Stage(mut stage), _) => {
+                let length = list.as_slice().iter().position(self::begins_stage);
+                stage
+                    .instructions
+                    .reserve_exact(length.unwrap_or(list.len()));
+                file.stages.push(stage);
+            }
             (Meaning::Instruction(instruction), Some(stage)) => {
                 stage.instructions.push(instruction)
             }
@@ -103,6 +88,10 @@ pub(crate) fn file(
         }
     }
     Ok(file)
+}
+
+fn begins_stage(statement: &Statement) -> bool {
+    statement.keyword.eq_ignore_ascii_case("FROM")
 }
 
 pub(crate) fn trigger(expression: &str) -> Result<Instruction, Problem> {
@@ -165,7 +154,7 @@ impl Meaning {
             }
             _ => Err(Problem::UnknownInstruction {
                 hint: suggest::hint(&statement.keyword, NAMES, suggest::Case::Insensitive),
-                keyword: statement.keyword.clone(),
+                keyword: statement.keyword.to_string(),
             }),
         }?;
         let Statement {

@@ -169,13 +169,24 @@ impl Lex {
                 ..Expansion::default()
             });
         }
-        let (parts, matched, unmatched) = self.scan(word, env)?;
-        let text = parts.into_text();
+        let mut scanner = scan::Scanner::new(self, word, env, false);
+        let parts = scanned(word, &mut scanner)?;
         Ok(Expansion {
-            text,
-            matched,
-            unmatched,
+            text: parts.into_text(),
+            matched: scanner.matched(),
+            unmatched: scanner.unmatched(),
         })
+    }
+
+    /// Expands `word` to one text. Also returns the names of variables that were looked up and are not set.
+    pub fn expand(
+        &self,
+        word: &str,
+        env: &dyn Env,
+    ) -> Result<(String, BTreeSet<String>), ExpandError> {
+        let mut scanner = scan::Scanner::new(self, word, env, false);
+        let parts = scanned(word, &mut scanner)?;
+        Ok((parts.into_text(), scanner.unmatched()))
     }
 
     /// Expands `word` to a list of words. What variables bring in is split at white space, what is quoted is not;
@@ -184,25 +195,18 @@ impl Lex {
     /// Compat: what stands in front of `${…}` with an operator in the same word is lost, `80${X:-81}` is `81`
     /// (frontend/dockerfile/shell/lex.go).
     pub fn process_words(&self, word: &str, env: &dyn Env) -> Result<Vec<String>, ExpandError> {
-        Ok(self.scan(word, env)?.0.into_words())
+        let mut scanner = scan::Scanner::new(self, word, env, true);
+        Ok(scanned(word, &mut scanner)?.into_words())
     }
+}
 
-    fn scan(
-        &self,
-        word: &str,
-        env: &dyn Env,
-    ) -> Result<(scan::Parts, BTreeSet<String>, BTreeSet<String>), ExpandError> {
-        let mut scanner = scan::Scanner::new(self, word, env);
-        match scanner.word() {
-            Ok(parts) => Ok((parts, scanner.matched, scanner.unmatched)),
-            Err(problem) => Err(ExpandError {
-                word: word.to_owned(),
-                problem,
-                matched: scanner.matched,
-                unmatched: scanner.unmatched,
-            }),
-        }
-    }
+fn scanned(word: &str, scanner: &mut scan::Scanner<'_>) -> Result<scan::Parts, ExpandError> {
+    scanner.word().map_err(|problem| ExpandError {
+        word: word.to_owned(),
+        problem,
+        matched: scanner.matched(),
+        unmatched: scanner.unmatched(),
+    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A statement is one instruction: physical lines joined, comments taken out, heredoc bodies collected, flags and
 //! arguments told apart by the form its name asks for. Names nobody knows pass; the second half refuses them.
 
+use std::borrow::Cow;
+
 use crate::args::{self, Args};
 use crate::ast::Flag;
 use crate::directive::{Directive, Key, Reader};
@@ -11,10 +13,32 @@ use crate::heredoc::{self, Heredoc};
 use crate::source::{Lines, Text, text_of, without_bom, without_line_end};
 use crate::span::{Position, Span};
 
+/// The instructions.
+pub(crate) const NAMES: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
+
 /// One instruction.
 #[derive(Debug)]
 pub(crate) struct Statement {
-    pub(crate) keyword: String,
+    pub(crate) keyword: Cow<'static, str>,
     pub(crate) flags: Vec<Flag>,
     pub(crate) args: Args,
     pub(crate) heredocs: Vec<Heredoc>,
@@ -46,7 +70,8 @@ pub(crate) fn read(
         found: Statements {
             escape: '\\',
             directives: Vec::new(),
-            list: Vec::new(),
+            // Most instructions are longer.
+            list: Vec::with_capacity(source.len() / 24),
             empty_continuations: Vec::new(),
         },
     };
@@ -237,7 +262,7 @@ fn without_continuation(line: &str, escape: char) -> (&str, bool) {
 /// Name, flags and arguments of a joined line.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) keyword: String,
+    pub(crate) keyword: Cow<'static, str>,
     pub(crate) flags: Vec<Flag>,
     pub(crate) args: Args,
 }
@@ -248,7 +273,7 @@ impl Parts {
             Args::Instruction(inner) if self.keyword.eq_ignore_ascii_case("onbuild") => inner,
             _ => self,
         };
-        let name = inner.keyword.as_str();
+        let name = &*inner.keyword;
         let known = ["run", "copy", "add"]
             .iter()
             .any(|known| known.eq_ignore_ascii_case(name));
@@ -269,8 +294,13 @@ pub(crate) fn split(line: &str, escape: char, depth: usize) -> Result<Parts, Pro
     let (flags, rest) = args::leading_flags(rest, escape, offset);
     let args = args::parse(keyword, rest.trim(), escape, depth)?;
     Ok(Parts {
-        keyword: keyword.to_owned(),
+        keyword: known(keyword).map_or_else(|| keyword.to_owned().into(), Cow::Borrowed),
         flags,
         args,
     })
+}
+
+/// The name of an instruction, written as it is commonly written.
+fn known(keyword: &str) -> Option<&'static str> {
+    NAMES.into_iter().find(|name| *name == keyword)
 }

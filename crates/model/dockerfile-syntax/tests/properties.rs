@@ -145,13 +145,13 @@ fn check(source: &[u8]) -> Result<(), TestCaseError> {
 fn check_places(source: &[u8], file: &Dockerfile, lines: u32) -> Result<(), TestCaseError> {
     let mut last = 0;
     let stages = file.stages.iter().flat_map(|stage| {
-        let own = (stage.span, &stage.text, &stage.flags, &stage.keyword);
+        let own = (stage.span, &stage.text, &stage.flags, &*stage.keyword);
         std::iter::once(own).chain(stage.instructions.iter().map(parts))
     });
     for (span, text, flags, keyword) in file.meta_args.iter().map(parts).chain(stages) {
         prop_assert!(last < span.first && span.first <= span.last && span.last <= lines);
         last = span.last;
-        prop_assert!(text.starts_with(keyword.as_str()));
+        prop_assert!(text.starts_with(keyword));
         for flag in flags {
             prop_assert!(text[flag.range.clone()].starts_with("--"));
         }
@@ -206,7 +206,7 @@ fn said(file: &Dockerfile) -> (char, usize, Vec<Said>) {
         let kind = Some(one.kind.clone());
         (
             kind,
-            one.keyword.clone(),
+            one.keyword.to_string(),
             text,
             one.comments.clone(),
             flags(&one.flags),
@@ -214,7 +214,7 @@ fn said(file: &Dockerfile) -> (char, usize, Vec<Said>) {
     };
     let stages = file.stages.iter().flat_map(|stage| {
         let text = stage.text.as_str().to_owned();
-        let keyword = stage.keyword.clone();
+        let keyword = stage.keyword.to_string();
         let from = (
             None,
             keyword,
@@ -245,7 +245,7 @@ type Parts<'a> = (
     dockerfile_syntax::Span,
     &'a dockerfile_syntax::Text,
     &'a Vec<dockerfile_syntax::Flag>,
-    &'a String,
+    &'a str,
 );
 
 fn parts(one: &Instruction) -> Parts<'_> {

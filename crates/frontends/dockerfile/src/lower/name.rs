@@ -75,8 +75,8 @@ impl Lower<'_> {
         if self.lex.leaves_alone(text) {
             return upper_first(text.into());
         }
-        match self.lex.process_word(text, &Vars(env)) {
-            Ok(expanded) => upper_first(expanded.text.into()),
+        match self.lex.expand(text, &Vars(env)) {
+            Ok((expanded, _)) => upper_first(expanded.into()),
             Err(_) => upper_first(text.into()),
         }
     }

@@ -59,9 +59,9 @@ impl Lower<'_> {
         instruction: &Instruction,
         word: &str,
     ) -> Result<String> {
-        let expanded = lex.process_word(word, &Vars(self.records[at].state.env_list()));
+        let expanded = lex.expand(word, &Vars(self.records[at].state.env_list()));
         let unset = match &expanded {
-            Ok(expanded) => &expanded.unmatched,
+            Ok((_, unmatched)) => unmatched,
             Err(err) => &err.unmatched,
         };
         for name in unset {
@@ -79,7 +79,14 @@ impl Lower<'_> {
             self.linter
                 .report(lint, instruction.span, &instruction.comments);
         }
-        Ok(expanded?.text)
+        Ok(expanded?.0)
+    }
+}
+
+/// Adds a path that is used.
+pub(super) fn note_path(used: &mut BTreeSet<String>, path: Cow<'_, str>) {
+    if !used.contains(&*path) {
+        used.insert(path.into_owned());
     }
 }
 
@@ -90,7 +97,7 @@ pub(super) fn follow_paths(used: &BTreeSet<String>) -> Vec<String> {
     }
     let mut paths: Vec<String> = used
         .iter()
-        .map(|path| crate::paths::clean(path.strip_prefix('/').unwrap_or(path)))
+        .map(|path| crate::paths::clean(path.strip_prefix('/').unwrap_or(path)).into_owned())
         .collect();
     paths.sort();
     paths

@@ -3,6 +3,8 @@
 //! A mount is checked in two steps, as its values may hold variables: [`MountFlag`] is what parsing leaves,
 //! [`MountFlag::resolve`] expands and checks when the instruction is reached.
 
+use std::borrow::Cow;
+
 use crate::csv::{self, CsvError};
 use crate::{number, suggest};
 
@@ -199,7 +201,7 @@ impl MountFlag {
                 None => mount.set_bare(field, &mut readonly)?,
                 Some((key, value)) => {
                     let value = expand(value)?;
-                    mount.set(field, &key.to_lowercase(), value, &mut readonly)?;
+                    mount.set(field, &lower(key), value, &mut readonly)?;
                 }
             }
         }
@@ -210,16 +212,24 @@ impl MountFlag {
     }
 }
 
+fn lower(word: &str) -> Cow<'_, str> {
+    if word.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        word.into()
+    } else {
+        word.to_lowercase().into()
+    }
+}
+
 impl Mount {
     fn set_bare(&mut self, field: &str, readonly: &mut Option<bool>) -> Result<(), MountError> {
-        let key = field.to_lowercase();
-        match key.as_str() {
+        let key = lower(field);
+        match &*key {
             "readonly" | "ro" => *readonly = Some(true),
             "readwrite" | "rw" => *readonly = Some(false),
             "required" if self.kind.has_required() => self.required = true,
             "required" => {
                 return Err(MountError::KeyForKind {
-                    key,
+                    key: key.into_owned(),
                     kind: self.kind,
                 });
             }
@@ -245,12 +255,11 @@ impl Mount {
         };
         match key {
             "type" => {
-                self.kind = MountKind::from_word(&value.to_lowercase()).ok_or_else(|| {
-                    MountError::Kind {
+                self.kind =
+                    MountKind::from_word(&lower(&value)).ok_or_else(|| MountError::Kind {
                         hint: suggest::hint(&value, MountKind::NAMES, suggest::Case::Sensitive),
                         value,
-                    }
-                })?;
+                    })?;
             }
             "from" => self.from = value,
             "source" | "src" => self.source = value,
@@ -271,12 +280,11 @@ impl Mount {
             "size" => return Err(for_kind(self.kind)),
             "id" => self.id = value,
             "sharing" => {
-                let mode = Sharing::from_word(&value.to_lowercase()).ok_or_else(|| {
-                    MountError::Sharing {
+                let mode =
+                    Sharing::from_word(&lower(&value)).ok_or_else(|| MountError::Sharing {
                         hint: suggest::hint(&value, Sharing::NAMES, suggest::Case::Sensitive),
                         value,
-                    }
-                })?;
+                    })?;
                 self.sharing = Some(mode);
             }
             "mode" => self.mode = Some(parse_u32("mode", value, 8)?),
@@ -390,7 +398,7 @@ impl Device {
                 None if field.eq_ignore_ascii_case("required") => device.required = true,
                 None if device.name.is_empty() => device.name = field,
                 None => return Err(DeviceError::NoValue(field)),
-                Some((key, value)) => match key.to_lowercase().as_str() {
+                Some((key, value)) => match &*lower(key) {
                     "name" if !device.name.is_empty() => {
                         return Err(DeviceError::NameTwice(device.name));
                     }

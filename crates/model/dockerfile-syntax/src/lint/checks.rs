@@ -27,12 +27,12 @@ pub fn check_stage_names(file: &Dockerfile, linter: &mut Linter) {
 pub fn check_casing(file: &Dockerfile, linter: &mut Linter) {
     let words = || {
         file.stages.iter().flat_map(|stage| {
-            let own = std::iter::once((stage.keyword.as_str(), stage.span));
+            let own = std::iter::once((&*stage.keyword, stage.span));
             own.chain(
                 stage
                     .instructions
                     .iter()
-                    .map(|one| (one.keyword.as_str(), one.span)),
+                    .map(|one| (&*one.keyword, one.span)),
             )
         })
     };

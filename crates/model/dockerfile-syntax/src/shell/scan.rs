@@ -16,16 +16,24 @@ pub(super) struct Parts {
     ends: Vec<usize>,
     /// Where the word so far is forgotten when words are wanted.
     cuts: Vec<usize>,
+    /// Whether words are wanted. Without that there are no marks.
+    words: bool,
 }
 
 impl Parts {
     /// Compat: upstream reads operands into the buffer that holds the current word (shell/lex.go).
     fn forget_word(&mut self) {
+        if !self.words {
+            return;
+        }
         self.cuts.push(self.text.len());
     }
 
     /// Adds text that is split at white space.
     fn loose(&mut self, text: &str) {
+        if !self.words {
+            return self.text.push_str(text);
+        }
         if self.ends.len().is_multiple_of(2) {
             self.ends.push(self.text.len());
         }
@@ -37,8 +45,8 @@ impl Parts {
 
     /// Adds text that belongs to one word whatever it holds.
     fn solid(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
+        if !self.words || text.is_empty() {
+            return self.text.push_str(text);
         }
         if !self.ends.len().is_multiple_of(2) {
             self.ends.push(self.text.len());
@@ -139,12 +147,16 @@ pub(super) struct Scanner<'a> {
     depth: usize,
     /// How many operands were read.
     operands: usize,
-    pub(super) matched: BTreeSet<String>,
-    pub(super) unmatched: BTreeSet<String>,
+    words: bool,
+    /// Names that are set.
+    matched: Vec<&'a str>,
+    /// Names that are not set.
+    unmatched: Vec<&'a str>,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(lex: &'a Lex, word: &'a str, env: &'a dyn Env) -> Self {
+    /// For words, or for one text.
+    pub(super) fn new(lex: &'a Lex, word: &'a str, env: &'a dyn Env, words: bool) -> Self {
         let word = word.strip_prefix('\u{feff}').unwrap_or(word);
         Self {
             lex,
@@ -153,9 +165,19 @@ impl<'a> Scanner<'a> {
             keep_escapes: lex.keep_escapes,
             depth: 0,
             operands: 0,
-            matched: BTreeSet::new(),
-            unmatched: BTreeSet::new(),
+            words,
+            matched: Vec::new(),
+            unmatched: Vec::new(),
         }
+    }
+
+    pub(super) fn matched(&self) -> BTreeSet<String> {
+        self.matched.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    pub(super) fn unmatched(&self) -> BTreeSet<String> {
+        let names = self.unmatched.iter();
+        names.map(|name| (*name).to_owned()).collect()
     }
 
     /// Scans the whole word.
@@ -170,7 +192,10 @@ impl<'a> Scanner<'a> {
 
     /// Scans up to `close`, which is taken away, or to the end.
     fn run(&mut self, close: Option<char>) -> Result<Parts, Stop> {
-        let mut parts = Parts::default();
+        let mut parts = Parts {
+            words: self.words,
+            ..Parts::default()
+        };
         let escape = self.lex.escape;
         let plain =
             |c: char| !matches!(c, '$' | '\'' | '"' | '<') && c != escape && Some(c) != close;
@@ -327,7 +352,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// `${name-word}` and the like; `or_empty` with a colon in front of the sign.
-    fn operator(&mut self, name: &str, sign: char, or_empty: bool) -> Result<String, Problem> {
+    fn operator(&mut self, name: &'a str, sign: char, or_empty: bool) -> Result<String, Problem> {
         let word = self.operand('}', false, Problem::MissingBrace)?;
         let value = self.look_up(name);
         let colon = if or_empty { ":" } else { "" };
@@ -354,7 +379,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// `${name#pattern}`, `${name##pattern}`, `${name%pattern}`, `${name%%pattern}`
-    fn trim(&mut self, name: &str, sign: char) -> Result<String, Problem> {
+    fn trim(&mut self, name: &'a str, sign: char) -> Result<String, Problem> {
         let word = self.operand('}', true, Problem::MissingBrace)?;
         let value = self.look_up(name);
         if value.is_none() && self.lex.keep_unset {
@@ -373,7 +398,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// `${name/pattern/text}` and `${name//pattern/text}`
-    fn replace(&mut self, name: &str) -> Result<String, Problem> {
+    fn replace(&mut self, name: &'a str) -> Result<String, Problem> {
         let all = self.rest.next_if_eq('/').is_some();
         let pattern = self.operand('/', true, Problem::MissingSlash)?;
         let replacement = self.operand('}', true, Problem::MissingBrace)?;
@@ -431,15 +456,15 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn look_up(&mut self, name: &str) -> Option<Cow<'a, str>> {
+    fn look_up(&mut self, name: &'a str) -> Option<Cow<'a, str>> {
         let value = self.env.get(name);
         let names = if value.is_some() {
             &mut self.matched
         } else {
             &mut self.unmatched
         };
-        if !names.contains(name) {
-            names.insert(name.to_owned());
+        if !names.contains(&name) {
+            names.push(name);
         }
         value
     }
