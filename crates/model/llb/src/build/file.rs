@@ -261,13 +261,14 @@ impl Actions {
             return Err(Error::Build("action is required"));
         };
         let base = self.base.as_ref().map_or(-1, &mut input);
-        let sources = self.actions.iter().map(|action| match action {
+        let mut source = |action: &Action| match action {
             Action::Copy { from, .. } => from.output().map_or(-1, &mut input),
             _ => -1,
-        });
-        let sources: Vec<i64> = sources.collect();
-        let inputs = sources.iter().fold(base, |most, one| most.max(*one)) + 1;
-        for (at, (action, source)) in self.actions.iter().zip(sources).enumerate() {
+        };
+        let sources = self.actions.iter().map(&mut source);
+        let inputs = sources.fold(base, i64::max) + 1;
+        for (at, action) in self.actions.iter().enumerate() {
+            let source = source(action);
             wire.message(2, |wire| {
                 // What an action made is counted behind the inputs.
                 let before = at.checked_sub(1).map(|before| inputs + before as i64);

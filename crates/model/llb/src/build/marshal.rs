@@ -13,7 +13,6 @@ use oci::Platform;
 use proto::pb;
 use sha2::{Digest as _, Sha256};
 
-use super::exec::Exec;
 use super::node::{Kind, Node, Output};
 use super::options::Options;
 use super::quick::Quick;
@@ -58,6 +57,7 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
         by_digest: HashMap::default(),
         written: HashMap::default(),
         sources: Collector::default(),
+        scratch: Scratch::default(),
     };
     writer.walk(root)?;
     let digest = writer.ops[writer.written[&Arc::as_ptr(root)]]
@@ -78,13 +78,26 @@ struct Writer<'a> {
     /// Where in `ops` the nodes that are done are.
     written: Places,
     sources: Collector,
+    scratch: Scratch,
+}
+
+/// Room to write an op in, used again for the next one.
+#[derive(Default)]
+struct Scratch {
+    /// What the op does.
+    body: Wire,
+    /// All of it.
+    op: Wire,
+    /// Its inputs: places in `ops`, and numbers of outputs.
+    inputs: Vec<(usize, u32)>,
 }
 
 type Places = HashMap<*const Node, usize, Quick>;
 
 /// Everything a definition says of an op.
 struct Written {
-    /// As text.
+    raw: [u8; 32],
+    /// The same as text.
     digest: String,
     bytes: Bytes,
     metadata: pb::OpMetadata,
@@ -119,14 +132,18 @@ impl Writer<'_> {
                 bytes, metadata, ..
             } => (bytes.clone(), (**metadata).clone()),
             Kind::Exec(exec) => {
-                let bytes = self.exec_bytes(exec, &node.options)?;
+                let platform = node.options.platform.as_ref().or(exec.platform());
+                let platform = platform.unwrap_or(&self.defaults.platform);
+                let bytes = self.assembled(Some(platform), &node.options, |wire, number| {
+                    wire.message(2, |wire| exec.write(wire, self.defaults, platform, number))
+                })?;
                 let caps = exec.caps(self.defaults, &node.options);
                 (bytes, metadata(node, &caps))
             }
             Kind::File(file) => {
-                let mut body = Wire::default();
-                let inputs = self.body(&mut body, 4, |wire, number| file.write(wire, number))?;
-                let bytes = self.assembled(&inputs, None, &node.options, &body);
+                let bytes = self.assembled(None, &node.options, |wire, number| {
+                    wire.message(4, |wire| file.write(wire, number))
+                })?;
                 (bytes, metadata(node, file.caps()))
             }
             _ => {
@@ -140,6 +157,7 @@ impl Writer<'_> {
             Entry::Vacant(entry) => {
                 let at = *entry.insert(self.ops.len());
                 self.ops.push(Written {
+                    raw,
                     digest: digest_text(&raw),
                     bytes,
                     metadata,
@@ -159,24 +177,17 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn exec_bytes(&self, exec: &Exec, options: &Options) -> Result<Bytes, Error> {
-        let platform = options.platform.as_ref().or(exec.platform());
-        let platform = platform.unwrap_or(&self.defaults.platform);
-        let mut body = Wire::default();
-        let inputs = self.body(&mut body, 2, |wire, number| {
-            exec.write(wire, self.defaults, platform, number)
-        })?;
-        Ok(self.assembled(&inputs, Some(platform), options, &body))
-    }
-
-    /// Writes what an op does as field `tag` of it. Returns its inputs: places in `ops`, and numbers of outputs.
-    fn body(
-        &self,
-        wire: &mut Wire,
-        tag: u32,
+    /// The bytes of an op; `write` writes what it does, and is told the numbers of its inputs.
+    fn assembled(
+        &mut self,
+        platform: Option<&Platform>,
+        options: &Options,
         write: impl FnOnce(&mut Wire, &mut dyn FnMut(&Output) -> i64) -> Result<(), Error>,
-    ) -> Result<Vec<(usize, u32)>, Error> {
-        let mut inputs: Vec<(usize, u32)> = Vec::new();
+    ) -> Result<Bytes, Error> {
+        let Scratch { body, op, inputs } = &mut self.scratch;
+        body.0.clear();
+        op.0.clear();
+        inputs.clear();
         let mut number = |output: &Output| {
             let Some((node, index)) = output.resolve() else {
                 return -1;
@@ -190,32 +201,20 @@ impl Writer<'_> {
                 inputs.len() - 1
             }) as i64
         };
-        wire.0.reserve(512);
-        wire.message(tag, |wire| write(wire, &mut number))?;
-        Ok(inputs)
-    }
-
-    /// Compat: what an op does comes last, whatever its number.
-    fn assembled(
-        &self,
-        inputs: &[(usize, u32)],
-        platform: Option<&Platform>,
-        options: &Options,
-        body: &Wire,
-    ) -> Bytes {
-        let mut wire = Wire(Vec::with_capacity(body.0.len() + inputs.len() * 80 + 64));
-        for &(at, index) in inputs {
-            wire.message(1, |wire| {
+        write(body, &mut number)?;
+        for &(at, index) in &*inputs {
+            op.message(1, |wire| {
                 wire.text(1, &self.ops[at].digest);
                 wire.int(2, i64::from(index));
             });
         }
         if let Some(platform) = platform {
-            wire.platform(10, platform);
+            op.platform(10, platform);
         }
-        wire.message(11, |wire| wire.list(1, &options.filters));
-        wire.0.extend_from_slice(&body.0);
-        Bytes::from(wire.0)
+        op.message(11, |wire| wire.list(1, &options.filters));
+        // Compat: what an op does comes last, whatever its number.
+        op.0.extend_from_slice(&body.0);
+        Ok(Bytes::copy_from_slice(&op.0))
     }
 
     /// The ops of which a graph has few.
@@ -336,7 +335,7 @@ impl Writer<'_> {
         }
         // Maps are made at once from sorted lists: digests come in no order, and finding the place of each takes time.
         let mut order: Vec<usize> = (0..ops.len()).collect();
-        order.sort_unstable_by(|a, b| ops[*a].digest.cmp(&ops[*b].digest));
+        order.sort_unstable_by(|a, b| ops[*a].raw.cmp(&ops[*b].raw));
         if let Some(source) = &mut definition.source {
             let places = order.iter().map(|&at| {
                 let op = &mut ops[at];

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use oci::Platform;
 use proto::pb;
+use smallvec::SmallVec;
 
 use super::source_map::Location;
 
@@ -25,7 +26,7 @@ pub struct Options {
     /// Worker filters.
     pub filters: Vec<String>,
     /// Where it was written.
-    pub locations: Vec<Location>,
+    pub locations: SmallVec<[Location; 1]>,
 }
 
 impl Options {
@@ -60,7 +61,6 @@ impl Options {
 
     /// Adds a place in a source file.
     pub fn at(mut self, location: Location) -> Self {
-        self.locations.reserve_exact(1);
         self.locations.push(location);
         self
     }

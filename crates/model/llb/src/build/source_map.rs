@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::pb;
+use smallvec::SmallVec;
 
 /// A source file that a graph was made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +37,7 @@ pub struct Location {
     /// The file.
     pub map: Arc<SourceMap>,
     /// The places.
-    pub ranges: Arc<[pb::Range]>,
+    pub ranges: SmallVec<[pb::Range; 1]>,
 }
 
 /// Gathers the files that locations are in.

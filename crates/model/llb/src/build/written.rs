@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oci::{Digest, Platform};
 use proto::pb;
+use smallvec::SmallVec;
 
 use super::node::{Kind, Node, Output};
 use super::options::Options;
@@ -86,13 +87,17 @@ fn source_maps(definition: &pb::Definition) -> Vec<Arc<SourceMap>> {
     infos.map(map).collect()
 }
 
-fn locations(definition: &pb::Definition, digest: &str, maps: &[Arc<SourceMap>]) -> Vec<Location> {
+fn locations(
+    definition: &pb::Definition,
+    digest: &str,
+    maps: &[Arc<SourceMap>],
+) -> SmallVec<[Location; 1]> {
     let Some(found) = definition
         .source
         .as_ref()
         .and_then(|source| source.locations.get(digest))
     else {
-        return Vec::new();
+        return SmallVec::new();
     };
     let locations = found.locations.iter().filter_map(|location| {
         let map = maps.get(usize::try_from(location.source_index).ok()?)?;
