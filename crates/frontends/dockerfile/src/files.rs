@@ -133,7 +133,7 @@ impl Files {
         if let Some(dir) = self.options.attributes.get("contextsubdir") {
             main.context = main.context.map(|context| {
                 let copy = Copy {
-                    src: paths::rooted(dir),
+                    src: paths::rooted(dir).into_owned(),
                     dest: "/".to_owned(),
                     contents_only: true,
                     ..Copy::default()

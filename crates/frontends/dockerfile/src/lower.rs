@@ -37,7 +37,7 @@ use proto::pb;
 
 use self::outline::ArgInfo;
 pub(crate) use self::outline::{Need, Outline};
-use self::record::{Record, Step};
+use self::record::{Record, Said, Step};
 use crate::error::{Error, Locate, Result, text};
 use crate::explain::{From, Taken};
 use crate::files::{Files, Source};
@@ -101,7 +101,7 @@ pub(crate) async fn lower(
     check_casing(&file, linter);
     let mut lower = Lower::new(files, source, wish, &file, linter);
     lower.read_global_args(&file).await?;
-    lower.add_stages(file)?;
+    lower.add_stages(&file)?;
     let target = lower.find_target()?;
     lower.link()?;
     let needed = lower.resolve(target).await?;
@@ -125,7 +125,7 @@ struct Lower<'a> {
     declared: BTreeMap<String, ArgInfo>,
     epoch: Option<i64>,
     proxy: Option<pb::ProxyEnv>,
-    records: Vec<Record>,
+    records: Vec<Record<'a>>,
     by_name: HashMap<String, usize>,
     /// Paths used of a record and of all that are based on it.
     path_sets: Vec<BTreeSet<String>>,
@@ -198,8 +198,6 @@ impl<'a> Lower<'a> {
                 .try_for_each(|step| self.run_step(at, step).at(step.instruction.span));
             self.records[at].steps = steps;
             outcome?;
-            let used = std::mem::take(&mut self.records[at].context_paths);
-            self.context_paths.extend(used);
             self.note_scans(at);
         }
         Ok(())
@@ -264,9 +262,9 @@ impl<'a> Lower<'a> {
         record.args.extend(args);
     }
 
-    fn run_step(&mut self, at: usize, step: &Step) -> Result<()> {
-        self.records[at].on_trigger = step.trigger;
-        let instruction = &step.instruction;
+    fn run_step(&mut self, at: usize, step: &Step<'_>) -> Result<()> {
+        self.records[at].on_trigger = matches!(step.instruction, Said::Trigger(_));
+        let instruction = &*step.instruction;
         match &instruction.kind {
             Kind::Add(add) => self.add(at, instruction, add),
             Kind::Arg(arg) => self.arg(at, instruction, arg),

@@ -65,7 +65,7 @@ pub(crate) fn with_image(mut state: State, image: &Image) -> State {
     }
     let dir = match image.config.working_dir.as_str() {
         dir if dir.starts_with('/') => dir.to_owned(),
-        dir => crate::paths::rooted(dir),
+        dir => crate::paths::rooted(dir).into_owned(),
     };
     state = state.dir(&dir);
     if !image.architecture.is_empty() && !image.os.is_empty() {

@@ -16,9 +16,9 @@ pub(crate) enum PathError {
 }
 
 /// The shortest path that means the same. Empty becomes `.`.
-pub(crate) fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     if is_clean(path) {
-        return path.to_owned();
+        return path.into();
     }
     let rooted = path.starts_with('/');
     let mut cleaned = String::with_capacity(path.len() + 1);
@@ -49,11 +49,14 @@ pub(crate) fn clean(path: &str) -> String {
     if cleaned.is_empty() {
         cleaned.push('.');
     }
-    cleaned
+    cleaned.into()
 }
 
 fn cleaned(path: String) -> String {
-    if is_clean(&path) { path } else { clean(&path) }
+    match clean(&path) {
+        Cow::Owned(cleaned) => cleaned,
+        Cow::Borrowed(_) => path,
+    }
 }
 
 /// Whether there is nothing to clean. May say no where there is not.
@@ -83,17 +86,17 @@ fn is_clean(path: &str) -> bool {
 pub(crate) fn join(first: &str, second: &str) -> String {
     match (first, second) {
         ("", "") => String::new(),
-        ("", only) | (only, "") => clean(only),
+        ("", only) | (only, "") => clean(only).into_owned(),
         _ => cleaned([first, "/", second].concat()),
     }
 }
 
 /// The path taken as absolute, `..` cut at the root.
-pub(crate) fn rooted(path: &str) -> String {
+pub(crate) fn rooted(path: &str) -> Cow<'_, str> {
     if path.starts_with('/') {
         clean(path)
     } else {
-        cleaned(["/", path].concat())
+        cleaned(["/", path].concat()).into()
     }
 }
 
@@ -102,7 +105,7 @@ pub(crate) fn into_rooted(path: String) -> String {
     if path.starts_with('/') {
         cleaned(path)
     } else {
-        rooted(&path)
+        rooted(&path).into_owned()
     }
 }
 
@@ -117,7 +120,7 @@ pub(crate) fn base(path: &str) -> &str {
 }
 
 /// Everything but the last element, cleaned.
-pub(crate) fn dir(path: &str) -> String {
+pub(crate) fn dir(path: &str) -> Cow<'_, str> {
     clean(path.rfind('/').map_or("", |at| &path[..=at]))
 }
 
@@ -152,7 +155,7 @@ pub(crate) fn without_drive<'p>(
         Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => rest,
         Some(_) => return Err(PathError::OtherDrive),
     };
-    let mut cleaned = clean(rest);
+    let mut cleaned = clean(rest).into_owned();
     if keep_slash && cleaned.len() > 1 && rest.ends_with('/') {
         cleaned.push('/');
     }
@@ -181,7 +184,7 @@ pub(crate) fn normalize(
     };
     let mut parent = without_drive(&parent, os, keep_slash).map_err(nested)?;
     if !parent.starts_with('/') {
-        parent = rooted(&parent).into();
+        parent = rooted(&parent).into_owned().into();
     }
     let wanted = if original.is_empty() {
         &parent
@@ -192,7 +195,7 @@ pub(crate) fn normalize(
     let mut path = if path.starts_with('/') {
         path.into_owned()
     } else if parent == "/" && !path.is_empty() {
-        rooted(&path)
+        rooted(&path).into_owned()
     } else {
         join(&parent, &path)
     };
@@ -207,7 +210,7 @@ pub(crate) fn clean_keeping_ending(path: String) -> String {
     if path.starts_with('/') && is_clean(&path) {
         return path;
     }
-    let mut cleaned = rooted(&path);
+    let mut cleaned = rooted(&path).into_owned();
     restore_ending(&path, &mut cleaned);
     cleaned
 }

@@ -339,15 +339,13 @@ impl Lower<'_> {
         self.count_step(at);
         let name = self.step_name(at, &format!("FROM {base}"), Some(&platform), None);
         let record = &mut self.records[at];
-        let places = if record.span == Span::default() {
-            Vec::new()
-        } else {
-            ranges(record.span)
-        };
-        let location = Location {
+        let mut location = Location {
             map: self.source.map.clone(),
-            ranges: places.into(),
+            ranges: Default::default(),
         };
+        if record.span != Span::default() {
+            location.ranges = ranges(record.span);
+        }
         let options = OpOptions::named(name)
             .describe(super::name::COMMAND, record.text.clone())
             .platform(platform.clone())

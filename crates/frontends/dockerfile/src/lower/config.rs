@@ -108,9 +108,10 @@ impl Lower<'_> {
                 && one.default.is_none()
                 && value.is_some();
             let record = &mut self.records[at];
-            record
-                .outline
-                .declare(one, instruction.span, value.as_deref(), inherited);
+            if self.outline {
+                let outline = &mut record.outline;
+                outline.declare(one, instruction.span, value.as_deref(), inherited);
+            }
             if let Some(value) = &value
                 && !NO_VARIABLES.contains(&one.name.as_str())
             {
@@ -368,7 +369,7 @@ impl Lower<'_> {
             options.ignore_cache = false;
             let record = &mut self.records[at];
             let op = FileOp::new().then(Action::Mkdir {
-                path: paths::rooted(&dir),
+                path: paths::rooted(&dir).into_owned(),
                 mode: 0o755,
                 parents: true,
                 owner: parse_owner(&record.image.config.user),

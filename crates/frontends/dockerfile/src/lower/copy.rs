@@ -12,6 +12,7 @@ use super::Lower;
 use super::config::parse_owner;
 use super::name::COMMAND;
 use super::record::Step;
+use super::words::note_path;
 use crate::error::{Error, Locate, Result, text};
 use crate::git_ref::{self, GitRef};
 use crate::paths;
@@ -67,12 +68,9 @@ impl Lower<'_> {
         };
         self.lower_copy(at, &mut job)?;
         self.note_taken(instruction.span, std::mem::take(&mut job.taken), None);
-        let used = job
-            .paths
-            .iter()
-            .filter(|path| !is_http(path))
-            .map(|path| paths::rooted(path));
-        self.records[at].context_paths.extend(used);
+        for path in job.paths.iter().filter(|path| !is_http(path)) {
+            note_path(&mut self.context_paths, paths::rooted(path));
+        }
         Ok(())
     }
 
@@ -113,13 +111,12 @@ impl Lower<'_> {
         self.lower_copy(at, &mut job)?;
         let taken = std::mem::take(&mut job.taken);
         self.note_taken(instruction.span, taken, step.sources.first().copied());
-        let used = job.paths.iter().map(|path| paths::rooted(path));
-        match step.sources.first() {
-            None => self.records[at].context_paths.extend(used),
-            Some(&source) => {
-                let set = self.records[source].paths;
-                self.path_sets[set].extend(used);
-            }
+        let used = match step.sources.first() {
+            None => &mut self.context_paths,
+            Some(&source) => &mut self.path_sets[self.records[source].paths],
+        };
+        for path in &job.paths {
+            note_path(used, paths::rooted(path));
         }
         Ok(())
     }
@@ -180,7 +177,7 @@ impl Lower<'_> {
             op = op.copy_with(
                 &source,
                 Copy {
-                    src: paths::rooted(&name),
+                    src: paths::rooted(&name).into_owned(),
                     ..common.clone()
                 },
             );
@@ -279,7 +276,7 @@ impl Lower<'_> {
             };
             let source = source.state(OpOptions::named(name).describe(COMMAND, ""));
             let unpack = add.unpack.unwrap_or(false);
-            let src = paths::rooted(&file);
+            let src = paths::rooted(&file).into_owned();
             return Ok(op.copy_with(
                 &source,
                 Copy {

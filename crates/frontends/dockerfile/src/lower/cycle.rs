@@ -9,8 +9,9 @@ impl Lower<'_> {
     /// Refuses cycles over all records, needed or not. The walk keeps its own stack: a file may have many stages.
     pub(super) fn refuse_cycles(&self) -> Result<()> {
         let mut seen = vec![false; self.records.len()];
+        let mut on_path = seen.clone();
         for start in 0..self.records.len() {
-            if let Some(spans) = self.cycle_from(start, &mut seen) {
+            if let Some(spans) = self.cycle_from(start, &mut seen, &mut on_path) {
                 let name = &self.records[start].display;
                 let error = Box::new(text(format!(
                     "circular dependency detected on stage: {name}"
@@ -21,12 +22,16 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// The instructions on the way from `start` into a cycle.
-    fn cycle_from(&self, start: usize, seen: &mut [bool]) -> Option<Vec<Span>> {
+    /// The instructions on the way from `start` into a cycle. Without one nothing is left on the path.
+    fn cycle_from(
+        &self,
+        start: usize,
+        seen: &mut [bool],
+        on_path: &mut [bool],
+    ) -> Option<Vec<Span>> {
         if std::mem::replace(&mut seen[start], true) {
             return None;
         }
-        let mut on_path = vec![false; self.records.len()];
         on_path[start] = true;
         // Each entry: a record, the next link to look at, and the instruction that led here.
         let mut path: Vec<(usize, usize, Option<Span>)> = vec![(start, 0, None)];

@@ -196,7 +196,7 @@ impl Lower<'_> {
             return Ok(None);
         }
         let copy = Copy {
-            src: crate::paths::rooted(name),
+            src: crate::paths::rooted(name).into_owned(),
             dest: "/".to_owned(),
             unpack: true,
             ..Copy::default()

@@ -10,6 +10,7 @@ use proto::pb;
 
 use super::Lower;
 use super::record::Step;
+use super::words::note_path;
 use crate::error::{Error, Result, text};
 use crate::paths;
 
@@ -83,11 +84,11 @@ impl Lower<'_> {
                 .files
                 .bridge
                 .supports(caps::EXEC_MOUNT_BIND_RW_NO_OUTPUT);
-        let target = if paths::clean(&mount.target).starts_with('/') {
+        let target = if mount.target.starts_with('/') {
             mount.target.clone()
         } else {
             let dir = self.records[at].state.current_dir();
-            paths::rooted(&format!("{dir}/{}", mount.target))
+            paths::rooted(&format!("{dir}/{}", mount.target)).into_owned()
         };
         if target == "/" {
             return Err(Error::Says("invalid mount target \"/\"").into());
@@ -95,7 +96,7 @@ impl Lower<'_> {
         let path = paths::rooted(&mount.source);
         let owned = mount.uid.is_some() || mount.gid.is_some() || mount.mode.is_some();
         let selector = if path != "/" {
-            path.clone()
+            path.clone().into_owned()
         } else if owned {
             tree = owned_cache(&tree, mount);
             "/cache".to_owned()
@@ -104,11 +105,11 @@ impl Lower<'_> {
         };
         match (mount.from.as_str(), mount.kind) {
             ("", kind) if kind != MountKind::Cache => {
-                self.records[at].context_paths.insert(path);
+                note_path(&mut self.context_paths, path);
             }
             _ => {
                 let set = self.records[source].paths;
-                self.path_sets[set].insert(path);
+                note_path(&mut self.path_sets[set], path);
             }
         }
         let readonly = mount.readonly;
@@ -129,7 +130,7 @@ impl Lower<'_> {
         };
         let id = match mount.id.as_str() {
             "" => paths::clean(&mount.target),
-            id => id.to_owned(),
+            id => id.into(),
         };
         Kind::Cache {
             id: format!("{}/{id}", self.files.options.cache_namespace),

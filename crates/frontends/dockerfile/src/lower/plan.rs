@@ -1,7 +1,7 @@
 //! Records, their links, and the target.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::shell::{Empty, Expansion};
@@ -9,35 +9,30 @@ use dockerfile_syntax::suggest::{self, Case, closest};
 use dockerfile_syntax::{Dockerfile, Instruction, Kind, Span, Stage};
 use oci::Platform;
 
-use super::record::{Record, Step};
+use super::record::{Record, Said, Step};
 use super::words::Vars;
 use super::{Lower, parse_trigger};
 use crate::error::{Error, Locate, Result, text};
 
 pub(super) const SCRATCH: &str = "scratch";
 
-impl Lower<'_> {
+impl<'a> Lower<'a> {
     /// A record for each FROM.
-    pub(super) fn add_stages(&mut self, file: Dockerfile) -> Result<()> {
-        for (number, mut stage) in file.stages.into_iter().enumerate() {
-            let instructions = std::mem::take(&mut stage.instructions);
-            self.add_stage(number, stage, instructions)?;
+    pub(super) fn add_stages(&mut self, file: &'a Dockerfile) -> Result<()> {
+        self.records.reserve(file.stages.len());
+        for (number, stage) in file.stages.iter().enumerate() {
+            self.add_stage(number, stage)?;
         }
         Ok(())
     }
 
-    fn add_stage(
-        &mut self,
-        number: usize,
-        stage: Stage,
-        instructions: Vec<Instruction>,
-    ) -> Result<()> {
+    fn add_stage(&mut self, number: usize, stage: &'a Stage) -> Result<()> {
         let base = self.lex.process_word(&stage.base, &Vars(&self.globals));
         let unset = match &base {
             Ok(base) => &base.unmatched,
             Err(err) => &err.unmatched,
         };
-        self.report_undeclared(unset.iter(), &stage);
+        self.report_undeclared(unset.iter(), stage);
         let base = base.at(stage.span)?;
         if base.text.is_empty() {
             let what = format!("base name ({}) should not be blank", stage.base);
@@ -46,7 +41,7 @@ impl Lower<'_> {
         let mut used = base.matched;
         let platform = match stage.platform.as_str() {
             "" => None,
-            expression => Some(self.stage_platform(expression, &stage, &mut used)?),
+            expression => Some(self.stage_platform(expression, stage, &mut used)?),
         };
         let name = stage.name.clone().unwrap_or_default();
         let named = match name.as_str() {
@@ -66,22 +61,23 @@ impl Lower<'_> {
             name,
             base: base.text,
             text: stage.text.as_str().to_owned(),
-            doc: stage.doc.unwrap_or_default(),
+            doc: stage.doc.clone().unwrap_or_default(),
             span: stage.span,
             named,
             platform,
             ..Record::default()
         };
-        let own_steps = instructions
+        let own_steps = stage
+            .instructions
             .iter()
             .filter(|one| is_counted(&one.kind))
             .count();
-        record.steps = instructions
-            .into_iter()
+        record.steps = stage
+            .instructions
+            .iter()
             .map(|instruction| Step {
-                instruction: Arc::new(instruction),
+                instruction: Said::File(instruction),
                 sources: Vec::new(),
-                trigger: false,
             })
             .collect();
         let at = self.add_record(record);
@@ -102,7 +98,7 @@ impl Lower<'_> {
     }
 
     /// Adds a record; a base that is the name of an earlier stage means that stage.
-    fn add_record(&mut self, mut record: Record) -> usize {
+    fn add_record(&mut self, mut record: Record<'a>) -> usize {
         let at = self.records.len();
         record.extends = self.by_name.get(&record.base).copied();
         if let Some(base) = record.extends {
@@ -114,7 +110,7 @@ impl Lower<'_> {
         record.paths = self.path_sets.len();
         self.path_sets.push(Default::default());
         if !record.name.is_empty() {
-            self.by_name.insert(record.name.to_lowercase(), at);
+            self.by_name.insert(lower(&record.name).into_owned(), at);
         }
         self.records.push(record);
         at
@@ -205,14 +201,11 @@ impl Lower<'_> {
         if target.is_empty() {
             return Ok(self.records.len() - 1);
         }
-        self.by_name
-            .get(&target.to_lowercase())
-            .copied()
-            .ok_or_else(|| {
-                let hint = suggest::hint(target, self.names(), Case::Sensitive);
-                let quoted = dockerfile_syntax::quote::go(target);
-                text(format!("target stage {quoted} could not be found{hint}")).into()
-            })
+        self.by_name.get(&*lower(target)).copied().ok_or_else(|| {
+            let hint = suggest::hint(target, self.names(), Case::Sensitive);
+            let quoted = dockerfile_syntax::quote::go(target);
+            text(format!("target stage {quoted} could not be found{hint}")).into()
+        })
     }
 
     /// Names shown to users.
@@ -286,7 +279,7 @@ impl Lower<'_> {
     }
 
     fn stage_or_image(&mut self, from: &str, span: Span) -> usize {
-        match self.by_name.get(&from.to_lowercase()) {
+        match self.by_name.get(&*lower(from)) {
             Some(&at) => at,
             None => self.add_record(Record {
                 base: from.to_owned(),
@@ -312,9 +305,8 @@ impl Lower<'_> {
                 self.records[at].link(source, span);
             }
             steps.push(Step {
-                instruction: Arc::new(instruction),
+                instruction: Said::Trigger(Box::new(instruction)),
                 sources,
-                trigger: true,
             });
         }
         let record = &mut self.records[at];
@@ -322,6 +314,15 @@ impl Lower<'_> {
         steps.append(&mut record.steps);
         record.steps = steps;
         Ok(new_links)
+    }
+}
+
+/// Stages are called by their names in any case.
+fn lower(name: &str) -> Cow<'_, str> {
+    if name.is_ascii() && !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.into()
+    } else {
+        name.to_lowercase().into()
     }
 }
 

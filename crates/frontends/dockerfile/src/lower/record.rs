@@ -1,6 +1,6 @@
 //! What the lowering keeps per stage, image or context.
 
-use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use dockerfile_syntax::{Instruction, Span};
@@ -14,7 +14,7 @@ use super::outline::RecordOutline;
 
 /// A stage of the file, or an image or context that something is taken from.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct Record<'f> {
     /// Name given in the file; empty for none.
     pub(super) name: String,
     /// Name shown to users.
@@ -26,7 +26,7 @@ pub(super) struct Record {
     /// FROM as written; empty if there is none.
     pub(super) text: String,
     pub(super) span: Span,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Step<'f>>,
     /// The stage it is based on.
     pub(super) extends: Option<usize>,
     /// Records it takes from, with the lines of the last instruction that does.
@@ -49,8 +49,6 @@ pub(super) struct Record {
     pub(super) args: Vec<Arg>,
     /// What it can be told, found while its instructions run.
     pub(super) outline: RecordOutline,
-    /// Paths it uses of the main context.
-    pub(super) context_paths: BTreeSet<String>,
     /// Index of the set of paths that are used of it.
     pub(super) paths: usize,
     pub(super) ignore_cache: bool,
@@ -68,13 +66,31 @@ pub(super) struct Record {
 }
 
 /// An instruction to run.
-#[derive(Debug, Clone)]
-pub(super) struct Step {
-    pub(super) instruction: Arc<Instruction>,
+#[derive(Debug)]
+pub(super) struct Step<'f> {
+    pub(super) instruction: Said<'f>,
     /// Records it takes from: one for COPY --from, one per mount for RUN.
     pub(super) sources: Vec<usize>,
-    /// It came from ONBUILD.
-    pub(super) trigger: bool,
+}
+
+/// What an instruction is read from.
+#[derive(Debug)]
+pub(super) enum Said<'f> {
+    /// The file.
+    File(&'f Instruction),
+    /// A trigger of the base.
+    Trigger(Box<Instruction>),
+}
+
+impl Deref for Said<'_> {
+    type Target = Instruction;
+
+    fn deref(&self) -> &Instruction {
+        match self {
+            Self::File(instruction) => instruction,
+            Self::Trigger(instruction) => instruction,
+        }
+    }
 }
 
 /// An argument of a stage.
@@ -84,7 +100,7 @@ pub(super) struct Arg {
     pub(super) value: Option<Arc<str>>,
 }
 
-impl Record {
+impl Record<'_> {
     /// Notes that `other` is needed for an instruction at `span`.
     pub(super) fn link(&mut self, other: usize, span: Span) {
         match self.links.iter_mut().find(|(at, _)| *at == other) {

@@ -12,7 +12,7 @@ use proto::pb;
 use super::Lower;
 use super::name::{COMMAND, upper_first};
 use super::record::Step;
-use super::words::Vars;
+use super::words::{Vars, note_path};
 use crate::error::Result;
 
 /// Where scripts are mounted.
@@ -31,7 +31,7 @@ impl Lower<'_> {
         }
         // A command may read anything.
         let set = self.records[at].paths;
-        self.path_sets[set].insert("/".to_owned());
+        note_path(&mut self.path_sets[set], "/".into());
 
         let mut exec = Run::default();
         exec.args = match &run.command {
