@@ -50,6 +50,54 @@ pub(crate) fn compact_text(text: &str) -> String {
     out
 }
 
+/// Breaks a JSON text without blanks into lines, as [`indented`] does.
+pub fn indented_text(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() * 2);
+    let mut depth = 0;
+    let mut bytes = text.bytes().peekable();
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                out.push(byte);
+                while let Some(inside) = bytes.next() {
+                    out.push(inside);
+                    match inside {
+                        b'"' => break,
+                        b'\\' => out.extend(bytes.next()),
+                        _ => {}
+                    }
+                }
+            }
+            b'{' | b'[' => {
+                out.push(byte);
+                match bytes.next_if(|next| matches!(next, b'}' | b']')) {
+                    Some(end) => out.push(end),
+                    None => {
+                        depth += 1;
+                        line(&mut out, depth);
+                    }
+                }
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b':' => out.extend(b": "),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
 fn escape(letter: char) -> Option<&'static str> {
     Some(match letter {
         '<' => "\\u003c",
@@ -115,6 +163,15 @@ mod tests {
             String::from_utf8(text).expect("text"),
             "\"a\\u003cb\\u003e\\u0026\\u2028\\n\\\"ü\""
         );
+    }
+
+    #[test]
+    fn a_text_is_broken_into_lines_as_a_value_is() {
+        let value = serde_json::json!({
+            "a": [], "b": {}, "c": [1, "x: {\"y\\\\\": [,]}", null], "d": {"e": {"f": -1.5, "<": true}},
+        });
+        let text = String::from_utf8(compact(&value).expect("JSON")).expect("text");
+        assert_eq!(indented_text(&text), indented(&value).expect("JSON"));
     }
 
     #[test]

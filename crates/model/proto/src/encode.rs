@@ -14,8 +14,9 @@ pub fn marshal<M: Message + Name>(message: &M) -> Vec<u8> {
     let shape = SCHEMA
         .message(&M::full_name())
         .expect("every generated message is in the descriptors");
+    let bytes = message.encode_to_vec();
     let tree = SCHEMA
-        .decode(shape, &message.encode_to_vec())
+        .decode(shape, &bytes)
         .expect("prost wrote these bytes");
     schema::encode(shape, &tree)
 }

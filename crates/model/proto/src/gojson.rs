@@ -10,6 +10,8 @@
 //! | `pb.FileAction` | the kind is wrapped in `Action`; the three numbers are never left out |
 //! | `pb.UserOpt` | the choice is wrapped in `User`, spelled `byName` or `byId` |
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::{Message, Name};
@@ -18,16 +20,31 @@ use serde_json::{Map, Value as Json};
 use crate::Error;
 use crate::schema::{Field, Kind, SCHEMA, Shape, Tree, Value, encode};
 
+/// Which order the members of objects have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of Go's structs.
+    Declared,
+    /// That of their names, as in what upstream writes by way of maps.
+    Sorted,
+}
+
 /// The JSON text of a message.
 pub fn to_string<M: Message + Name>(message: &M) -> String {
-    let mut out = String::new();
+    to_string_in(message, Order::Declared)
+}
+
+/// The JSON text of a message, its members in this order.
+pub fn to_string_in<M: Message + Name>(message: &M, order: Order) -> String {
     let shape = SCHEMA
         .message(&M::full_name())
         .expect("every generated message is in the descriptors");
+    let bytes = message.encode_to_vec();
     let tree = SCHEMA
-        .decode(shape, &message.encode_to_vec())
+        .decode(shape, &bytes)
         .expect("prost wrote these bytes");
-    write_message(&mut out, shape, &tree);
+    let mut out = String::with_capacity(2 * bytes.len());
+    write_message(&mut out, order, shape, &tree);
     out
 }
 
@@ -83,6 +100,23 @@ fn key<'a>(shape: &Shape, field: &'a Field) -> &'a str {
     &field.name
 }
 
+/// The name of the member of a message's object that a field is, or is in.
+pub(crate) fn member<'a>(shape: &Shape, field: &'a Field) -> &'a str {
+    match wrapper(shape) {
+        Some(wrapper) if field.oneof.is_some() => wrapper,
+        _ => key(shape, field),
+    }
+}
+
+impl Shape {
+    fn in_order(&self, order: Order) -> impl Iterator<Item = &Field> {
+        (0..self.fields.len()).filter_map(move |at| match order {
+            Order::Declared => self.fields.get(at),
+            Order::Sorted => self.fields.get(*self.by_name.get(at)?),
+        })
+    }
+}
+
 /// Writes members with commas between them.
 struct Object<'a> {
     out: &'a mut String,
@@ -110,15 +144,15 @@ impl<'a> Object<'a> {
     }
 }
 
-fn write_message(out: &mut String, shape: &Shape, tree: &Tree) {
+fn write_message(out: &mut String, order: Order, shape: &Shape, tree: &Tree<'_>) {
     let wrapper = wrapper(shape);
     let mut wrapped = false;
     let mut object = Object::open(out);
-    for field in &shape.fields {
+    for field in shape.in_order(order) {
         if let (Some(wrapper), Some(oneof)) = (wrapper, field.oneof) {
             if !wrapped {
                 wrapped = true;
-                write_choice(object.key(wrapper), shape, oneof, tree);
+                write_choice(object.key(wrapper), order, (shape, oneof), tree);
             }
             continue;
         }
@@ -130,14 +164,14 @@ fn write_message(out: &mut String, shape: &Shape, tree: &Tree) {
             continue;
         }
         if !values.is_empty() {
-            write_field(object.key(key(shape, field)), field, values);
+            write_field(object.key(key(shape, field)), order, field, values);
         }
     }
     object.close();
 }
 
 /// Zero values are left out; a message that is there is not one of them.
-fn is_zero(value: &Value) -> bool {
+fn is_zero(value: &Value<'_>) -> bool {
     match value {
         Value::Varint(value) => *value == 0,
         Value::Text(text) => text.is_empty(),
@@ -146,37 +180,42 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-fn write_choice(out: &mut String, shape: &Shape, oneof: usize, tree: &Tree) {
+fn write_choice(out: &mut String, order: Order, (shape, oneof): (&Shape, usize), tree: &Tree<'_>) {
     let mut object = Object::open(out);
     for field in shape.fields.iter().filter(|f| f.oneof == Some(oneof)) {
         if let Some(values) = tree.get(&field.number)
             && !values.iter().all(is_zero)
         {
-            write_field(object.key(key(shape, field)), field, values);
+            write_field(object.key(key(shape, field)), order, field, values);
         }
     }
     object.close();
 }
 
-fn write_field(out: &mut String, field: &Field, values: &[Value]) {
+fn write_field(out: &mut String, order: Order, field: &Field, values: &[Value<'_>]) {
     if let Some((key, value)) = SCHEMA.map_entry(&field.kind) {
-        write_map(out, key, value, values);
+        write_map(out, order, (key, value), values);
     } else if field.repeated {
         out.push('[');
         for (index, value) in values.iter().enumerate() {
             if index > 0 {
                 out.push(',');
             }
-            write_value(out, &field.kind, value);
+            write_value(out, order, &field.kind, value);
         }
         out.push(']');
     } else if let Some(value) = values.last() {
-        write_value(out, &field.kind, value);
+        write_value(out, order, &field.kind, value);
     }
 }
 
-fn write_map(out: &mut String, key: &Field, value: &Field, entries: &[Value]) {
-    let mut sorted: Vec<(String, Option<&Value>)> = entries
+fn write_map(
+    out: &mut String,
+    order: Order,
+    (key, value): (&Field, &Field),
+    entries: &[Value<'_>],
+) {
+    let mut sorted: Vec<(Cow<'_, str>, Option<&Value<'_>>)> = entries
         .iter()
         .filter_map(|entry| match entry {
             Value::Message(entry) => Some(entry),
@@ -185,9 +224,9 @@ fn write_map(out: &mut String, key: &Field, value: &Field, entries: &[Value]) {
         .map(|entry| {
             let name = match entry.get(&1).and_then(|keys| keys.last()) {
                 Some(Value::Text(text)) => text.clone(),
-                Some(Value::Varint(number)) => number_text(&key.kind, *number),
-                _ if key.kind == Kind::String => String::new(),
-                _ => "0".to_owned(),
+                Some(Value::Varint(number)) => number_text(&key.kind, *number).into(),
+                _ if key.kind == Kind::String => Cow::Borrowed(""),
+                _ => Cow::Borrowed("0"),
             };
             (name, entry.get(&2).and_then(|values| values.last()))
         })
@@ -197,8 +236,8 @@ fn write_map(out: &mut String, key: &Field, value: &Field, entries: &[Value]) {
     for (name, entry) in sorted {
         let out = object.key(&name);
         match entry {
-            Some(entry) => write_value(out, &value.kind, entry),
-            None => write_value(out, &value.kind, &value.kind.zero()),
+            Some(entry) => write_value(out, order, &value.kind, entry),
+            None => write_value(out, order, &value.kind, &value.kind.zero()),
         }
     }
     object.close();
@@ -213,7 +252,7 @@ pub(crate) fn number_text(kind: &Kind, varint: u64) -> String {
     }
 }
 
-fn write_value(out: &mut String, kind: &Kind, value: &Value) {
+fn write_value(out: &mut String, order: Order, kind: &Kind, value: &Value<'_>) {
     match (kind, value) {
         (Kind::Bool, Value::Varint(value)) => {
             out.push_str(if *value == 0 { "false" } else { "true" });
@@ -222,14 +261,14 @@ fn write_value(out: &mut String, kind: &Kind, value: &Value) {
         (_, Value::Text(text)) => write_str(out, text),
         (_, Value::Bytes(bytes)) => write_str(out, &STANDARD.encode(bytes)),
         (Kind::Message(name), Value::Message(tree)) => match SCHEMA.shape(name) {
-            Ok(shape) => write_message(out, shape, tree),
+            Ok(shape) => write_message(out, order, shape, tree),
             Err(_) => out.push_str("{}"),
         },
         (_, Value::Message(_)) => out.push_str("{}"),
     }
 }
 
-fn read_message(shape: &Shape, json: &Json) -> Result<Tree, Error> {
+fn read_message(shape: &Shape, json: &Json) -> Result<Tree<'static>, Error> {
     let object = object(shape, json)?;
     let wrapper = wrapper(shape);
     let mut tree = Tree::new();
@@ -255,7 +294,7 @@ fn read_message(shape: &Shape, json: &Json) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-fn read_choice(shape: &Shape, json: &Json, tree: &mut Tree) -> Result<(), Error> {
+fn read_choice(shape: &Shape, json: &Json, tree: &mut Tree<'static>) -> Result<(), Error> {
     let members = object(shape, json)?;
     for (name, json) in members {
         let same =
@@ -295,13 +334,13 @@ pub(crate) fn unexpected(shape: &Shape, field: &str, json: &Json) -> Error {
     }
 }
 
-fn read_field(shape: &Shape, field: &Field, json: &Json) -> Result<Vec<Value>, Error> {
+fn read_field(shape: &Shape, field: &Field, json: &Json) -> Result<Vec<Value<'static>>, Error> {
     let bad = || unexpected(shape, &field.name, json);
     if let Some((key, value)) = SCHEMA.map_entry(&field.kind) {
         let mut entries = Vec::new();
         for (name, json) in json.as_object().ok_or_else(bad)? {
             let name = match &key.kind {
-                Kind::String => Value::Text(name.clone()),
+                Kind::String => Value::Text(name.clone().into()),
                 kind => Value::Varint(parse_number(kind, name).ok_or_else(bad)?),
             };
             let inner = read_value(shape, value, json)?;
@@ -333,14 +372,14 @@ pub(crate) fn parse_number(kind: &Kind, text: &str) -> Option<u64> {
     }
 }
 
-fn read_value(shape: &Shape, field: &Field, json: &Json) -> Result<Value, Error> {
+fn read_value(shape: &Shape, field: &Field, json: &Json) -> Result<Value<'static>, Error> {
     let bad = || unexpected(shape, &field.name, json);
     Ok(match (&field.kind, json) {
         (kind, Json::Null) => kind.zero(),
         (Kind::Bool, Json::Bool(value)) => Value::Varint(u64::from(*value)),
-        (Kind::String, Json::String(text)) => Value::Text(text.clone()),
+        (Kind::String, Json::String(text)) => Value::Text(text.clone().into()),
         (Kind::Bytes, Json::String(text)) => {
-            Value::Bytes(STANDARD.decode(text).map_err(|_| bad())?)
+            Value::Bytes(STANDARD.decode(text).map_err(|_| bad())?.into())
         }
         (Kind::Message(name), json) => Value::Message(read_message(SCHEMA.shape(name)?, json)?),
         (kind, Json::Number(number)) => {
@@ -388,6 +427,40 @@ mod tests {
             to_string(&op),
             r#"{"inputs":[{"digest":"sha256:aa"}],"Op":{}}"#
         );
+    }
+
+    #[test]
+    fn members_can_be_in_the_order_of_their_names() {
+        let copy = pb::FileActionCopy {
+            src: "/b".to_owned(),
+            dest: "/a".to_owned(),
+            ..Default::default()
+        };
+        let action = pb::FileAction {
+            input: 1,
+            action: Some(pb::file_action::Action::Copy(copy)),
+            ..Default::default()
+        };
+        let op = pb::Op {
+            op: Some(pb::op::Op::File(pb::FileOp {
+                actions: vec![action],
+            })),
+            platform: Some(pb::Platform {
+                architecture: "amd64".to_owned(),
+                os: "linux".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let sorted: Json = serde_json::from_str(&to_string(&op)).expect("JSON");
+        let sorted = std::collections::BTreeMap::from_iter(sorted.as_object().expect("an object"));
+        let text = to_string_in(&op, Order::Sorted);
+        assert_eq!(
+            text,
+            r#"{"Op":{"file":{"actions":[{"Action":{"copy":{"dest":"/a","src":"/b"}},"input":1,"output":0,"secondaryInput":0}]}},"platform":{"Architecture":"amd64","OS":"linux"}}"#
+        );
+        let read: Json = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read, serde_json::json!(sorted));
     }
 
     #[test]

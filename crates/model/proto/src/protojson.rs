@@ -18,8 +18,9 @@ pub fn to_string<M: Message + Name>(message: &M) -> String {
     let shape = SCHEMA
         .message(&M::full_name())
         .expect("every generated message is in the descriptors");
+    let bytes = message.encode_to_vec();
     let tree = SCHEMA
-        .decode(shape, &message.encode_to_vec())
+        .decode(shape, &bytes)
         .expect("prost wrote these bytes");
     write_message(shape, &tree).to_string()
 }
@@ -32,7 +33,7 @@ pub fn from_slice<M: Message + Name + Default>(json: &[u8]) -> Result<M, Error> 
     Ok(M::decode(encode(shape, &tree).as_slice())?)
 }
 
-fn write_message(shape: &Shape, tree: &Tree) -> Json {
+fn write_message(shape: &Shape, tree: &Tree<'_>) -> Json {
     let mut object = Map::new();
     for field in &shape.fields {
         let Some(values) = tree.get(&field.number).filter(|values| !values.is_empty()) else {
@@ -52,7 +53,7 @@ fn write_message(shape: &Shape, tree: &Tree) -> Json {
     Json::Object(object)
 }
 
-fn write_map(key: &Field, value: &Field, entries: &[Value]) -> Json {
+fn write_map(key: &Field, value: &Field, entries: &[Value<'_>]) -> Json {
     let mut object = Map::new();
     for entry in entries {
         let Value::Message(entry) = entry else {
@@ -61,7 +62,7 @@ fn write_map(key: &Field, value: &Field, entries: &[Value]) -> Json {
         let last = |number: u32| entry.get(&number).and_then(|values| values.last());
         let name = match last(1).cloned().unwrap_or_else(|| key.kind.zero()) {
             Value::Varint(number) => number_text(&key.kind, number),
-            Value::Text(text) => text,
+            Value::Text(text) => text.into_owned(),
             _ => String::new(),
         };
         let inner = last(2).cloned().unwrap_or_else(|| value.kind.zero());
@@ -70,7 +71,7 @@ fn write_map(key: &Field, value: &Field, entries: &[Value]) -> Json {
     Json::Object(object)
 }
 
-fn write_value(kind: &Kind, value: &Value) -> Json {
+fn write_value(kind: &Kind, value: &Value<'_>) -> Json {
     match (kind, value) {
         (Kind::Bool, Value::Varint(value)) => Json::Bool(*value != 0),
         (Kind::Int64 | Kind::Uint64, Value::Varint(value)) => {
@@ -84,7 +85,7 @@ fn write_value(kind: &Kind, value: &Value) -> Json {
             }
         }
         (_, Value::Varint(value)) => Json::from(value.cast_signed()),
-        (_, Value::Text(text)) => Json::from(text.as_str()),
+        (_, Value::Text(text)) => Json::from(&**text),
         (_, Value::Bytes(bytes)) => Json::from(STANDARD.encode(bytes)),
         (Kind::Message(name), Value::Message(tree)) => match SCHEMA.shape(name) {
             Ok(shape) => write_message(shape, tree),
@@ -94,7 +95,7 @@ fn write_value(kind: &Kind, value: &Value) -> Json {
     }
 }
 
-fn read_message(shape: &Shape, json: &Json) -> Result<Tree, Error> {
+fn read_message(shape: &Shape, json: &Json) -> Result<Tree<'static>, Error> {
     let mut tree = Tree::new();
     for (name, json) in object(shape, json)? {
         let same = |field: &&Field| field.json_name == *name || field.name == *name;
@@ -109,7 +110,7 @@ fn read_message(shape: &Shape, json: &Json) -> Result<Tree, Error> {
             let mut entries = Vec::new();
             for (name, json) in json.as_object().ok_or_else(bad)? {
                 let name = match &key.kind {
-                    Kind::String => Value::Text(name.clone()),
+                    Kind::String => Value::Text(name.clone().into()),
                     kind => Value::Varint(parse_number(kind, name).ok_or_else(bad)?),
                 };
                 let inner = read_value(shape, value, json)?;
@@ -132,13 +133,13 @@ fn read_message(shape: &Shape, json: &Json) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-fn read_value(shape: &Shape, field: &Field, json: &Json) -> Result<Value, Error> {
+fn read_value(shape: &Shape, field: &Field, json: &Json) -> Result<Value<'static>, Error> {
     let bad = || unexpected(shape, &field.name, json);
     Ok(match (&field.kind, json) {
         (Kind::Bool, Json::Bool(value)) => Value::Varint(u64::from(*value)),
-        (Kind::String, Json::String(text)) => Value::Text(text.clone()),
+        (Kind::String, Json::String(text)) => Value::Text(text.clone().into()),
         (Kind::Bytes, Json::String(text)) => {
-            Value::Bytes(STANDARD.decode(text).map_err(|_| bad())?)
+            Value::Bytes(STANDARD.decode(text).map_err(|_| bad())?.into())
         }
         (Kind::Message(name), json) => Value::Message(read_message(SCHEMA.shape(name)?, json)?),
         (Kind::Enum(name), Json::String(text)) => {

@@ -3,6 +3,7 @@
 //! The JSON forms are written and read through such a tree, so that no message needs code of its own. Order of
 //! declaration in the `.proto` files is kept: it is the order of keys in Go's JSON.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
@@ -27,6 +28,8 @@ pub(crate) struct Shape {
     pub name: String,
     /// In order of declaration.
     pub fields: Vec<Field>,
+    /// Their places there, by the names they have in Go's JSON.
+    pub by_name: Vec<usize>,
     is_map_entry: bool,
 }
 
@@ -58,16 +61,16 @@ pub(crate) enum Kind {
 
 /// One value of a field.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub(crate) enum Value<'a> {
     /// Bool, enum and every integer, as the varint says it.
     Varint(u64),
-    Text(String),
-    Bytes(Vec<u8>),
-    Message(Tree),
+    Text(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+    Message(Tree<'a>),
 }
 
 /// A message as values by field number.
-pub(crate) type Tree = BTreeMap<u32, Vec<Value>>;
+pub(crate) type Tree<'a> = BTreeMap<u32, Vec<Value<'a>>>;
 
 /// The schema of all our messages.
 pub(crate) static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
@@ -91,14 +94,18 @@ impl Schema {
             self.add(&name, inner);
         }
         self.add_enums(&name, &message.enum_type);
-        let shape = Shape {
+        let mut shape = Shape {
             fields: message.field.iter().map(Field::new).collect(),
+            by_name: (0..message.field.len()).collect(),
             is_map_entry: message
                 .options
                 .as_ref()
                 .is_some_and(|options| options.map_entry()),
             name: name.clone(),
         };
+        let mut by_name = std::mem::take(&mut shape.by_name);
+        by_name.sort_by_key(|at| crate::gojson::member(&shape, &shape.fields[*at]));
+        shape.by_name = by_name;
         self.messages.insert(name, shape);
     }
 
@@ -159,7 +166,7 @@ impl Schema {
     }
 
     /// Reads a message.
-    pub fn decode(&self, shape: &Shape, mut bytes: &[u8]) -> Result<Tree, Error> {
+    pub fn decode<'a>(&self, shape: &Shape, mut bytes: &'a [u8]) -> Result<Tree<'a>, Error> {
         let mut tree = Tree::new();
         while bytes.has_remaining() {
             let (number, wire) = encoding::decode_key(&mut bytes)?;
@@ -187,12 +194,8 @@ impl Schema {
             let (mut inner, rest) = bytes.split_at(length);
             bytes = rest;
             match &field.kind {
-                Kind::String => push(
-                    field,
-                    values,
-                    Value::Text(String::from_utf8_lossy(inner).into_owned()),
-                ),
-                Kind::Bytes => push(field, values, Value::Bytes(inner.to_vec())),
+                Kind::String => push(field, values, Value::Text(String::from_utf8_lossy(inner))),
+                Kind::Bytes => push(field, values, Value::Bytes(inner.into())),
                 Kind::Message(name) => {
                     let tree = self.decode(self.shape(name)?, inner)?;
                     push(field, values, Value::Message(tree));
@@ -209,7 +212,7 @@ impl Schema {
 }
 
 /// The last one of a field that is not repeated counts.
-fn push(field: &Field, values: &mut Vec<Value>, value: Value) {
+fn push<'a>(field: &Field, values: &mut Vec<Value<'a>>, value: Value<'a>) {
     if !field.repeated {
         values.clear();
     }
@@ -218,7 +221,7 @@ fn push(field: &Field, values: &mut Vec<Value>, value: Value) {
 
 /// Writes a message as the reference's deterministic encoder does: fields in ascending order, but members of a oneof
 /// after all others; numbers that are repeated in one run; map entries sorted, key and value there even when zero.
-pub(crate) fn encode(shape: &Shape, tree: &Tree) -> Vec<u8> {
+pub(crate) fn encode(shape: &Shape, tree: &Tree<'_>) -> Vec<u8> {
     let mut fields: Vec<&Field> = shape
         .fields
         .iter()
@@ -247,12 +250,12 @@ pub(crate) fn encode(shape: &Shape, tree: &Tree) -> Vec<u8> {
     out
 }
 
-fn encode_map(out: &mut Vec<u8>, field: &Field, key: &Field, value: &Field, entries: &[Value]) {
-    let last = |entry: &Tree, of: &Field| {
+fn encode_map(out: &mut Vec<u8>, field: &Field, key: &Field, value: &Field, entries: &[Value<'_>]) {
+    fn last<'a>(entry: &Tree<'a>, of: &Field) -> Value<'a> {
         let values = entry.get(&of.number).and_then(|values| values.last());
         values.cloned().unwrap_or_else(|| of.kind.zero())
-    };
-    let mut sorted: Vec<(Value, Value)> = entries
+    }
+    let mut sorted: Vec<(Value<'_>, Value<'_>)> = entries
         .iter()
         .filter_map(|entry| match entry {
             Value::Message(entry) => Some((last(entry, key), last(entry, value))),
@@ -272,7 +275,7 @@ fn encode_map(out: &mut Vec<u8>, field: &Field, key: &Field, value: &Field, entr
     }
 }
 
-fn encode_value(out: &mut Vec<u8>, field: &Field, value: &Value) {
+fn encode_value(out: &mut Vec<u8>, field: &Field, value: &Value<'_>) {
     match (value, &field.kind) {
         (Value::Varint(value), _) => {
             encoding::encode_key(field.number, WireType::Varint, out);
@@ -296,10 +299,10 @@ fn encode_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
 
 impl Kind {
     /// What a value is when nothing was on the wire.
-    pub fn zero(&self) -> Value {
+    pub fn zero(&self) -> Value<'static> {
         match self {
-            Self::String => Value::Text(String::new()),
-            Self::Bytes => Value::Bytes(Vec::new()),
+            Self::String => Value::Text(Cow::Borrowed("")),
+            Self::Bytes => Value::Bytes(Cow::Borrowed(&[])),
             Self::Message(_) => Value::Message(Tree::new()),
             _ => Value::Varint(0),
         }
