@@ -22,7 +22,7 @@ pub use materials::Material;
 pub use options::{Mode, Options, Sbom, Version, Wanted};
 pub use predicate::{Environment, Layers, Predicate, Run};
 pub use request::{Parameters, Requested};
-pub use steps::{BuildConfig, Places, Steps};
+pub use steps::{Places, Steps};
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,10 @@
 //! The document: what is known about a result, in the words of SLSA.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use oci::{Descriptor, Timestamp};
+use proto::gojson::Order;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +13,7 @@ use crate::capture::Capture;
 use crate::materials::Material;
 use crate::options::{Mode, Options, Version};
 use crate::request::{ConfigSource, Local, Parameters, Requested};
-use crate::steps::{BuildConfig, Places, Steps};
+use crate::steps::{Places, Steps, Told};
 
 /// What kind of build this was, in either version.
 const TYPE_1: &str =
@@ -53,9 +55,9 @@ pub struct Predicate {
     config_source: ConfigSource,
     request: Parameters,
     environment: Map<String, Value>,
-    build_config: Option<BuildConfig>,
+    steps: Option<Arc<Steps>>,
     vcs: BTreeMap<String, String>,
-    places: Option<Places>,
+    places: Option<Arc<Places>>,
     layers: Layers,
     usage: Vec<Value>,
     hermetic: bool,
@@ -68,11 +70,109 @@ struct Metadata<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     vcs: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: &'a Option<Places>,
+    source: Option<&'a Places>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     layers: &'a Layers,
     #[serde(rename = "sysUsage", skip_serializing_if = "<[Value]>::is_empty")]
     usage: &'a [Value],
+}
+
+#[derive(Serialize)]
+struct Id<'a> {
+    id: &'a str,
+}
+
+/// Version 1.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct V1<'a> {
+    build_definition: Definition<'a>,
+    run_details: RunDetails<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Definition<'a> {
+    build_type: &'static str,
+    #[serde(skip_serializing_if = "<[Material]>::is_empty")]
+    resolved_dependencies: &'a [Material],
+    external_parameters: External<'a>,
+    internal_parameters: BTreeMap<&'a str, Internal<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct External<'a> {
+    config_source: &'a ConfigSource,
+    request: &'a Parameters,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Internal<'a> {
+    Fact(Value),
+    Steps(Told<'a>),
+}
+
+#[derive(Serialize)]
+struct RunDetails<'a> {
+    builder: Id<'a>,
+    metadata: RunMetadata<'a>,
+}
+
+#[derive(Serialize)]
+struct RunMetadata<'a> {
+    #[serde(rename = "invocationId")]
+    invocation_id: String,
+    #[serde(rename = "startedOn")]
+    started_on: String,
+    #[serde(rename = "finishedOn")]
+    finished_on: String,
+    #[serde(rename = "buildkit_metadata")]
+    metadata: Metadata<'a>,
+    #[serde(rename = "buildkit_hermetic", skip_serializing_if = "is_false")]
+    hermetic: bool,
+    #[serde(rename = "buildkit_completeness")]
+    completeness: Value,
+    #[serde(rename = "buildkit_reproducible", skip_serializing_if = "is_false")]
+    reproducible: bool,
+}
+
+/// Version 0.2.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct V02<'a> {
+    builder: Id<'a>,
+    build_type: &'static str,
+    #[serde(skip_serializing_if = "<[Material]>::is_empty")]
+    materials: &'a [Material],
+    invocation: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build_config: Option<Told<'a>>,
+    metadata: Metadata02<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata02<'a> {
+    #[serde(rename = "buildInvocationID")]
+    id: String,
+    #[serde(rename = "buildStartedOn")]
+    started: String,
+    #[serde(rename = "buildFinishedOn")]
+    finished: String,
+    completeness: Value,
+    reproducible: bool,
+    #[serde(rename = "https://mobyproject.org/buildkit@v1#metadata")]
+    metadata: Metadata<'a>,
+    #[serde(
+        rename = "https://mobyproject.org/buildkit@v1#hermetic",
+        skip_serializing_if = "is_false"
+    )]
+    hermetic: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Predicate {
@@ -133,7 +233,7 @@ impl Predicate {
             config_source: requested.config_source,
             request,
             environment: around.into_iter().collect(),
-            build_config: None,
+            steps: None,
             vcs,
             places: None,
             layers: Layers::new(),
@@ -148,10 +248,10 @@ impl Predicate {
     pub fn add_steps(
         &mut self,
         definition: &proto::pb::Definition,
-        steps: &Steps,
+        steps: &Arc<Steps>,
     ) -> Result<(), Error> {
-        self.build_config = Some(steps.config());
-        self.places = steps.places(definition)?;
+        self.steps = Some(steps.clone());
+        self.places = steps.places(definition)?.map(Arc::new);
         Ok(())
     }
 
@@ -178,104 +278,95 @@ impl Predicate {
     /// The document, indented.
     pub fn document(&self, run: &Run) -> Result<Vec<u8>, Error> {
         let document = match self.version {
-            Version::V1 => self.v1(run)?,
-            Version::V02 => self.v02(run)?,
+            Version::V1 => oci::json::compact(&self.v1(run))?,
+            Version::V02 => oci::json::compact(&self.v02(run)?)?,
         };
-        Ok(oci::json::indented(&document)?)
+        // The steps are texts already, which do not break into lines by themselves.
+        Ok(oci::json::indented_text(&String::from_utf8_lossy(
+            &document,
+        )))
     }
 
-    fn metadata(&self) -> Result<Value, Error> {
-        Ok(serde_json::to_value(Metadata {
+    fn metadata(&self) -> Metadata<'_> {
+        Metadata {
             vcs: &self.vcs,
-            source: &self.places,
+            source: self.places.as_deref(),
             layers: &self.layers,
             usage: &self.usage,
-        })?)
+        }
     }
 
-    fn v1(&self, run: &Run) -> Result<Value, Error> {
-        let mut definition = Map::new();
-        definition.insert("buildType".to_owned(), json!(TYPE_1));
-        if !self.materials.is_empty() {
-            definition.insert("resolvedDependencies".to_owned(), json!(self.materials));
-        }
-        definition.insert(
-            "externalParameters".to_owned(),
-            json!({"configSource": self.config_source, "request": self.request}),
-        );
-        let mut internal: BTreeMap<String, Value> = self.environment.clone().into_iter().collect();
-        if let Some(config) = &self.build_config {
-            internal.insert("buildConfig".to_owned(), serde_json::to_value(config)?);
-        }
+    fn v1(&self, run: &Run) -> V1<'_> {
         // Compat: these are written by way of maps, so all keys are in order.
-        let internal = export::attestation::sorted(Value::Object(internal.into_iter().collect()));
-        definition.insert("internalParameters".to_owned(), internal);
-        let mut metadata = Map::new();
-        metadata.insert("invocationId".to_owned(), json!(run.id));
-        metadata.insert("startedOn".to_owned(), json!(run.started.to_string()));
-        metadata.insert("finishedOn".to_owned(), json!(run.finished.to_string()));
-        metadata.insert("buildkit_metadata".to_owned(), self.metadata()?);
-        if self.hermetic {
-            metadata.insert("buildkit_hermetic".to_owned(), json!(true));
+        let around = self.environment.iter();
+        let mut internal: BTreeMap<&str, Internal<'_>> = around
+            .map(|(key, value)| {
+                let value = export::attestation::sorted(value.clone());
+                (key.as_str(), Internal::Fact(value))
+            })
+            .collect();
+        if let Some(steps) = &self.steps {
+            internal.insert("buildConfig", Internal::Steps(steps.told(Order::Sorted)));
         }
-        let completeness = json!({
-            "request": self.request_complete,
-            "resolvedDependencies": self.materials_complete,
-        });
-        metadata.insert("buildkit_completeness".to_owned(), completeness);
-        if self.reproducible {
-            metadata.insert("buildkit_reproducible".to_owned(), json!(true));
+        V1 {
+            build_definition: Definition {
+                build_type: TYPE_1,
+                resolved_dependencies: &self.materials,
+                external_parameters: External {
+                    config_source: &self.config_source,
+                    request: &self.request,
+                },
+                internal_parameters: internal,
+            },
+            run_details: RunDetails {
+                builder: Id { id: &self.builder },
+                metadata: RunMetadata {
+                    invocation_id: run.id.clone(),
+                    started_on: run.started.to_string(),
+                    finished_on: run.finished.to_string(),
+                    metadata: self.metadata(),
+                    hermetic: self.hermetic,
+                    completeness: json!({
+                        "request": self.request_complete,
+                        "resolvedDependencies": self.materials_complete,
+                    }),
+                    reproducible: self.reproducible,
+                },
+            },
         }
-        Ok(json!({
-            "buildDefinition": definition,
-            "runDetails": {"builder": {"id": self.builder}, "metadata": metadata},
-        }))
     }
 
-    fn v02(&self, run: &Run) -> Result<Value, Error> {
-        let mut document = Map::new();
-        document.insert("builder".to_owned(), json!({"id": self.builder}));
-        document.insert("buildType".to_owned(), json!(TYPE_02));
-        if !self.materials.is_empty() {
-            document.insert("materials".to_owned(), json!(self.materials));
-        }
+    fn v02(&self, run: &Run) -> Result<V02<'_>, Error> {
         let mut source = serde_json::to_value(&self.config_source)?;
         if let Some(source) = source.as_object_mut()
             && let Some(path) = source.remove("path")
         {
             source.insert("entryPoint".to_owned(), path);
         }
-        document.insert(
-            "invocation".to_owned(),
-            json!({
+        Ok(V02 {
+            builder: Id { id: &self.builder },
+            build_type: TYPE_02,
+            materials: &self.materials,
+            invocation: json!({
                 "configSource": source,
                 "parameters": self.request,
                 "environment": self.environment,
             }),
-        );
-        if let Some(config) = &self.build_config {
-            document.insert("buildConfig".to_owned(), serde_json::to_value(config)?);
-        }
-        let mut metadata = Map::new();
-        metadata.insert("buildInvocationID".to_owned(), json!(run.id));
-        metadata.insert("buildStartedOn".to_owned(), json!(run.started.to_string()));
-        metadata.insert(
-            "buildFinishedOn".to_owned(),
-            json!(run.finished.to_string()),
-        );
-        let completeness = json!({
-            "parameters": self.request_complete,
-            "environment": true,
-            "materials": self.materials_complete,
-        });
-        metadata.insert("completeness".to_owned(), completeness);
-        metadata.insert("reproducible".to_owned(), json!(self.reproducible));
-        metadata.insert(format!("{TYPE_02}#metadata"), self.metadata()?);
-        if self.hermetic {
-            metadata.insert(format!("{TYPE_02}#hermetic"), json!(true));
-        }
-        document.insert("metadata".to_owned(), Value::Object(metadata));
-        Ok(Value::Object(document))
+            build_config: self.steps.as_ref().map(|it| it.told(Order::Declared)),
+            metadata: Metadata02 {
+                id: run.id.clone(),
+                started: run.started.to_string(),
+                finished: run.finished.to_string(),
+                completeness: json!({
+                    "parameters": self.request_complete,
+                    "environment": true,
+                    "materials": self.materials_complete,
+                }),
+                reproducible: self.reproducible,
+                metadata: self.metadata(),
+                hermetic: self.hermetic,
+            },
+        })
     }
 }
 

@@ -41,6 +41,7 @@ impl Draft {
         tasks::blocking(move || {
             let mut steps = Steps::new(&definition)?;
             steps.add_usage(&usage);
+            let steps = Arc::new(steps);
             predicate.add_steps(&definition, &steps)?;
             Ok((predicate, Some(KnownLayers::new(known, steps))))
         })

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cachekeys::{Key, ResultId, StoreId, Stores};
+use cachekeys::{Key, Record, ResultId, StoreId, Stores};
 use oci::{Descriptor, Digest};
 use ops::{Edge, Value, Worker};
 use provenance::{Layers, Steps};
@@ -36,7 +36,7 @@ struct Named {
 }
 
 impl KnownLayers {
-    pub(super) fn new(known: Known, steps: Steps) -> Self {
+    pub(super) fn new(known: Known, steps: Arc<Steps>) -> Self {
         let mut vertices = HashMap::new();
         let mut pending = vec![known.edge.vertex];
         while let Some(vertex) = pending.pop() {
@@ -55,7 +55,7 @@ impl KnownLayers {
             keys: known.keys,
             stores: known.stores,
             vertices: Arc::new(vertices),
-            steps: Arc::new(steps),
+            steps,
         }
     }
 
@@ -114,9 +114,12 @@ fn chain(
     results: &ops::Results,
 ) -> Option<Vec<Descriptor>> {
     let exists = |result: &ResultId| solver::ResultStore::<Value>::exists(results, result.as_str());
-    let known = cachekeys::records(stores, key, &exists);
-    let mut all = key.record().into_iter().chain(known);
-    let record = all.find(|record| record.store == StoreId::MAIN && exists(&record.result))?;
+    let is_here = |record: &Record| record.store == StoreId::MAIN && exists(&record.result);
+    let noted = key.record().filter(is_here);
+    let record = noted.or_else(|| {
+        let mut known = cachekeys::records(stores, key, &exists).into_iter();
+        known.find(|record| record.store == StoreId::MAIN)
+    })?;
     let tree = results.record(record.result.as_str())?;
     let options = layer::Options::default();
     let chain = worker.cache.known_chain(&tree, &options)?;
