@@ -11,13 +11,19 @@ use bytes::Bytes;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A vertex was announced, started, or ended.
-    Vertex(Vertex),
+    Vertex(Arc<Vertex>),
     /// Something inside a vertex moved on.
     Status(Status),
     /// Output of a step.
     Log(Log),
     /// A finding about the user's input.
     Warning(Warning),
+}
+
+impl From<Vertex> for Event {
+    fn from(vertex: Vertex) -> Self {
+        Self::Vertex(Arc::new(vertex))
+    }
 }
 
 /// A vertex as it stands now. `started` and `completed` absent: announced only.

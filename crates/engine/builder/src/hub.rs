@@ -175,7 +175,7 @@ mod tests {
     use progress::Vertex;
 
     fn event(name: &str) -> Event {
-        Event::Vertex(Vertex {
+        Event::from(Vertex {
             digest: name.to_owned(),
             ..Vertex::default()
         })
@@ -189,11 +189,11 @@ mod tests {
             started: Some(std::time::SystemTime::UNIX_EPOCH),
             ..Vertex::default()
         };
-        hub.emit(Event::Vertex(vertex.clone()));
+        hub.emit(Event::from(vertex.clone()));
         hub.emit(event("other"));
         vertex.completed = Some(std::time::SystemTime::UNIX_EPOCH);
-        hub.emit(Event::Vertex(vertex.clone()));
-        let expected = Some(vec![event("other"), Event::Vertex(vertex)]);
+        hub.emit(Event::from(vertex.clone()));
+        let expected = Some(vec![event("other"), Event::from(vertex)]);
         assert_eq!(hub.reader().next().await, expected);
     }
 

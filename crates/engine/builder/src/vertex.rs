@@ -24,12 +24,12 @@ where
         started: Some(SystemTime::now()),
         ..Vertex::default()
     };
-    sink.emit(Event::Vertex(vertex.clone()));
+    sink.emit(Event::from(vertex.clone()));
     let result = work(Progress::new(sink.clone(), &digest)).await;
     vertex.completed = Some(SystemTime::now());
     if let Err(err) = &result {
         vertex.error = err.to_string();
     }
-    sink.emit(Event::Vertex(vertex));
+    sink.emit(Event::from(vertex));
     result
 }

@@ -181,10 +181,10 @@ fn write_merged(out: &mut impl Write, events: &[Event], spooled: impl Read) -> i
         match event {
             Event::Log(log) => memory.push(status::log_message(log)),
             Event::Vertex(vertex) if talkative.contains(vertex.digest.as_str()) => {
-                first.push(Event::Vertex(progress::Vertex {
+                first.push(Event::from(progress::Vertex {
                     completed: None,
                     error: String::new(),
-                    ..vertex.clone()
+                    ..progress::Vertex::clone(vertex)
                 }));
                 last.push(event.clone());
             }
@@ -416,7 +416,7 @@ mod tests {
             spool.emit(log(Audience::Record, second, &text));
         }
         let at = SystemTime::UNIX_EPOCH;
-        let vertex = Event::Vertex(progress::Vertex {
+        let vertex = Event::from(progress::Vertex {
             digest: "v".to_owned(),
             started: Some(at),
             completed: Some(at),
@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn steps_are_counted_once() {
         let vertex = |cached, completed: bool| {
-            Event::Vertex(progress::Vertex {
+            Event::from(progress::Vertex {
                 digest: "v".to_owned(),
                 cached,
                 completed: completed.then_some(SystemTime::UNIX_EPOCH),

@@ -177,7 +177,7 @@ mod tests {
         let events = [
             log(700_000),
             log(700_000),
-            Event::Vertex(progress::Vertex::default()),
+            Event::from(progress::Vertex::default()),
         ];
         let responses = responses(&events);
         assert_eq!(responses.len(), 2);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn many_steps_are_told_in_several_messages_and_before_what_is_told_of_them() {
         let step = |number: usize| {
-            Event::Vertex(progress::Vertex {
+            Event::from(progress::Vertex {
                 digest: format!("sha256:{number:064}"),
                 inputs: vec![format!("sha256:{:064}", number + 1)],
                 name: "a step".into(),

@@ -222,7 +222,7 @@ mod tests {
     fn every_time_a_step_worked_is_a_span_of_the_build() {
         let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let vertex = |completed: Option<SystemTime>| {
-            Event::Vertex(progress::Vertex {
+            Event::from(progress::Vertex {
                 digest: "sha256:a".to_owned(),
                 name: "RUN x".to_owned(),
                 started: Some(at(1)),

@@ -21,7 +21,7 @@ async fn build(history: &History, name: &str) {
         exporters: vec![("oci".to_owned(), [].into())],
     });
     let steps = (0..20).map(|at| {
-        Event::Vertex(Vertex {
+        Event::from(Vertex {
             digest: oci::Digest::of(at.to_string()).to_string(),
             name: format!("step {at}"),
             ..Vertex::default()

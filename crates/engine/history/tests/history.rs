@@ -96,7 +96,7 @@ fn kind_and_name(event: Option<BuildHistoryEvent>) -> (Kind, String) {
 }
 
 fn vertex(cached: bool) -> progress::Event {
-    progress::Event::Vertex(progress::Vertex {
+    progress::Event::from(progress::Vertex {
         digest: format!("sha256:{cached}"),
         started: Some(SystemTime::UNIX_EPOCH),
         completed: Some(SystemTime::UNIX_EPOCH),

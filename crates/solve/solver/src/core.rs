@@ -128,6 +128,8 @@ struct Job {
 pub(crate) struct Core {
     vertices: Slab<Vertex>,
     by_digest: HashMap<Digest, VertexId>,
+    /// How many vertices are twins of plain ones.
+    twins: usize,
     edges: Slab<Edge>,
     jobs: BTreeMap<JobId, Job>,
     wants: BTreeMap<WantId, (JobId, EdgeId)>,

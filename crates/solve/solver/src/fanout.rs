@@ -30,7 +30,7 @@ pub(crate) struct Member {
 
 /// The progress of one vertex.
 pub(crate) struct Fanout {
-    template: Vertex,
+    template: Arc<Vertex>,
     state: Mutex<State>,
 }
 
@@ -41,6 +41,17 @@ struct Times {
     completed: Option<SystemTime>,
     cached: bool,
     error: String,
+}
+
+impl Times {
+    fn of(vertex: &Vertex) -> Self {
+        Self {
+            started: vertex.started,
+            completed: vertex.completed,
+            cached: vertex.cached,
+            error: vertex.error.clone(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -59,7 +70,7 @@ impl Fanout {
     /// `template` is the vertex as announced.
     pub(crate) fn new(template: Vertex) -> Arc<Self> {
         Arc::new(Self {
-            template,
+            template: Arc::new(template),
             state: Mutex::default(),
         })
     }
@@ -180,12 +191,12 @@ impl Fanout {
             cached,
             error,
         } = times;
-        Event::Vertex(Vertex {
+        Event::from(Vertex {
             started,
             completed,
             cached,
             error,
-            ..self.template.clone()
+            ..Vertex::clone(&self.template)
         })
     }
 
@@ -196,18 +207,7 @@ impl Fanout {
         }
         let digest = || self.template.digest.clone();
         match event {
-            Event::Vertex(Vertex {
-                started,
-                completed,
-                cached,
-                error,
-                ..
-            }) => self.at(Times {
-                started,
-                completed,
-                cached,
-                error,
-            }),
+            Event::Vertex(vertex) => self.at(Times::of(&vertex)),
             Event::Status(status) => Event::Status(Status {
                 vertex: digest(),
                 ..status
@@ -242,12 +242,7 @@ impl State {
                     self.logs.clear();
                     self.log_size = 0;
                 }
-                self.last = Some(Times {
-                    started: vertex.started,
-                    completed: vertex.completed,
-                    cached: vertex.cached,
-                    error: vertex.error.clone(),
-                });
+                self.last = Some(Times::of(vertex));
             }
             Event::Status(status) => match self.statuses.iter_mut().find(|s| s.id == status.id) {
                 Some(known) => known.clone_from(status),

@@ -20,7 +20,7 @@ pub(crate) struct Stream {
 #[derive(Default)]
 struct State {
     closed: bool,
-    vertices: HashMap<String, Vertex>,
+    vertices: HashMap<String, Arc<Vertex>>,
     /// Ended by having been cached, or an ancestor of something cached.
     cached: HashSet<String>,
 }
@@ -46,9 +46,10 @@ impl Stream {
             .collect();
         open.sort_by(|a, b| (a.started, &a.digest).cmp(&(b.started, &b.digest)));
         for mut vertex in open {
-            vertex.completed = Some(now);
-            if vertex.error.is_empty() && !state.cached.contains(&vertex.digest) {
-                vertex.error = "context canceled".to_owned();
+            let ended = Arc::make_mut(&mut vertex);
+            ended.completed = Some(now);
+            if ended.error.is_empty() && !state.cached.contains(&ended.digest) {
+                ended.error = "context canceled".to_owned();
             }
             self.sink.emit(Event::Vertex(vertex));
         }
@@ -57,7 +58,7 @@ impl Stream {
 
 impl State {
     /// The inputs of a vertex that started, as far as they never ran: from the cache, at that moment.
-    fn unused_inputs(&mut self, vertex: &Vertex) -> Vec<Vertex> {
+    fn unused_inputs(&mut self, vertex: &Vertex) -> Vec<Arc<Vertex>> {
         let mut left: Vec<String> = Vec::new();
         self.add_unused(&vertex.inputs, &mut left);
         let mut found = Vec::new();
@@ -69,9 +70,10 @@ impl State {
             else {
                 continue;
             };
-            input.cached = true;
-            input.started = vertex.started;
-            input.completed = vertex.started;
+            let unused = Arc::make_mut(input);
+            unused.cached = true;
+            unused.started = vertex.started;
+            unused.completed = vertex.started;
             let input = input.clone();
             self.add_unused(&input.inputs, &mut left);
             found.push(input);
@@ -103,14 +105,9 @@ impl State {
         }
     }
 
-    fn note(&mut self, vertex: &Vertex) {
+    fn note(&mut self, vertex: &Arc<Vertex>) {
         match self.vertices.get_mut(&vertex.digest) {
-            Some(known) => {
-                known.started = vertex.started;
-                known.completed = vertex.completed;
-                known.cached = vertex.cached;
-                known.error.clone_from(&vertex.error);
-            }
+            Some(known) => known.clone_from(vertex),
             None => {
                 self.vertices.insert(vertex.digest.clone(), vertex.clone());
             }
@@ -118,7 +115,7 @@ impl State {
     }
 }
 
-fn is_unused(vertex: &Vertex) -> bool {
+fn is_unused(vertex: &Arc<Vertex>) -> bool {
     !vertex.cached && vertex.completed.is_none() && vertex.started.is_none()
 }
 
@@ -167,10 +164,10 @@ mod tests {
             }
         }));
         for event in events {
-            stream.emit(Event::Vertex(event));
+            stream.emit(Event::from(event));
         }
         stream.finish();
-        stream.emit(Event::Vertex(vertex("late", &[])));
+        stream.emit(Event::from(vertex("late", &[])));
         std::mem::take(&mut *seen.lock()).join("\n")
     }
 

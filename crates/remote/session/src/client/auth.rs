@@ -100,7 +100,7 @@ impl Provider {
     /// Shows a line in the progress of the build.
     fn tell(&self, name: String, work_began: SystemTime, error: String) {
         let id = identity::new_id();
-        self.options.sink.emit(Event::Vertex(Vertex {
+        self.options.sink.emit(Event::from(Vertex {
             digest: oci::Digest::of(id.as_bytes()).to_string(),
             name,
             started: Some(work_began),

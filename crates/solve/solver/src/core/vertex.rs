@@ -129,8 +129,10 @@ impl Core {
         inputs: &[(VertexId, u32)],
         ignore_cache: bool,
     ) -> (VertexId, bool) {
-        let twin = Digest::of(format!("{digest}-ignorecache"));
-        if let Some(id) = self.by_digest.get(&twin) {
+        let twin = || Digest::of(format!("{digest}-ignorecache"));
+        if self.twins > 0
+            && let Some(id) = self.by_digest.get(&twin())
+        {
             return (*id, false);
         }
         let mut name = digest.clone();
@@ -138,7 +140,8 @@ impl Core {
             if !ignore_cache || self.vertex(*id).ignore_cache {
                 return (*id, false);
             }
-            name = twin;
+            name = twin();
+            self.twins += 1;
         }
         let mut edges = Vec::with_capacity(inputs.len());
         for (vertex, output) in inputs {
@@ -264,6 +267,7 @@ impl Core {
             }
         }
         self.by_digest.remove(&vertex.digest);
+        self.twins -= usize::from(vertex.digest != vertex.given);
         self.effects.push(Effect::Close { vertex: id });
         let above = vertex.inputs.iter().map(|edge| self.edge(*edge).vertex);
         let above: Vec<_> = above.chain(vertex.absorbed_by).collect();
