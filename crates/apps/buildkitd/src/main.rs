@@ -34,6 +34,9 @@ const PACKAGE: &str = "github.com/moby/buildkit";
 const VERSION: &str = concat!("v0.32.0+kiln.", env!("CARGO_PKG_VERSION"));
 const DOCKERFILE_VERSION: &str = "1.26.0";
 
+/// After so long everything that starts with the daemon has.
+const STARTED: std::time::Duration = std::time::Duration::from_millis(500);
+
 fn main() -> ExitCode {
     // Before anything else: where it works, the program starts again.
     let protected = runtime::protect_program();
@@ -114,6 +117,10 @@ async fn daemon(settings: Settings) -> anyhow::Result<()> {
             let state = builder.machinery().solver.describe().await;
             tracing::info!("what the builds wait for:\n{state}");
         }
+    });
+    let _started = tasks::spawn("release what starting took", async {
+        tokio::time::sleep(STARTED).await;
+        tasks::blocking(tasks::release_memory).await;
     });
     let recorded = services.builder.clone();
     let served = serve::serve(listeners, services).await;
