@@ -19,8 +19,8 @@ const HEADER_LIST: u32 = 16 << 20;
 fn server() -> Server {
     Server::builder()
         .http2_max_header_list_size(HEADER_LIST)
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(session::STREAM_WINDOW)
+        .initial_connection_window_size(session::CONNECTION_WINDOW)
         .max_frame_size(session::FRAME_SIZE)
         .tcp_nodelay(true)
 }

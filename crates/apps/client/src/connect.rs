@@ -122,8 +122,8 @@ fn invalid(address: &str, reason: impl Into<String>) -> Error {
 
 fn tune(endpoint: Endpoint) -> Endpoint {
     endpoint
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(session::STREAM_WINDOW)
+        .initial_connection_window_size(session::CONNECTION_WINDOW)
         .max_frame_size(session::FRAME_SIZE)
         .http2_max_header_list_size(16 << 20)
         .tcp_nodelay(true)

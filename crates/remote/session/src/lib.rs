@@ -30,10 +30,11 @@ pub use tunnel::Tunnel;
 pub const MAX_MESSAGE: usize = 16 << 20;
 /// The largest chunk a stock client's session server accepts comfortably.
 pub const MAX_CHUNK: usize = 3 << 20;
-/// Flow-control window of one stream. The default of 64 KiB would throttle a transfer to a crawl.
-pub const STREAM_WINDOW: u32 = 4 << 20;
+/// Flow-control window of one stream, on the control socket and inside a session. The default of 64 KiB would throttle a
+/// transfer to a crawl; what arrives and is not looked at yet is held in memory.
+pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Flow-control window of a connection.
-pub const CONNECTION_WINDOW: u32 = 8 << 20;
+pub const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Largest frame we accept, on the control socket and inside a session; fewer, larger frames cost less.
 pub const FRAME_SIZE: u32 = 64 << 10;
 /// Bytes of a file in one message. With all that is wrapped around it, such a message is one frame; and no buffer on its
