@@ -1,6 +1,7 @@
 //! Which flags an instruction has, and checking what was written against that.
 
 use crate::ast::Flag;
+use crate::case::lower;
 use crate::error::Problem;
 use crate::suggest::{self, Case};
 
@@ -86,7 +87,7 @@ pub(crate) fn check(flags: &[Flag], known: Known) -> Result<Checked<'_>, Problem
 }
 
 fn to_bool(value: &str) -> Option<bool> {
-    match value.to_lowercase().as_str() {
+    match &*lower(value) {
         "true" => Some(true),
         "false" => Some(false),
         _ => None,

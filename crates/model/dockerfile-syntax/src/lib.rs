@@ -21,6 +21,7 @@
 mod args;
 pub mod ast;
 mod build;
+pub mod case;
 pub mod csv;
 pub mod directive;
 mod error;

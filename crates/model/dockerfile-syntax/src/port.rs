@@ -44,7 +44,7 @@ pub fn parse(
     if container.is_empty() {
         return Err(PortError::NoPort(spec.to_owned()));
     }
-    let protocol = match proto.to_lowercase().as_str() {
+    let protocol = match &*crate::case::lower(proto) {
         "" | "tcp" => "tcp",
         "udp" => "udp",
         "sctp" => "sctp",

@@ -1,8 +1,8 @@
 //! Records, their links, and the target.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use dockerfile_syntax::case::lower;
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::shell::{Empty, Expansion};
 use dockerfile_syntax::suggest::{self, Case, closest};
@@ -314,15 +314,6 @@ impl<'a> Lower<'a> {
         steps.append(&mut record.steps);
         record.steps = steps;
         Ok(new_links)
-    }
-}
-
-/// Stages are called by their names in any case.
-fn lower(name: &str) -> Cow<'_, str> {
-    if name.is_ascii() && !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        name.into()
-    } else {
-        name.to_lowercase().into()
     }
 }
 

@@ -3,8 +3,7 @@
 //! A mount is checked in two steps, as its values may hold variables: [`MountFlag`] is what parsing leaves,
 //! [`MountFlag::resolve`] expands and checks when the instruction is reached.
 
-use std::borrow::Cow;
-
+use crate::case::lower;
 use crate::csv::{self, CsvError};
 use crate::{number, suggest};
 
@@ -209,14 +208,6 @@ impl MountFlag {
             readonly.unwrap_or(!matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
         mount.check()?;
         Ok(mount)
-    }
-}
-
-fn lower(word: &str) -> Cow<'_, str> {
-    if word.bytes().all(|byte| byte.is_ascii_lowercase()) {
-        word.into()
-    } else {
-        word.to_lowercase().into()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::ast::Dockerfile;
+use crate::case::{is_lower, is_upper};
 use crate::span::Span;
 
 use super::{Lint, Linter};
@@ -136,22 +137,6 @@ pub(crate) fn definition_description(
         span,
         comments,
     );
-}
-
-fn is_lower(word: &str) -> bool {
-    if word.is_ascii() {
-        !word.bytes().any(|byte| byte.is_ascii_uppercase())
-    } else {
-        word.to_lowercase() == word
-    }
-}
-
-fn is_upper(word: &str) -> bool {
-    if word.is_ascii() {
-        !word.bytes().any(|byte| byte.is_ascii_lowercase())
-    } else {
-        word.to_uppercase() == word
-    }
 }
 
 #[cfg(test)]

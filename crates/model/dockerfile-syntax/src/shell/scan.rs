@@ -172,12 +172,11 @@ impl<'a> Scanner<'a> {
     }
 
     pub(super) fn matched(&self) -> BTreeSet<String> {
-        self.matched.iter().map(|name| (*name).to_owned()).collect()
+        names(&self.matched)
     }
 
     pub(super) fn unmatched(&self) -> BTreeSet<String> {
-        let names = self.unmatched.iter();
-        names.map(|name| (*name).to_owned()).collect()
+        names(&self.unmatched)
     }
 
     /// Scans the whole word.
@@ -468,6 +467,10 @@ impl<'a> Scanner<'a> {
         }
         value
     }
+}
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn is_digit(c: char) -> bool {
