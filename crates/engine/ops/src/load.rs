@@ -162,8 +162,8 @@ fn operation(
     let inputs = op.inputs.len();
     Ok(match op.op {
         Some(pb::op::Op::Source(source)) => {
-            let id = identifier(&source, platform.clone());
-            let instance = instance(worker, &options.memo, source, platform);
+            let id = identifier(source, platform);
+            let instance = instance_of(worker, &options.memo, id.clone());
             Op::Source(SourceOp::new(worker.clone(), id, instance))
         }
         Some(pb::op::Op::Exec(exec)) => Op::Exec(Box::new(ExecOp {
@@ -194,47 +194,47 @@ pub fn instance(
     op: pb::SourceOp,
     platform: Platform,
 ) -> Result<Arc<dyn ::source::Instance>, Failure> {
-    let (source, id) = identify(worker, op, platform)?;
-    source
-        .instance(id, memo)
-        .map_err(|err| Failure::from_error(&err))
+    instance_of(worker, memo, identifier(op, platform))
+}
+
+fn instance_of(
+    worker: &Worker,
+    memo: &Arc<::source::Memo>,
+    id: ::source::Identifier,
+) -> Result<Arc<dyn ::source::Instance>, Failure> {
+    let instance = source_of(worker, &id)?.instance(id, memo);
+    instance.map_err(|err| Failure::from_error(&err))
 }
 
 /// The identifier of a source op as policies see it; one that says nothing stays as it is.
 pub fn canonical(worker: &Worker, op: &pb::SourceOp) -> String {
-    match identify(worker, op.clone(), worker.options.platform.clone()) {
-        Ok((source, id)) => source.canonical(&id),
+    let id = identifier(op.clone(), worker.options.platform.clone());
+    match source_of(worker, &id) {
+        Ok(source) => source.canonical(&id),
         Err(_) => op.identifier.clone(),
     }
 }
 
-type Identified<'a> = (&'a Arc<dyn ::source::Source>, ::source::Identifier);
-
-fn identify(
-    worker: &Worker,
-    op: pb::SourceOp,
-    platform: Platform,
-) -> Result<Identified<'_>, Failure> {
-    let id = identifier(&op, platform);
+fn source_of<'w>(
+    worker: &'w Worker,
+    id: &::source::Identifier,
+) -> Result<&'w Arc<dyn ::source::Source>, Failure> {
     if id.scheme.is_empty() {
-        return Err(user(format!("failed to parse {}: invalid", op.identifier)));
+        return Err(user(format!("failed to parse {}: invalid", id.name)));
     }
-    let Some(source) = worker.source(&id.scheme) else {
-        return Err(user(format!("unknown scheme {}: not found", id.scheme)));
-    };
-    Ok((source, id))
+    let unknown = || user(format!("unknown scheme {}: not found", id.scheme));
+    worker.source(&id.scheme).ok_or_else(unknown)
 }
 
 /// The words of a source op. Without a scheme it names nothing.
-fn identifier(op: &pb::SourceOp, platform: Platform) -> ::source::Identifier {
-    let (scheme, name) = match op.identifier.split_once("://") {
-        Some((scheme, name)) => (scheme, name),
-        None => ("", op.identifier.as_str()),
-    };
+fn identifier(op: pb::SourceOp, platform: Platform) -> ::source::Identifier {
+    let parts = op.identifier.split_once("://");
+    let named = parts.filter(|(scheme, _)| !scheme.is_empty());
+    let (scheme, name) = named.unwrap_or(("", &op.identifier));
     ::source::Identifier {
         scheme: scheme.to_owned(),
         name: name.to_owned(),
-        attrs: op.attrs.clone().into_iter().collect(),
+        attrs: op.attrs,
         platform,
     }
 }
