@@ -13,12 +13,9 @@ use tonic::transport::server::Router;
 
 use crate::listen::Listener;
 
-/// Large enough for error details that carry a whole Dockerfile.
-const HEADER_LIST: u32 = 16 << 20;
-
 fn server() -> Server {
     Server::builder()
-        .http2_max_header_list_size(HEADER_LIST)
+        .http2_max_header_list_size(session::HEADER_LIST)
         .initial_stream_window_size(session::STREAM_WINDOW)
         .initial_connection_window_size(session::CONNECTION_WINDOW)
         .max_frame_size(session::FRAME_SIZE)

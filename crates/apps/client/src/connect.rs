@@ -125,7 +125,7 @@ fn tune(endpoint: Endpoint) -> Endpoint {
         .initial_stream_window_size(session::STREAM_WINDOW)
         .initial_connection_window_size(session::CONNECTION_WINDOW)
         .max_frame_size(session::FRAME_SIZE)
-        .http2_max_header_list_size(16 << 20)
+        .http2_max_header_list_size(session::HEADER_LIST)
         .tcp_nodelay(true)
 }
 
