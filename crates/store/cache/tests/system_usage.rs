@@ -39,14 +39,22 @@ impl Fixture {
         Cache::open(options).expect("a cache")
     }
 
-    /// Makes the scratch folder a small disk in memory.
-    fn mount_memory(&self) -> Unmount {
+    /// A cache on a small disk of its own, in memory: what others give back to a disk would hide what is taken.
+    fn open_in_memory(&self) -> (Cache, std::path::PathBuf, Unmount) {
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=100m", "none"])
             .arg(self.dir.path())
             .status();
         assert!(mounted.expect("mount runs").success());
-        Unmount(self.dir.path().to_owned())
+        let unmount = Unmount(self.dir.path().to_owned());
+        let root = self.dir.path().join("state");
+        (self.open_at(&root), root, unmount)
+    }
+
+    /// Has the cache measure itself. The database's file comes into being with its first flush.
+    async fn measure(&self, cache: &Cache) {
+        cache.db().sync().expect("flushed");
+        self.list(cache).await;
     }
 
     fn pass(&self, time: Duration) {
@@ -306,18 +314,13 @@ async fn blobs_without_a_record_are_listed_and_live_for_a_while() {
 async fn a_limit_is_kept_while_steps_run() {
     testkit::require!(root);
     let fixture = Fixture::new();
-    // A disk of its own: what others give back to it meanwhile would hide what steps take.
-    let unmount = fixture.mount_memory();
-    let root = fixture.dir.path().join("state");
-    let cache = fixture.open_at(&root);
+    let (cache, root, unmount) = fixture.open_in_memory();
     drop(fixture.record(&cache, None, MB).await);
     let rule = Rule {
         max_used: 20 * MB,
         ..Rule::default()
     };
-    // The database's file comes into being with its first flush.
-    cache.db().sync().expect("flushed");
-    fixture.list(&cache).await;
+    fixture.measure(&cache).await;
     let keeper = cache.keep(vec![rule], || ());
     let mut most = 0;
     for _ in 0..60 {
@@ -338,9 +341,7 @@ async fn a_limit_is_kept_while_steps_run() {
 async fn what_kept_a_limit_from_holding_goes_once_it_is_not_in_use() {
     testkit::require!(root);
     let fixture = Fixture::new();
-    let unmount = fixture.mount_memory();
-    let root = fixture.dir.path().join("state");
-    let cache = fixture.open_at(&root);
+    let (cache, root, unmount) = fixture.open_in_memory();
     let rule = Rule {
         max_used: 15 * MB,
         ..Rule::default()
@@ -350,9 +351,7 @@ async fn what_kept_a_limit_from_holding_goes_once_it_is_not_in_use() {
     for _ in 0..2000 {
         held.push(fixture.record(&cache, None, 1).await);
     }
-    // The database's file comes into being with its first flush.
-    cache.db().sync().expect("flushed");
-    fixture.list(&cache).await;
+    fixture.measure(&cache).await;
     let keeper = cache.keep(vec![rule], || ());
     for _ in 0..15 {
         fixture.pass(Duration::from_secs(1));
@@ -372,9 +371,7 @@ async fn what_kept_a_limit_from_holding_goes_once_it_is_not_in_use() {
 async fn a_disk_that_is_nearly_full_makes_room_for_the_next_step() {
     testkit::require!(root);
     let fixture = Fixture::new();
-    let unmount = fixture.mount_memory();
-    let root = fixture.dir.path().join("state");
-    let cache = fixture.open_at(&root);
+    let (cache, _, unmount) = fixture.open_in_memory();
     let rule = Rule {
         max_used: 1 << 40,
         reserved: 1 << 30,
