@@ -163,10 +163,17 @@ pub enum Make {
     Link,
 }
 
+/// Whether `path` is below `dir` without a symlink on the way, which could lead anywhere on this machine.
+pub fn stays_below(dir: &Path, path: &str) -> bool {
+    let mut parents = Path::new(path).ancestors().skip(1);
+    !parents.any(|parent| dir.join(parent).is_symlink())
+}
+
 /// Makes entries; those that are in each other's way are left out.
 pub fn make(dir: &Path, entries: &[(String, Make, i64)]) {
     let mut first: Option<String> = None;
-    for (path, entry, _) in entries {
+    let below = entries.iter().filter(|(path, _, _)| stays_below(dir, path));
+    for (path, entry, _) in below {
         let at = dir.join(path);
         if let Some(parent) = at.parent() {
             let _ = fs::create_dir_all(parent);
@@ -191,6 +198,9 @@ pub fn make(dir: &Path, entries: &[(String, Make, i64)]) {
     // Modes and times last, children before their directories.
     for (path, entry, time) in entries.iter().rev() {
         let at = dir.join(path);
+        if !stays_below(dir, path) {
+            continue;
+        }
         let Ok(meta) = fs::symlink_metadata(&at) else {
             continue;
         };
