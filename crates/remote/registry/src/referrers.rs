@@ -22,7 +22,8 @@ struct Index {
     manifests: Option<Vec<Descriptor>>,
 }
 
-/// Asks for the list, then for the tag, each host in its order. A registry that has neither has no referrers.
+/// Asks for the list, then for the tag, each host in its order. A registry that has neither has no referrers, whatever
+/// a mirror before it said.
 pub(crate) async fn referrers(
     access: &Access<'_>,
     hosts: &[Arc<Endpoint>],
@@ -46,7 +47,7 @@ pub(crate) async fn referrers(
             };
             match answer.status() {
                 status if status.is_success() => return read(access, answer).await,
-                StatusCode::NOT_FOUND if place.starts_with("manifests/") => return Ok(Vec::new()),
+                StatusCode::NOT_FOUND if place.starts_with("manifests/") => failure = None,
                 StatusCode::NOT_FOUND => {}
                 _ => {
                     let url = answer.url().clone();

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::server::{Answer, Request, Server};
 use crate::world::{World, layer};
 use oci::{Descriptor, Digest, media_type};
-use registry::{Config, HostConfig};
 
 fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 7 % 251) as u8).collect()
@@ -158,13 +157,7 @@ async fn a_mirror_that_lies_is_replaced_by_the_registry() {
     let blob = layer(&body);
     let server = Server::start(move |request| ranged(request, &body));
     let mirror = Server::start(|_| Answer::new(200, "the trath"));
-    let mut config = Config::default();
-    let host = HostConfig {
-        mirrors: vec![mirror.host()],
-        ..HostConfig::default()
-    };
-    config.hosts.insert(server.host(), host);
-    let world = World::with(config);
+    let world = World::mirrored(server.host(), &mirror.host());
     let name = format!("{}/some/image", server.host());
     assert_eq!(world.fetch(&name, &blob).await, Ok(()));
     assert_eq!(mirror.lines().len(), 1);

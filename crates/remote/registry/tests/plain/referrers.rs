@@ -18,7 +18,10 @@ async fn find(
     answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
 ) -> (Result<Vec<String>, String>, Vec<String>) {
     let server = Server::start(answer);
-    let world = World::new();
+    find_with(&World::new(), &server).await
+}
+
+async fn find_with(world: &World, server: &Server) -> (Result<Vec<String>, String>, Vec<String>) {
     let name = reference(&format!("{}/x:1", server.host()));
     let manifest = Digest::of("manifest");
     let found = world
@@ -76,4 +79,33 @@ async fn what_is_no_list_is_told() {
     let (found, _) = find(|_| Answer::new(403, "")).await;
     let told = found.expect_err("refused");
     assert!(told.contains("403 Forbidden"), "{told}");
+}
+
+#[tokio::test]
+async fn a_mirror_without_the_tag_leaves_it_to_the_registry() {
+    for from_registry in [200, 404, 403] {
+        let server = Server::start(move |request| match (from_registry, &request.path) {
+            (200, path) if path.contains("/manifests/") => list(),
+            (200 | 404, _) => Answer::new(404, ""),
+            (status, _) => Answer::new(status, ""),
+        });
+        let mirror = Server::start(|_| Answer::new(404, ""));
+        let world = World::mirrored(server.host(), &mirror.host());
+        let (found, asked) = find_with(&world, &server).await;
+        assert_eq!(asked, [API, TAG], "{from_registry}");
+        match from_registry {
+            200 => assert_eq!(found, Ok(vec![KIND.to_owned()])),
+            404 => assert_eq!(found, Ok(Vec::new())),
+            _ => assert!(found.expect_err("refused").contains("403 Forbidden")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_fails_hides_nothing_that_the_registry_says() {
+    let server = Server::start(|_| Answer::new(404, ""));
+    let mirror = Server::start(|_| Answer::new(403, ""));
+    let world = World::mirrored(server.host(), &mirror.host());
+    let (found, _) = find_with(&world, &server).await;
+    assert_eq!(found, Ok(Vec::new()));
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::server::{Answer, Request, Server};
 use crate::world::{World, nobody};
 use oci::{Digest, media_type};
-use registry::{Config, HostConfig};
 
 const MANIFEST: &str = "{\"layers\":[]}";
 
@@ -193,21 +192,11 @@ async fn a_digest_header_must_be_one() {
     );
 }
 
-fn mirrored(server: &Server, mirror: &str) -> World {
-    let mut config = Config::default();
-    let host = HostConfig {
-        mirrors: vec![mirror.to_owned()],
-        ..HostConfig::default()
-    };
-    config.hosts.insert(server.host(), host);
-    World::with(config)
-}
-
 #[tokio::test]
 async fn a_mirror_is_asked_first_and_told_for_whom_it_stands() {
     let server = Server::start(|_| manifest());
     let mirror = Server::start(|_| manifest());
-    let world = mirrored(&server, &format!("{}/proxy", mirror.host()));
+    let world = World::mirrored(server.host(), &format!("{}/proxy", mirror.host()));
     let name = format!("{}/some/image:tag", server.host());
     world.resolve(&nobody(), &name).await.expect("found");
     assert_eq!(
@@ -226,11 +215,11 @@ async fn the_registry_is_asked_when_its_mirror_fails_in_any_way() {
     let name = format!("{}/some/image:tag", server.host());
     for status in [401, 403, 404, 500, 503] {
         let mirror = Server::start(move |_| Answer::new(status, ""));
-        let world = mirrored(&server, &mirror.host());
+        let world = World::mirrored(server.host(), &mirror.host());
         world.resolve(&nobody(), &name).await.expect("found");
     }
     let nobody_there = format!("127.0.0.1:{}", testkit::registry::free_port());
-    let world = mirrored(&server, &nobody_there);
+    let world = World::mirrored(server.host(), &nobody_there);
     world.resolve(&nobody(), &name).await.expect("found");
 }
 
@@ -238,7 +227,7 @@ async fn the_registry_is_asked_when_its_mirror_fails_in_any_way() {
 async fn of_all_failures_the_one_that_got_furthest_is_told() {
     let server = Server::start(|_| Answer::new(404, ""));
     let mirror = Server::start(|_| Answer::new(502, "bad gateway"));
-    let world = mirrored(&server, &mirror.host());
+    let world = World::mirrored(server.host(), &mirror.host());
     let name = format!("{}/some/image:tag", server.host());
     let err = world.resolve(&nobody(), &name).await.expect_err("failed");
     assert!(err.ends_with("502 Bad Gateway"), "{err}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use content::Store;
 use oci::{Descriptor, Digest, Reference, media_type};
-use registry::{Anonymous, Client, Config, Credentials, Login};
+use registry::{Anonymous, Client, Config, Credentials, HostConfig, Login};
 use session::Secret;
 use tasks::Cx;
 use tempfile::TempDir;
@@ -37,6 +37,17 @@ impl World {
             store: Store::open(dir.path()).expect("a store"),
             _dir: dir,
         }
+    }
+
+    /// One whose client asks `mirror` before `host`.
+    pub fn mirrored(host: String, mirror: &str) -> Self {
+        let mut config = Config::default();
+        let mirrors = HostConfig {
+            mirrors: vec![mirror.to_owned()],
+            ..HostConfig::default()
+        };
+        config.hosts.insert(host, mirrors);
+        Self::with(config)
     }
 
     pub async fn resolve(
