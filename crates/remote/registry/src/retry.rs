@@ -62,12 +62,16 @@ where
         }
         let text = fault::chain(&err);
         tracing::debug!(error = text, ?wait, "transfer failed, trying again");
+        let when = match wait {
+            Duration::ZERO => "where it broke".to_owned(),
+            _ => format!("in {wait:?}"),
+        };
+        let lines = format!("error: {text}\nretrying {when}\n");
+        progress.log(Stream::Stderr, Bytes::from(lines));
         if wait.is_zero() {
             wait = backoff;
             continue;
         }
-        let lines = format!("error: {text}\nretrying in {wait:?}\n");
-        progress.log(Stream::Stderr, Bytes::from(lines));
         cx.run(tokio::time::sleep(wait)).await?;
         wait *= 2;
     }
@@ -76,7 +80,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
+    use progress::Event;
     use std::cell::Cell;
+    use std::sync::Arc;
 
     fn temporary() -> Error {
         Error::Read {
@@ -134,6 +141,37 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 1 + 2);
         assert!(advancing(u64::MAX).await.is_err());
         assert_eq!(count.get(), u64::from(ADVANCES) + 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_try_is_told() {
+        let lines = Arc::new(Mutex::new(String::new()));
+        let told = lines.clone();
+        let sink = move |event: Event| {
+            if let Event::Log(log) = event {
+                told.lock().push_str(&String::from_utf8_lossy(&log.data));
+            }
+        };
+        let progress = Progress::new(Arc::new(sink), "v");
+        let count = Cell::new(0_u64);
+        let far = || count.get().min(2);
+        let (cx, second) = (Cx::root(), Duration::from_secs(1));
+        let done = retrying_from(&cx, second, &progress, far, || {
+            count.set(count.get() + 1);
+            std::future::ready(Err::<(), _>(temporary()))
+        });
+        assert!(done.await.is_err());
+        let lines = lines.lock();
+        let waits = lines.lines().filter(|line| line.starts_with("retrying"));
+        assert_eq!(
+            waits.collect::<Vec<_>>(),
+            [
+                "retrying where it broke",
+                "retrying where it broke",
+                "retrying in 1s",
+                "retrying in 2s"
+            ]
+        );
     }
 
     #[tokio::test(start_paused = true)]
