@@ -69,6 +69,14 @@ pub enum Error {
     /// The index has nothing for the platform.
     #[error("no match for platform in manifest: not found")]
     Platform,
+    /// Indexes within indexes, or lists of manifests that do not say what they are for.
+    #[error("no image within {limit} documents of index {index}")]
+    Endless {
+        /// Where it began.
+        index: Digest,
+        /// How many were read.
+        limit: usize,
+    },
     /// Manifests of the oldest kind.
     #[error(
         "support Docker Image manifest version 2, schema 1 has been removed. More information at \
@@ -191,6 +199,7 @@ impl Classify for Error {
             | Self::Limit { .. }
             | Self::BadChecksum { .. }
             | Self::Checksum { .. }
+            | Self::Endless { .. }
             | Self::Schema1
             | Self::MediaType { .. }
             | Self::Manifest { .. }

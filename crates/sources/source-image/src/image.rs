@@ -19,6 +19,9 @@ const OLD_CONFIG: &str = "application/octet-stream";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
+/// No more documents than these are read for one image: what a registry says may have no end.
+const LIMIT: usize = 128;
+
 /// An image for one platform.
 #[derive(Debug, Clone)]
 pub(crate) struct Image {
@@ -88,10 +91,7 @@ impl Reader<'_> {
         root: Descriptor,
         platform: &Platform,
     ) -> Result<Image, Error> {
-        let (digest, manifest) = match kind(&root)? {
-            Kind::Manifest => (root.digest.clone(), self.parse(&root).await?),
-            Kind::Index => self.best(&root, platform).await?,
-        };
+        let (digest, manifest) = self.manifest(&root, platform).await?;
         let Manifest { config, layers } = manifest;
         let config = config.ok_or(Error::NoConfig { digest })?;
         Ok(Image {
@@ -102,45 +102,53 @@ impl Reader<'_> {
         })
     }
 
-    /// The best manifest of an index. Those that do not say what they are for are asked by their config.
-    async fn best(
+    /// The best manifest. Those that do not say what they are for are asked by their config.
+    async fn manifest(
         &self,
         root: &Descriptor,
         platform: &Platform,
     ) -> Result<(Digest, Manifest), Error> {
         let matcher = Matcher::only(platform);
-        let index: Index = self.parse(root).await?;
-        let found = matcher.best(&index.manifests, |entry| entry.platform.as_ref());
-        if let Some(found) = found {
-            return match kind(found)? {
-                Kind::Manifest => Ok((found.digest.clone(), self.parse(found).await?)),
-                Kind::Index => Box::pin(self.best(found, platform)).await,
+        let mut pending = vec![(root.clone(), Fits::Yes)];
+        for _ in 0..LIMIT {
+            let Some((entry, fits)) = pending.pop() else {
+                return Err(Error::Platform);
             };
-        }
-        for entry in index.manifests {
-            if entry.platform.is_some() {
-                continue;
-            }
-            match kind(&entry) {
-                Ok(Kind::Manifest) => {}
-                Ok(Kind::Index) => match Box::pin(self.best(&entry, platform)).await {
-                    Err(Error::Platform) => continue,
-                    found => return found,
-                },
-                Err(_) => continue,
-            }
-            let manifest: Manifest = self.parse(&entry).await?;
-            let Some(config) = &manifest.config else {
-                continue;
-            };
-            let bytes = self.read(config).await?;
-            let fits = serde_json::from_slice::<Config>(&bytes)
-                .is_ok_and(|config| matcher.matches(&config.platform));
-            if fits {
-                return Ok((entry.digest, manifest));
+            match (kind(&entry), fits) {
+                (Ok(Kind::Index), _) => {
+                    let entries = self.entries(&entry).await?;
+                    let best = matcher.best(&entries, |entry| entry.platform.as_ref());
+                    if let Some(best) = best {
+                        pending.push((best.clone(), Fits::Yes));
+                        continue;
+                    }
+                    let silent = entries.into_iter().filter(|it| it.platform.is_none());
+                    let silent: Vec<_> = silent.map(|it| (it, Fits::Unknown)).collect();
+                    pending.extend(silent.into_iter().rev());
+                }
+                (Ok(Kind::Manifest), fits) => {
+                    let manifest = self.parse(&entry).await?;
+                    if fits == Fits::Yes || self.is_for(&manifest, &matcher).await? {
+                        return Ok((entry.digest, manifest));
+                    }
+                }
+                (Err(err), Fits::Yes) => return Err(err),
+                (Err(_), Fits::Unknown) => {}
             }
         }
-        Err(Error::Platform)
+        Err(Error::Endless {
+            index: root.digest.clone(),
+            limit: LIMIT,
+        })
+    }
+
+    /// Whether the config says so.
+    async fn is_for(&self, manifest: &Manifest, matcher: &Matcher) -> Result<bool, Error> {
+        let Some(config) = &manifest.config else {
+            return Ok(false);
+        };
+        let config = serde_json::from_slice(&self.read(config).await?);
+        Ok(config.is_ok_and(|config: Config| matcher.matches(&config.platform)))
     }
 
     /// The entries of an index.
@@ -164,6 +172,13 @@ impl Reader<'_> {
             source,
         })
     }
+}
+
+/// Whether an entry is for the wanted platform.
+#[derive(PartialEq, Clone, Copy)]
+enum Fits {
+    Yes,
+    Unknown,
 }
 
 enum Kind {

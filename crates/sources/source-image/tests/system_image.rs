@@ -295,6 +295,26 @@ async fn an_index_may_be_in_an_index() {
 }
 
 #[tokio::test]
+async fn indexes_are_not_followed_for_ever() {
+    testkit::require!(root, registry);
+    let world = World::new();
+    let image = world.image(false, "amd64", &one("a", "deep"));
+    let deep = |depth: usize| {
+        let within = |inner: Descriptor, _| world.index(&[inner]);
+        (0..depth).fold(image.clone(), within)
+    };
+    world.push("deep", &deep(100)).await;
+    let source = world.source(&world.name("deep"), &[]);
+    world.key(&source, 0).await.expect("a key");
+    let root = deep(200);
+    world.push("deeper", &root).await;
+    let source = world.source(&world.name("deeper"), &[]);
+    let told = world.key(&source, 0).await.expect_err("too many");
+    let expected = format!("no image within 128 documents of index {}", root.digest);
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn a_signature_of_what_is_attested_is_told() {
     testkit::require!(root, registry);
     let world = World::new();
