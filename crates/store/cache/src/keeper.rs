@@ -1,7 +1,7 @@
 //! Garbage collection by itself: after builds, when a limit is passed, and before the disk is full.
 //!
-//! 1. [`Keeper::poke`] says that something may have changed, after a build above all. A pass follows a second later, but
-//!    at most one a minute unless a limit is exceeded.
+//! 1. [`Keeper::poke`] says that something may have changed, after a build above all, and so does the database when it
+//!    wrote its file. A pass follows a second later, but at most one a minute unless a limit is exceeded.
 //! 2. Whoever begins a tree goes through [`Inner::make_room`]: when the cache may have passed its limit, or the disk is
 //!    nearly full, a pass comes first. So a limit is exceeded by the steps under way at most. Whether it may have is
 //!    told by the free space of the disk, which costs a microsecond: what was used at the last measurement, and at most
@@ -38,6 +38,9 @@ const WATCH: Duration = Duration::from_millis(200);
 const BALANCE: &[u8] = b"used";
 /// After a pass that found nothing.
 const IN_VAIN: Duration = Duration::from_secs(30);
+/// Between two times that somebody hears of removed records, and how many times longer than hearing took.
+const TELL_PAUSE: Duration = Duration::from_secs(5);
+const TELL_SHARE: u32 = 50;
 
 /// A measurement of so many records costs as much as a tree takes to write: in a large cache it holds for some more.
 const RECORDS: usize = 256;
@@ -55,6 +58,8 @@ pub(crate) struct Room {
     records: AtomicUsize,
     /// Uses of records that ended.
     pub(crate) ended: AtomicUsize,
+    /// Something may have changed.
+    pub(crate) poked: Arc<Notify>,
     keeper: Mutex<Option<Arc<Shared>>>,
     balance: Mutex<Option<Balance>>,
 }
@@ -64,6 +69,8 @@ pub(crate) struct Room {
 struct Balance {
     used: u64,
     free: u64,
+    /// What the database says was used.
+    noted: u64,
 }
 
 #[derive(Debug)]
@@ -71,7 +78,7 @@ struct Shared {
     rules: Vec<Rule>,
     /// Bytes the whole cache may take.
     limit: Option<u64>,
-    poked: Notify,
+    poked: Arc<Notify>,
     /// The first tree is being written.
     begun: Notify,
     /// Somebody waits for a pass.
@@ -93,7 +100,7 @@ struct InVain {
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<Shared>,
-    _task: Task<()>,
+    _tasks: [Task<()>; 2],
     inner: std::sync::Weak<Inner>,
 }
 
@@ -115,33 +122,32 @@ impl Drop for Keeper {
 }
 
 impl Cache {
-    /// Starts to keep these rules. `after` is called when a pass removed something.
+    /// Starts to keep these rules. `after` is called some time after a pass removed something, and may block.
     pub fn keep(&self, rules: Vec<Rule>, after: impl Fn() + Send + Sync + 'static) -> Keeper {
-        let whole = |rule: &&Rule| rule.filter.is_everything() && rule.keep_duration.is_zero();
-        let limits = rules.iter().filter(whole).filter(|rule| rule.max_used > 0);
-        let limit = limits.map(|rule| rule.max_used.max(rule.reserved)).min();
         let shared = Arc::new(Shared {
+            limit: limit(&rules),
             rules,
-            limit,
-            poked: Notify::new(),
+            poked: self.inner.room.poked.clone(),
             begun: Notify::new(),
             urgent: Notify::new(),
             passes: watch::Sender::new(0),
             in_vain: Mutex::new(None),
         });
         *self.inner.room.keeper.lock() = Some(shared.clone());
+        let removed = Arc::new(Notify::new());
+        let telling = tasks::spawn("removed records", tell(removed.clone(), Arc::new(after)));
         let (cache, work) = (self.clone(), shared.clone());
-        let task = tasks::spawn("cache keeper", async move {
-            cache.keep_rules(&work, &after).await;
+        let keeping = tasks::spawn("cache keeper", async move {
+            cache.keep_rules(&work, &removed).await;
         });
         Keeper {
             shared,
-            _task: task,
+            _tasks: [keeping, telling],
             inner: Arc::downgrade(&self.inner),
         }
     }
 
-    async fn keep_rules(&self, shared: &Shared, after: &(impl Fn() + Send + Sync)) {
+    async fn keep_rules(&self, shared: &Shared, told: &Notify) {
         let mut due = None;
         let mut rested = Instant::now();
         loop {
@@ -168,7 +174,7 @@ impl Cache {
             };
             if removed > 0 {
                 tracing::debug!(bytes = removed, "garbage collected");
-                after();
+                told.notify_one();
             }
         }
     }
@@ -257,12 +263,17 @@ impl Inner {
         let Ok(disk) = disk(&self.root) else {
             return;
         };
-        let balance = Balance {
+        let mut balance = self.room.balance.lock();
+        let noted = balance.map(|last| last.noted);
+        // Noting it is a change of its own, which is flushed and measured in turn.
+        let noted = noted.filter(|noted| noted.abs_diff(used) <= used / 256);
+        *balance = Some(Balance {
             used,
             free: disk.free,
-        };
-        let last = self.room.balance.lock().replace(balance);
-        if last.is_none_or(|last| last.used != used) {
+            noted: noted.unwrap_or(used),
+        });
+        drop(balance);
+        if noted.is_none() {
             let mut batch = Batch::new();
             batch.put(STATE, BALANCE, used.to_le_bytes());
             if let Err(err) = self.db.commit(batch) {
@@ -277,7 +288,8 @@ impl Inner {
         let used = used.and_then(|raw| raw.try_into().ok().map(u64::from_le_bytes));
         if let (Some(used), Ok(disk)) = (used, disk(&self.root)) {
             let free = disk.free;
-            *self.room.balance.lock() = Some(Balance { used, free });
+            let noted = used;
+            *self.room.balance.lock() = Some(Balance { used, free, noted });
         }
         Ok(())
     }
@@ -340,6 +352,23 @@ impl Inner {
         let _ = cx.run(passes.changed()).await?;
         Ok(())
     }
+}
+
+/// Calls `after` when something was removed.
+async fn tell(removed: Arc<Notify>, after: Arc<dyn Fn() + Send + Sync>) {
+    loop {
+        removed.notified().await;
+        let (began, after) = (Instant::now(), after.clone());
+        tasks::blocking(move || after()).await;
+        tokio::time::sleep(TELL_PAUSE.max(began.elapsed() * TELL_SHARE)).await;
+    }
+}
+
+/// The bytes that all of the cache may take under these rules.
+pub fn limit(rules: &[Rule]) -> Option<u64> {
+    let whole = |rule: &&Rule| rule.filter.is_everything() && rule.keep_duration.is_zero();
+    let limits = rules.iter().filter(whole).filter(|rule| rule.max_used > 0);
+    limits.map(|rule| rule.max_used.max(rule.reserved)).min()
 }
 
 /// How many trees of twice the usual size there is room for.

@@ -57,7 +57,7 @@ use tasks::Cx;
 pub use checksum::Linked;
 pub use error::Error;
 pub use gc::{Disk, Pruned, Rule, disk};
-pub use keeper::Keeper;
+pub use keeper::{Keeper, limit};
 pub use mutable::MutableRef;
 pub use open::{Options, SnapshotterKind};
 pub use refs::Ref;

@@ -11,6 +11,7 @@ use content::Store;
 use db::{Batch, Db, Start};
 use parking_lot::Mutex;
 use snapshot::{Key, Native, Overlay, Snapshotter};
+use tokio::sync::Notify;
 
 use crate::fresh::NEXT_KEY;
 use crate::node::Nodes;
@@ -81,7 +82,8 @@ impl Cache {
         let root = std::path::absolute(&options.root).map_err(Error::io("find the state"))?;
         std::fs::create_dir_all(&root).map_err(Error::io("make the state directory"))?;
         let layout = Layout::choose(&root, options.snapshotter);
-        let db = open_db(&root, layout, &options)?;
+        let room = crate::keeper::Room::default();
+        let db = open_db(&root, layout, &options, room.poked.clone())?;
         let start = db.start().clone();
         set_old_trees_aside(&root, layout, &start)?;
         let snapshots = layout.open(&root)?;
@@ -119,7 +121,7 @@ impl Cache {
                 reserved: Mutex::new(next),
                 reaper,
                 surveying: Mutex::new(()),
-                room: crate::keeper::Room::default(),
+                room,
             }),
         };
         cache.inner.restore_balance()?;
@@ -191,13 +193,19 @@ impl Layout {
     }
 }
 
-fn open_db(root: &Path, layout: Layout, options: &Options) -> Result<Db, Error> {
+fn open_db(
+    root: &Path,
+    layout: Layout,
+    options: &Options,
+    written: Arc<Notify>,
+) -> Result<Db, Error> {
     let directory = Arc::new(File::open(root).map_err(Error::io("open the state directory"))?);
     let options = db::Options {
         flush_after: options.sync_after,
         boot: options.boot.clone(),
         // One call for trees, blobs and everything else: they are all on this filesystem.
         before_flush: Some(Arc::new(move || Ok(rustix::fs::syncfs(&*directory)?))),
+        after_flush: Some(Arc::new(move || written.notify_one())),
         ..db::Options::default()
     };
     Ok(Db::open(root, layout.database(), options)?)

@@ -338,6 +338,36 @@ async fn a_limit_is_kept_while_steps_run() {
 }
 
 #[tokio::test]
+async fn a_limit_holds_again_after_the_database_grew() {
+    testkit::require!(root);
+    let fixture = Fixture::new();
+    let (cache, root, unmount) = fixture.open_in_memory();
+    for _ in 0..18 {
+        fixture.pass(Duration::from_secs(1));
+        drop(fixture.record(&cache, None, MB).await);
+    }
+    fixture.measure(&cache).await;
+    let limit = du(&root) + MB;
+    let rule = Rule {
+        max_used: limit,
+        ..Rule::default()
+    };
+    let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let keeper = cache.keep(vec![rule], move || told.send(()).expect("heard"));
+    let mut batch = db::Batch::new();
+    for row in 0..4000_u64 {
+        batch.put(db::Table::new("history"), row.to_be_bytes(), vec![1; 1000]);
+    }
+    cache.db().commit(batch).expect("written");
+    cache.db().sync().expect("flushed");
+    // Nobody builds, nobody says anything.
+    let told = tokio::time::timeout(Duration::from_secs(120), hear.recv()).await;
+    told.expect("something goes").expect("it is told");
+    assert!(du(&root) <= limit + MB / 8, "{} of {limit}", du(&root));
+    drop((keeper, cache, unmount));
+}
+
+#[tokio::test]
 async fn what_kept_a_limit_from_holding_goes_once_it_is_not_in_use() {
     testkit::require!(root);
     let fixture = Fixture::new();

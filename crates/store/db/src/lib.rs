@@ -65,6 +65,8 @@ pub struct Options {
     pub flush_bytes: usize,
     /// Makes durable what the changes talk about.
     pub before_flush: Option<Arc<dyn Fn() -> io::Result<()> + Send + Sync>>,
+    /// Hears that the file was written: it may take more room than the log did.
+    pub after_flush: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Pages of the file kept in memory, in bytes.
     pub cache_bytes: usize,
     /// Names the run of the machine; absent: the kernel's boot id.
@@ -77,6 +79,7 @@ impl Default for Options {
             flush_after: Duration::from_secs(15),
             flush_bytes: 32 << 20,
             before_flush: None,
+            after_flush: None,
             cache_bytes: 2 << 20,
             boot: None,
         }

@@ -367,6 +367,9 @@ impl Store {
             tracing::warn!(error = %fault::chain(&err), "database not compacted");
         }
         self.writing.lock().reserve.fill();
+        if let Some(tell) = &self.options.after_flush {
+            tell();
+        }
         Ok(())
     }
 

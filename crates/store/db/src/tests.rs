@@ -251,17 +251,18 @@ fn files_are_synced_before_the_database_says_so() {
 }
 
 #[test]
-fn the_background_flushes_by_itself() {
+fn the_background_flushes_by_itself_and_says_so() {
     let dir = scratch();
     let (told, hear) = std::sync::mpsc::channel();
     let options = Options {
         flush_after: Duration::ZERO,
-        before_flush: Some(Arc::new(move || told.send(()).map_err(io::Error::other))),
+        after_flush: Some(Arc::new(move || told.send(()).expect("somebody hears"))),
         ..manual("b")
     };
     let db = Db::open(dir.path(), "test-v1", options).expect("opened");
     put(&db, T, "a", "1");
     hear.recv_timeout(Duration::from_secs(60)).expect("flushed");
+    assert!(dir.path().join("test-v1.redb").exists());
 }
 
 #[test]
