@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use builder::{Builder, Machinery};
-use cache::{Cache, SnapshotterKind};
+use cache::{Cache, Rule, SnapshotterKind};
 use control::{Package, Services, Upkeep, WorkerRecord};
 use executor::{DefaultNetwork, Dns, Executor};
 use oci::Platform;
 use ops::{LogLimits, Results, Worker, WorkerOptions};
-use parking_lot::Mutex;
 use remotecache::Kind;
 use session::Manager;
 use solver::{ResultStore as _, Solver};
 
-use crate::gc::Decided;
 use crate::settings::Settings;
 use crate::state::State;
 use crate::{DOCKERFILE_VERSION, PACKAGE, VERSION, revision};
@@ -37,6 +34,9 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         drop(registry.known());
         Arc::new(registry)
     });
+    let gc = settings.worker.gc.rules(&state.root)?;
+    let (rules, shown): (Vec<_>, Vec<_>) = gc.into_iter().map(|it| (it.rule, it.shown)).unzip();
+    let limit = cache::limit(&rules).unwrap_or(u64::MAX);
     let worker = Arc::new(Worker {
         options: WorkerOptions {
             id: state.worker_id.clone(),
@@ -57,12 +57,11 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         sessions: sessions.clone(),
         cache_dirs: ops::CacheDirs::default(),
         usages: ops::Usages::default(),
-        explain: Arc::new(ops::Explain::new(cache.db().clone())),
+        explain: Arc::new(ops::Explain::new(cache.db().clone(), limit / EXPLAIN_SHARE)),
     });
     let keys = Arc::new(cachekeys::Persistent::new(cache.db().clone()));
     let results = Arc::new(Results::new(cache.clone(), &state.worker_id));
-    let rules = settings.worker.gc.rules(&state.root)?;
-    let upkeep = upkeep(&cache, &rules, keys.clone(), results.clone());
+    let upkeep = upkeep(&cache, rules, keys.clone(), results.clone());
     let solver = Solver::new(solver::Options {
         keys,
         results,
@@ -73,7 +72,7 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
         id: state.worker_id.clone(),
         labels: labels(settings, &cache),
         platforms: platforms.clone(),
-        gc: rules.into_iter().map(|decided| decided.shown).collect(),
+        gc: shown,
         devices,
     };
     let builder = Builder::new(Machinery {
@@ -94,7 +93,10 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
             root: state.root.join("history-v1"),
             db: cache.db().clone(),
             content: cache.content().clone(),
-            limits: settings.config.history.limits()?,
+            limits: history::Limits {
+                max_bytes: limit / HISTORY_SHARE,
+                ..settings.config.history.limits()?
+            },
         })?,
     })
     .in_environment(crate::environment::load(
@@ -134,13 +136,14 @@ fn caches(settings: &Settings, registry: registry::Client) -> Vec<Arc<dyn Kind>>
     kinds
 }
 
-/// Keys whose results garbage collection removed are looked for at most so often.
-const FORGET_KEYS_EVERY: Duration = Duration::from_secs(300);
+/// What describes builds may take such parts of what everything may take, however many builds there are.
+const HISTORY_SHARE: u64 = 8;
+const EXPLAIN_SHARE: u64 = 32;
 
 /// Starts to keep the rules.
 fn upkeep(
     cache: &Cache,
-    rules: &[Decided],
+    rules: Vec<Rule>,
     keys: Arc<cachekeys::Persistent>,
     results: Arc<Results>,
 ) -> Upkeep {
@@ -148,17 +151,8 @@ fn upkeep(
         cachekeys::sweep(keys.as_ref(), &|result| results.exists(result.as_str()));
     });
     let keeper = (!rules.is_empty()).then(|| {
-        let rules = rules.iter().map(|decided| decided.rule.clone()).collect();
-        let (forget, last) = (forget_keys.clone(), Mutex::new(None::<Instant>));
-        cache.keep(rules, move || {
-            let mut last = last.lock();
-            if last.is_none_or(|last| last.elapsed() >= FORGET_KEYS_EVERY) {
-                *last = Some(Instant::now());
-                let forget = forget.clone();
-                // Nobody waits for it.
-                drop(tasks::blocking(move || forget()));
-            }
-        })
+        let forget = forget_keys.clone();
+        cache.keep(rules, move || forget())
     });
     let upkeep = Upkeep {
         keeper: keeper.map(Arc::new),

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -44,6 +45,8 @@ impl Read for BlobReader {
 pub(crate) struct Blobs {
     root: PathBuf,
     next: AtomicU64,
+    /// Bytes on disk of what was stored since somebody set it to zero.
+    pub(crate) written: AtomicU64,
 }
 
 impl Blobs {
@@ -51,6 +54,7 @@ impl Blobs {
         let blobs = Self {
             root: root.to_owned(),
             next: AtomicU64::new(0),
+            written: AtomicU64::new(0),
         };
         std::fs::create_dir_all(root.join("blobs"))?;
         // What was never finished belongs to builds of a daemon that is gone.
@@ -99,6 +103,11 @@ impl Blobs {
     /// Whether there is a blob of this name; a text that is no digest names none.
     pub(crate) fn contains_text(&self, digest: &str) -> bool {
         digest.parse().is_ok_and(|digest| self.contains(&digest))
+    }
+
+    /// Bytes on disk; of one that is not there none.
+    pub(crate) fn disk(&self, digest: &Digest) -> u64 {
+        std::fs::metadata(self.path(digest)).map_or(0, |meta| meta.blocks() * 512)
     }
 
     pub(crate) fn info(&self, digest: &Digest) -> Result<BlobInfo, Error> {
@@ -244,6 +253,8 @@ impl BlobWriter<'_> {
         let digest = self.hash.finish();
         // Over one that is there already: that one may be what a power cut left.
         scratch.rename(&self.blobs.path(&digest))?;
+        let disk = self.blobs.disk(&digest);
+        self.blobs.written.fetch_add(disk, Ordering::Relaxed);
         Ok(Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.to_string(),

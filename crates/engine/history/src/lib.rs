@@ -47,13 +47,15 @@ use listen::State;
 /// How often old records are looked for.
 const SWEEP: Duration = Duration::from_secs(120);
 
-/// How long records are kept. One goes when it is over both limits.
+/// How long records are kept. One goes when there are enough newer ones and it is too old, or there is no room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Since its build ended.
     pub max_age: Duration,
     /// How many newer ones there are.
     pub max_entries: usize,
+    /// Bytes of it and of newer ones. Looked at when a part of it was written, so that bursts of builds do not fill disks.
+    pub max_bytes: u64,
 }
 
 impl Default for Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
         Self {
             max_age: Duration::from_secs(48 * 3600),
             max_entries: 50,
+            max_bytes: u64::MAX,
         }
     }
 }

@@ -144,16 +144,15 @@ impl Recording {
         let rest = async move {
             let statements = statements.await;
             let work = tasks::blocking(move || {
-                let unfinished = unfinished;
-                let name = &unfinished.name;
+                let (name, inner) = (&unfinished.name, unfinished.inner.clone());
                 let error = ended.failure.as_ref().map_or("", Failure::text);
                 let trace = trace::document(name, started, completed, error, &ended.events);
-                let added = unfinished
-                    .inner
-                    .add_rest(name, &trace, &statements, &secrets);
+                let added = inner.add_rest(name, &trace, &statements, &secrets);
                 if let Err(err) = added {
                     tracing::warn!(build = name, error = %fault::chain(&err), "the record of a build is not complete");
                 }
+                drop(unfinished);
+                inner.collect_if_much();
             });
             work.await;
         };

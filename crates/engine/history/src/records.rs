@@ -1,6 +1,7 @@
 //! The rows: reading, changing, removing, and which blobs they need.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use db::{Batch, Table};
@@ -68,6 +69,12 @@ impl Inner {
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), Error> {
         let _alone = self.sweeping.write();
+        let gone = self.remove_row(name)?;
+        self.remove_blobs_of(gone.as_slice())
+    }
+
+    /// The record that was removed, unless somebody holds it.
+    fn remove_row(&self, name: &str) -> Result<Option<BuildHistoryRecord>, Error> {
         let mut state = self.state.lock();
         let record = match self.record(name) {
             Ok(record) => record,
@@ -78,7 +85,7 @@ impl Inner {
         };
         if state.is_held(name) {
             state.deleted.insert(name.to_owned());
-            return Ok(());
+            return Ok(None);
         }
         state.deleted.remove(name);
         let gone = BuildHistoryRecord {
@@ -89,8 +96,15 @@ impl Inner {
         let mut batch = Batch::new();
         batch.remove(RECORDS, name);
         self.db.commit(batch)?;
-        drop(state);
-        let mut doomed = self.needs(&record);
+        Ok(Some(record))
+    }
+
+    /// Called with `sweeping` held for writing.
+    fn remove_blobs_of(&self, gone: &[BuildHistoryRecord]) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut doomed: BTreeSet<_> = gone.iter().flat_map(|it| self.needs(it)).collect();
         for other in self.records()? {
             for digest in self.needs(&other) {
                 doomed.remove(&digest);
@@ -141,18 +155,42 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes records over both limits.
+    /// Removes records over the limits.
     pub(crate) fn collect(&self, now: SystemTime) -> Result<(), Error> {
+        self.blobs.written.store(0, Ordering::Relaxed);
         let mut records: Vec<_> = self.records()?;
         records.retain(|record| !record.pinned);
         records.sort_by_key(|record| std::cmp::Reverse(completed(record)));
-        for record in records.iter().skip(self.limits.max_entries) {
+        let mut bytes = 0;
+        let is_over = |(newer, record): &(usize, &BuildHistoryRecord)| {
+            let blobs = self.needs(record);
+            bytes += blobs.iter().map(|it| self.blobs.disk(it)).sum::<u64>();
             let age = now.duration_since(completed(record)).unwrap_or_default();
-            if age > self.limits.max_age {
-                self.delete(&record.r#ref)?;
+            *newer >= self.limits.max_entries
+                && (age > self.limits.max_age || bytes > self.limits.max_bytes)
+        };
+        let doomed: Vec<_> = records.iter().enumerate().filter(is_over).collect();
+        let _alone = self.sweeping.write();
+        let mut gone = Vec::new();
+        for (_, record) in doomed {
+            match self.remove_row(&record.r#ref) {
+                Ok(removed) => gone.extend(removed),
+                // Somebody else did.
+                Err(Error::NothingToDelete { .. }) => {}
+                Err(err) => return Err(err),
             }
         }
-        Ok(())
+        self.remove_blobs_of(&gone)
+    }
+
+    /// The same when an eighth of what there is room for was written since it was last done.
+    pub(crate) fn collect_if_much(&self) {
+        if self.blobs.written.load(Ordering::Relaxed) <= self.limits.max_bytes / 8 {
+            return;
+        }
+        if let Err(err) = self.collect(SystemTime::now()) {
+            tracing::warn!(error = %fault::chain(&err), "build history cannot be cleaned");
+        }
     }
 }
 

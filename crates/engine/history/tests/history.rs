@@ -215,6 +215,7 @@ async fn only_what_is_over_both_limits_goes() {
     let limits = |max_age| Limits {
         max_age,
         max_entries: 2,
+        ..Limits::default()
     };
     let history = world.open_with(limits(Duration::from_secs(3600)));
     for name in ["a", "b", "c", "d"] {
@@ -231,6 +232,32 @@ async fn only_what_is_over_both_limits_goes() {
         ["a", "c", "d"],
         "two, and the pinned"
     );
+}
+
+#[tokio::test]
+async fn a_burst_of_builds_leaves_what_there_is_room_for() {
+    let world = World::new();
+    let limits = |max_bytes| Limits {
+        max_entries: 2,
+        max_bytes,
+        ..Limits::default()
+    };
+    // Each has a log and spans.
+    let history = world.open_with(limits(100_000));
+    for number in 0..60 {
+        build(&history, &format!("{number:02}"), Ended::default()).await;
+        history.settled().await;
+    }
+    drop(history);
+    let history = world.open_with(limits(u64::MAX));
+    let left = names(&history).await;
+    assert!((5..30).contains(&left.len()), "{left:?}");
+    assert_eq!(left.last().map(String::as_str), Some("59"), "the newest");
+    drop(history);
+    let history = world.open_with(limits(1));
+    history.collect().await.expect("collected");
+    assert_eq!(names(&history).await, ["58", "59"], "so many always stay");
+    assert!(history.blobs().expect("listed").len() <= 4);
 }
 
 #[tokio::test]

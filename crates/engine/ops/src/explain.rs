@@ -54,10 +54,10 @@ pub struct Explained {
 }
 
 impl Explain {
-    /// Keeps what it needs in `db`.
-    pub fn new(db: Db) -> Self {
+    /// Keeps what it needs in `db`, where it has about so many bytes of `room`.
+    pub fn new(db: Db, room: u64) -> Self {
         Self {
-            ledger: Ledger::new(db),
+            ledger: Ledger::new(db, room),
             asking: AtomicUsize::new(0),
         }
     }

@@ -20,11 +20,14 @@ const FILES: Table = Table::new("explain-files");
 /// Their names by number.
 const FILES_AGE: Table = Table::new("explain-files-age");
 
-/// How many entries are kept.
-const MOST_STEPS: usize = 20_000;
+/// How many entries are kept: as many as there is room for, within these.
+const MOST_STEPS: u64 = 20_000;
+const LEAST_STEPS: u64 = 500;
+/// What an entry takes, about.
+const STEP: u64 = 1000;
 /// How many lists of files are kept, and how many bytes of them.
 const MOST_LISTS: usize = 4_000;
-const MOST_LIST_BYTES: usize = 64 << 20;
+const MOST_LIST_BYTES: u64 = 64 << 20;
 /// Longer lists are not kept.
 const MOST_FILES: usize = 200_000;
 /// How often it is looked whether there is too much.
@@ -36,15 +39,18 @@ const LOOK_AT: usize = 24;
 #[derive(Debug)]
 pub struct Ledger {
     db: Db,
+    room: u64,
     last: AtomicU64,
     added: AtomicUsize,
 }
 
 impl Ledger {
-    /// Uses tables of `db`; nobody else may write to them.
-    pub fn new(db: Db) -> Self {
+    /// Uses tables of `db`; nobody else may write to them. Steps take about as many bytes as there is `room`, and lists
+    /// of files as many again.
+    pub fn new(db: Db, room: u64) -> Self {
         Self {
             db,
+            room,
             last: AtomicU64::new(0),
             added: AtomicUsize::new(0),
         }
@@ -154,7 +160,10 @@ impl Ledger {
     fn trim(&self) {
         let mut batch = Batch::new();
         let numbers = self.keys(STEPS);
-        let surplus = numbers.len().saturating_sub(MOST_STEPS);
+        let most = (self.room / STEP).clamp(LEAST_STEPS, MOST_STEPS);
+        let surplus = numbers
+            .len()
+            .saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         for key in &numbers[..surplus] {
             if let Ok(Some(json)) = self.db.value(STEPS, key)
                 && let Some((number, step)) = entry((key.clone(), json))
@@ -168,12 +177,12 @@ impl Ledger {
         let lists = readable(self.db.prefix(FILES_AGE, b""));
         let size = |(_, size): &Pair| {
             let size = size.first_chunk::<4>().copied().map(u32::from_be_bytes);
-            usize::try_from(size.unwrap_or(0)).unwrap_or(usize::MAX)
+            u64::from(size.unwrap_or(0))
         };
-        let mut bytes: usize = lists.iter().map(size).sum();
+        let mut bytes: u64 = lists.iter().map(size).sum();
         let mut count = lists.len();
         for list in &lists {
-            if count <= MOST_LISTS && bytes <= MOST_LIST_BYTES {
+            if count <= MOST_LISTS && bytes <= self.room.min(MOST_LIST_BYTES) {
                 break;
             }
             count -= 1;
@@ -297,7 +306,7 @@ mod tests {
     fn ledger() -> (tempfile::TempDir, Ledger) {
         let dir = tempfile::tempdir().expect("a directory");
         let db = Db::open(dir.path(), "keys-v1", db::Options::default()).expect("a database");
-        (dir, Ledger::new(db))
+        (dir, Ledger::new(db, 0))
     }
 
     fn part(name: &str, value: &str) -> Part {
@@ -453,6 +462,22 @@ mod tests {
             removed: vec![b"a/bc".to_vec()],
         };
         assert_eq!(Changes::between(&kept, &new), expected);
+    }
+
+    #[test]
+    fn the_oldest_steps_go_when_there_is_no_room() {
+        let (_dir, ledger) = ledger();
+        for number in 0..2 * LEAST_STEPS {
+            add(&ledger, &run("1", &number.to_string(), "base"));
+        }
+        let left = ledger.between(SystemTime::UNIX_EPOCH, SystemTime::now());
+        let left = left.iter().map(|(_, step)| step.name.as_str());
+        let left: Vec<_> = left.collect();
+        assert!(left.len() <= 500 + TRIM_EVERY, "{}", left.len());
+        assert_eq!(left.last(), Some(&"[1/9] RUN 999"));
+        let (first, step) = (run("1", "0", "base"), run("1", "x", "base"));
+        assert!(ledger.of_digest(&first.digest, None).is_empty());
+        assert!(!ledger.of_place(step.place(), None).is_empty());
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn no_damaged_row_panics_or_takes_long() {
     let end = fuzz::end(1);
     let dir = tempfile::tempdir().expect("a directory");
     let db = Db::open(dir.path(), "keys-v1", db::Options::default()).expect("a database");
-    let (store, ledger) = (Persistent::new(db.clone()), Ledger::new(db.clone()));
+    let (store, ledger) = (Persistent::new(db.clone()), Ledger::new(db.clone(), 0));
     let nodes = ["a", "b", "c"].map(NodeId::new);
     let list = Digest::of("list");
     store.add_link(&nodes[0], &link(0), &nodes[1]);
