@@ -417,6 +417,7 @@ impl Core {
         self.rest(id);
         self.stop_load(id);
         self.edge_mut(id).state = state;
+        self.save_aliases(id);
         self.notify(id);
         self.answer(id);
     }

@@ -55,6 +55,8 @@ pub(super) struct Edge {
     pub(super) wants: BTreeSet<WantId>,
     /// Keys that consumers may look themselves up by. Only grows.
     pub(super) keys: Vec<Known>,
+    /// What else a leaf is known by: the result, once it is there, is saved under that as well.
+    pub(super) aliases: Vec<Key>,
     pub(super) state: State,
     pub(super) queued: bool,
 }
@@ -283,6 +285,7 @@ impl Edge {
             consumers: BTreeSet::new(),
             wants: BTreeSet::new(),
             keys: Vec::new(),
+            aliases: Vec::new(),
             state: State::Open(Box::new(open)),
             queued: false,
         }

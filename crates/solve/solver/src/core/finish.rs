@@ -44,6 +44,7 @@ impl Core {
         };
         match value {
             Some(value) => {
+                let of_main = record.store == StoreId::MAIN;
                 key.key.set_record(record);
                 let mut keys = vec![key];
                 let edge = self.edge(id);
@@ -54,6 +55,11 @@ impl Core {
                         .iter()
                         .filter(|other| !other.key.same(&keys[0].key));
                     keys.extend(others.cloned().collect::<Vec<_>>());
+                    if of_main {
+                        let recorded = self.open(id).records.iter().map(|(_, key)| key);
+                        let recorded: Vec<_> = recorded.chain(&keys[..1]).cloned().collect();
+                        self.alias(id, &keys, &recorded);
+                    }
                 }
                 let renewed = false;
                 let state = State::Done(Finished {
@@ -148,7 +154,7 @@ impl Core {
     }
 
     /// Rule 6.3: the keys a result is saved under.
-    fn commit_keys(&self, id: EdgeId) -> Vec<Known> {
+    pub(super) fn commit_keys(&self, id: EdgeId) -> Vec<Known> {
         let edge = self.edge(id);
         let vertex = self.vertex(edge.vertex);
         let output = edge.output as usize;
@@ -299,6 +305,37 @@ impl Core {
                 renewed,
             }),
         );
+    }
+
+    /// The result, once it is there, is to be saved under those of `names` that are none of `known`.
+    pub(super) fn alias(&mut self, id: EdgeId, names: &[Known], known: &[Known]) {
+        let known: Vec<_> = known.iter().map(Known::identity).collect();
+        let new = names
+            .iter()
+            .filter(|name| !known.contains(&name.identity()));
+        let new: Vec<_> = new.map(|name| name.key.clone()).collect();
+        self.edge_mut(id).aliases.extend(new);
+    }
+
+    /// Saves a result under what else it was found to be known by.
+    pub(super) fn save_aliases(&mut self, id: EdgeId) {
+        let Some(finished) = self.edge(id).finished() else {
+            return;
+        };
+        let value = finished.value.clone();
+        let vertex = self.edge(id).vertex;
+        let keys = std::mem::take(&mut self.edge_mut(id).aliases);
+        if keys.is_empty() {
+            return;
+        }
+        // Nobody waits for it.
+        let ticket = self.ticket(Purpose::Save(id));
+        self.effects.push(Effect::Save {
+            ticket,
+            vertex,
+            keys,
+            value,
+        });
     }
 
     /// Further ways inputs of a saved result are known by.

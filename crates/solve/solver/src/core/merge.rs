@@ -144,6 +144,7 @@ impl Core {
         for edge in self.open_edges(vertex) {
             let output = self.edge(edge).output;
             let target = self.edge_of(of, output);
+            self.share_names(edge, target);
             self.rest(edge);
             self.stop_load(edge);
             self.move_wishes(edge, target);
@@ -190,6 +191,17 @@ impl Core {
             edge = by;
         }
         edge
+    }
+
+    /// The answers of an absorbed leaf name what the other one's name: stores shall find it by all of them.
+    fn share_names(&mut self, absorbed: EdgeId, by: EdgeId) {
+        if !self.vertex(self.edge(absorbed).vertex).is_leaf() {
+            return;
+        }
+        let names = self.commit_keys(absorbed);
+        let known = self.commit_keys(by);
+        self.alias(by, &names, &known);
+        self.save_aliases(by);
     }
 
     /// Ways an input of the absorbed vertex is known by: stores and exports of the other's keys shall contain them as

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use cachekeys::Key;
 use oci::Digest;
 
 use super::world::{Dice, Disk, Graph, STEPS, Step, World, content};
@@ -329,6 +330,50 @@ fn a_step_whose_work_another_did_is_found_at_once_the_next_time() {
                 assert_eq!(did, (0, 1, 0), "seed {seed}");
             }
             disk = world.close(dice);
+        }
+    }
+}
+
+/// Two names turn out to be of one image, in every order: whichever is looked at, stores know the image by both names.
+#[test]
+fn a_leaf_that_another_answers_for_is_known_by_its_own_name_too() {
+    let leaf = |op: &str| Step {
+        digest: Digest::of(op),
+        op: op.to_owned(),
+        value: 7,
+        inputs: Vec::new(),
+        content: Vec::new(),
+        prepare: Vec::new(),
+        ignore_cache: false,
+        two_answers: true,
+        random: false,
+        fails: false,
+    };
+    let step = |op: &str, inputs: &[usize]| Step {
+        inputs: inputs.iter().map(|at| (*at, 0)).collect(),
+        content: inputs.iter().map(|_| false).collect(),
+        prepare: inputs.iter().map(|_| false).collect(),
+        two_answers: false,
+        ..leaf(op)
+    };
+    let graph = vec![
+        leaf("image#amd64"),
+        leaf("image#arm64"),
+        step("copy here", &[0]),
+        step("copy there", &[1]),
+        step("both", &[2, 3]),
+    ];
+    for seed in seeds() {
+        let dice = &mut Dice::new(seed);
+        let mut world = World::new(Disk::default());
+        let job = world.add_job();
+        world.want(job, &graph, graph.len() - 1, 0);
+        world.settle(dice);
+        let disk = world.close(dice);
+        for image in &graph[..2] {
+            let key = Key::root(image.answer(0).digest, 0);
+            let records = cachekeys::records(&disk.stores, &key, &|_| true);
+            assert!(!records.is_empty(), "seed {seed}: {}", image.op);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::core::*;
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) digest: Digest,
-    /// What the operation is; equal ones on equal inputs do the same.
+    /// What the operation is; equal ones on equal inputs do the same. What follows a `#` is not in the second answer.
     pub(super) op: String,
     /// Leaves: what there is.
     pub(super) value: u64,
@@ -45,7 +45,11 @@ pub(super) fn content(value: u64) -> u64 {
 
 impl Step {
     pub(super) fn answer(&self, index: usize) -> MapAnswer {
-        let text = format!("{} answer {index}", self.op);
+        let op = match index {
+            0 => self.op.as_str(),
+            _ => self.op.split('#').next().unwrap_or_default(),
+        };
+        let text = format!("{op} answer {index}");
         let digest = if self.random {
             self.digest.clone().into_random()
         } else {
