@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytestring::ByteString;
+
 use serde_json::Value;
 
 use crate::ast::{Flag, Pair};
@@ -12,9 +14,9 @@ use crate::statement::{BLANKS, Parts, split};
 #[derive(Debug)]
 pub(crate) enum Args {
     /// Words, or one line as a single word, or nothing.
-    Words(Vec<String>),
+    Words(Vec<ByteString>),
     /// A JSON list of strings.
-    Json(Vec<String>),
+    Json(Vec<ByteString>),
     /// Keys and values.
     Pairs {
         /// Nothing if there were no arguments.
@@ -23,7 +25,7 @@ pub(crate) enum Args {
         legacy: bool,
     },
     /// A word, then a JSON list or a line.
-    Typed(String, Box<Args>),
+    Typed(ByteString, Box<Args>),
     /// Another instruction.
     Instruction(Box<Parts>),
 }
@@ -35,8 +37,9 @@ impl Args {
 
 /// Reads arguments in the form that `keyword` asks for. Unknown words have no arguments.
 ///
-/// `depth` is how many instructions this one is a trigger of.
+/// `depth` is how many instructions this one is a trigger of, and `rest` a part of `whole`.
 pub(crate) fn parse(
+    whole: &ByteString,
     keyword: &str,
     rest: &str,
     escape: char,
@@ -52,49 +55,55 @@ pub(crate) fn parse(
         return Ok(Args::NONE);
     }
     match &*lower {
-        b"from" | b"expose" => Ok(Args::Words(words(rest))),
-        b"add" | b"copy" | b"volume" => Ok(json(rest)?.unwrap_or_else(|| Args::Words(words(rest)))),
-        b"run" | b"cmd" | b"entrypoint" | b"shell" => json_or_line(rest),
-        b"maintainer" | b"stopsignal" | b"user" | b"workdir" => Ok(line(rest)),
-        b"env" => pairs("ENV", rest, escape),
-        b"label" => pairs("LABEL", rest, escape),
+        b"from" | b"expose" => Ok(Args::Words(words(whole, rest))),
+        b"add" | b"copy" | b"volume" => {
+            Ok(json(rest)?.unwrap_or_else(|| Args::Words(words(whole, rest))))
+        }
+        b"run" | b"cmd" | b"entrypoint" | b"shell" => json_or_line(whole, rest),
+        b"maintainer" | b"stopsignal" | b"user" | b"workdir" => Ok(line(whole, rest)),
+        b"env" => pairs("ENV", (whole, rest), escape),
+        b"label" => pairs("LABEL", (whole, rest), escape),
         b"arg" => Ok(Args::Words(
             quoted_words(rest, escape)
-                .into_iter()
-                .map(str::to_owned)
+                .map(|word| whole.slice_ref(word))
                 .collect(),
         )),
         b"healthcheck" => {
             let end = rest.find(is_blank).unwrap_or(rest.len());
             let (word, command) = rest.split_at(end);
             Ok(Args::Typed(
-                word.to_owned(),
-                Box::new(json_or_line(command.trim_start_matches(is_blank))?),
+                whole.slice_ref(word),
+                Box::new(json_or_line(whole, command.trim_start_matches(is_blank))?),
             ))
         }
         // Triggers of triggers are refused later; there is no need to go deep for that.
-        b"onbuild" if depth < 8 => Ok(Args::Instruction(Box::new(split(rest, escape, depth + 1)?))),
+        b"onbuild" if depth < 8 => Ok(Args::Instruction(Box::new(split(
+            whole,
+            rest,
+            escape,
+            depth + 1,
+        )?))),
         _ => Ok(Args::NONE),
     }
 }
 
-fn line(rest: &str) -> Args {
+fn line(whole: &ByteString, rest: &str) -> Args {
     if rest.is_empty() {
         Args::NONE
     } else {
-        Args::Words(vec![rest.to_owned()])
+        Args::Words(vec![whole.slice_ref(rest)])
     }
 }
 
-fn words(rest: &str) -> Vec<String> {
+fn words(whole: &ByteString, rest: &str) -> Vec<ByteString> {
     rest.split(BLANKS)
         .filter(|word| !word.is_empty())
-        .map(str::to_owned)
+        .map(|word| whole.slice_ref(word))
         .collect()
 }
 
-fn json_or_line(rest: &str) -> Result<Args, Problem> {
-    Ok(json(rest)?.unwrap_or_else(|| line(rest)))
+fn json_or_line(whole: &ByteString, rest: &str) -> Result<Args, Problem> {
+    Ok(json(rest)?.unwrap_or_else(|| line(whole, rest)))
 }
 
 /// The arguments as a JSON list. None if they are no JSON; a list of other things than strings is refused.
@@ -102,8 +111,9 @@ pub(crate) fn json(rest: &str) -> Result<Option<Args>, Problem> {
     if !rest.starts_with('[') {
         return Ok(None);
     }
-    if let Ok(strings) = serde_json::from_str(rest) {
-        return Ok(Some(Args::Json(strings)));
+    if let Ok(strings) = serde_json::from_str::<Vec<String>>(rest) {
+        let strings = strings.into_iter().map(ByteString::from);
+        return Ok(Some(Args::Json(strings.collect())));
     }
     match serde_json::from_str::<Vec<Value>>(rest) {
         Ok(_) => Err(Problem::JsonNotStrings),
@@ -111,9 +121,13 @@ pub(crate) fn json(rest: &str) -> Result<Option<Args>, Problem> {
     }
 }
 
-fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Problem> {
-    let words = quoted_words(rest, escape);
-    let Some(first) = words.first() else {
+fn pairs(
+    keyword: &'static str,
+    (whole, rest): (&ByteString, &str),
+    escape: char,
+) -> Result<Args, Problem> {
+    let mut words = quoted_words(rest, escape).peekable();
+    let Some(first) = words.peek() else {
         return Ok(Args::Pairs {
             pairs: Vec::new(),
             legacy: false,
@@ -124,8 +138,8 @@ fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Proble
             .split_once(BLANKS)
             .ok_or(Problem::TwoArguments(keyword))?;
         let pair = Pair {
-            key: key.to_owned(),
-            value: value.trim_start_matches(BLANKS).to_owned(),
+            key: whole.slice_ref(key),
+            value: whole.slice_ref(value.trim_start_matches(BLANKS)),
         };
         return Ok(Args::Pairs {
             pairs: vec![pair],
@@ -134,12 +148,12 @@ fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Proble
     }
     let pair = |word: &str| match word.split_once('=') {
         Some((key, value)) => Ok(Pair {
-            key: key.to_owned(),
-            value: value.to_owned(),
+            key: whole.slice_ref(key),
+            value: whole.slice_ref(value),
         }),
         None => Err(Problem::NoAssignment(word.to_owned())),
     };
-    let pairs = words.into_iter().map(pair).collect::<Result<_, _>>()?;
+    let pairs = words.map(pair).collect::<Result<_, _>>()?;
     Ok(Args::Pairs {
         pairs,
         legacy: false,
@@ -147,17 +161,19 @@ fn pairs(keyword: &'static str, rest: &str, escape: char) -> Result<Args, Proble
 }
 
 /// Splits at white space outside of quotes. Quotes and escapes stay in the words; an escape at the very end goes.
-pub(crate) fn quoted_words(text: &str, escape: char) -> Vec<&str> {
-    let mut words = Vec::new();
+pub(crate) fn quoted_words(text: &str, escape: char) -> impl Iterator<Item = &str> {
     let mut rest = text.trim_start();
-    while !rest.is_empty() {
-        let (end, next) = word_end(rest, escape);
-        if end > 0 {
-            words.push(&rest[..end]);
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (end, next) = word_end(rest, escape);
+            let word = &rest[..end];
+            rest = rest[next..].trim_start();
+            if end > 0 {
+                return Some(word);
+            }
         }
-        rest = rest[next..].trim_start();
-    }
-    words
+        None
+    })
 }
 
 /// Where the first word of `text` ends, and where to look for the next one.
@@ -188,10 +204,16 @@ fn is_blank(c: char) -> bool {
     c == '\u{b}' || c.is_ascii_whitespace()
 }
 
-/// Takes the flags off the start of `text`, which stands `offset` bytes into its line. Returns what follows them.
+/// Takes the flags off the start of `text`, which stands `offset` bytes into its line and is a part of `whole`. Returns
+/// what follows them.
 ///
 /// Upstream reads flags byte by byte, which garbles other letters than those of ASCII. We keep them.
-pub(crate) fn leading_flags(text: &str, escape: char, offset: usize) -> (Vec<Flag>, &str) {
+pub(crate) fn leading_flags<'t>(
+    whole: &ByteString,
+    text: &'t str,
+    escape: char,
+    offset: usize,
+) -> (Vec<Flag>, &'t str) {
     let mut flags = Vec::new();
     let mut rest = text;
     loop {
@@ -205,10 +227,18 @@ pub(crate) fn leading_flags(text: &str, escape: char, offset: usize) -> (Vec<Fla
         if word == "--" {
             return (flags, rest);
         }
-        let (name, value) = match word[2..].split_once('=') {
-            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (word[2..].to_owned(), None),
+        let part = |part: &str| match &word {
+            Cow::Borrowed(_) => whole.slice_ref(part),
+            Cow::Owned(_) => part.into(),
         };
+        let (name, value) = match word[2..].split_once('=') {
+            Some((name, value)) => (part(name), Some(part(value))),
+            None => (part(&word[2..]), None),
+        };
+        if flags.is_empty() {
+            // Most have one, and a list would grow to four.
+            flags.reserve_exact(1);
+        }
         flags.push(Flag {
             name,
             value,
@@ -252,15 +282,10 @@ fn flag_word(text: &str, escape: char) -> (Cow<'_, str>, usize) {
 mod tests {
     use super::*;
 
-    fn flags(text: &str) -> (Vec<(String, Option<String>)>, &str) {
-        let (flags, rest) = leading_flags(text, '\\', 0);
-        (
-            flags
-                .into_iter()
-                .map(|flag| (flag.name, flag.value))
-                .collect(),
-            rest,
-        )
+    fn flags(text: &'static str) -> (Vec<(String, Option<String>)>, &'static str) {
+        let (flags, rest) = leading_flags(&ByteString::from_static(text), text, '\\', 0);
+        let parts = |flag: Flag| (flag.name.into(), flag.value.map(String::from));
+        (flags.into_iter().map(parts).collect(), rest)
     }
 
     fn flag(name: &str, value: &str) -> (String, Option<String>) {
@@ -291,7 +316,7 @@ mod tests {
 
     #[test]
     fn quotes_protect_blanks_in_words() {
-        let words = |text| quoted_words(text, '\\');
+        let words = |text| quoted_words(text, '\\').collect::<Vec<_>>();
         assert_eq!(
             words(r#" a="b c"  d='e f' g\ h "#),
             [r#"a="b c""#, "d='e f'", r"g\ h"]

@@ -5,6 +5,8 @@ mod mount;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use bytestring::ByteString;
+
 pub use mount::{Device, DeviceError, Mount, MountError, MountFlag, MountKind, Sharing};
 
 use crate::directive::Directive;
@@ -52,7 +54,7 @@ pub struct Stage {
     /// What it is called, in lower case.
     pub name: Option<String>,
     /// What it starts from, as written.
-    pub base: String,
+    pub base: ByteString,
     /// Value of `--platform`, as written; empty if not given.
     pub platform: String,
     /// The instructions after `FROM`.
@@ -92,9 +94,9 @@ pub struct Instruction {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flag {
     /// Name without dashes.
-    pub name: String,
+    pub name: ByteString,
     /// What follows `=`, if there is one.
-    pub value: Option<String>,
+    pub value: Option<ByteString>,
     /// Where in [`Instruction::text`] it was written.
     pub range: std::ops::Range<usize>,
 }
@@ -151,9 +153,9 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// JSON list: program and arguments. May be empty.
-    Exec(Vec<String>),
+    Exec(Vec<ByteString>),
     /// One text for the shell. May be empty.
-    Shell(String),
+    Shell(ByteString),
 }
 
 impl Command {
@@ -167,11 +169,11 @@ impl Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     /// Paths or URLs, in order.
-    pub paths: Vec<String>,
+    pub paths: Vec<ByteString>,
     /// Files whose content stands in the Dockerfile; copied after the paths.
     pub files: Vec<Heredoc>,
     /// Destination.
-    pub dest: String,
+    pub dest: ByteString,
 }
 
 /// `ADD`
@@ -225,9 +227,9 @@ pub struct Arg {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgDeclaration {
     /// Name, as written.
-    pub name: String,
+    pub name: ByteString,
     /// Default value, as written; `None` without `=`.
-    pub default: Option<String>,
+    pub default: Option<ByteString>,
     /// The description of the argument found in the comments.
     pub doc: Option<String>,
 }
@@ -250,9 +252,9 @@ pub struct Entrypoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// Key, never empty.
-    pub key: String,
+    pub key: ByteString,
     /// Value, quotes included.
-    pub value: String,
+    pub value: ByteString,
 }
 
 /// `ENV`
@@ -277,7 +279,7 @@ pub struct Label {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expose {
     /// Port specifications in bytewise order, not expanded; see [`crate::port`].
-    pub ports: Vec<String>,
+    pub ports: Vec<ByteString>,
 }
 
 /// `HEALTHCHECK`
@@ -301,7 +303,7 @@ pub struct Healthcheck {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maintainer {
     /// Author.
-    pub author: String,
+    pub author: ByteString,
 }
 
 /// `ONBUILD`
@@ -366,33 +368,33 @@ pub enum Security {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shell {
     /// Program and arguments, at least one.
-    pub args: Vec<String>,
+    pub args: Vec<ByteString>,
 }
 
 /// `STOPSIGNAL`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopSignal {
     /// Signal, not expanded; see [`crate::signal`].
-    pub signal: String,
+    pub signal: ByteString,
 }
 
 /// `USER`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// User and perhaps group.
-    pub user: String,
+    pub user: ByteString,
 }
 
 /// `VOLUME`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// Paths, none empty.
-    pub paths: Vec<String>,
+    pub paths: Vec<ByteString>,
 }
 
 /// `WORKDIR`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workdir {
     /// Path.
-    pub path: String,
+    pub path: ByteString,
 }

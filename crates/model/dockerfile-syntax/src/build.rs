@@ -3,6 +3,8 @@
 mod files;
 mod health;
 
+use bytestring::ByteString;
+
 use crate::args::Args;
 use crate::ast::{
     Arg, ArgDeclaration, Cmd, Command, Device, Dockerfile, Entrypoint, Env, Expose, Instruction,
@@ -177,7 +179,7 @@ impl Meaning {
 }
 
 /// Words or JSON strings; nothing for other forms.
-fn words(statement: &Statement) -> &[String] {
+fn words(statement: &Statement) -> &[ByteString] {
     match &statement.args {
         Args::Words(words) | Args::Json(words) => words,
         _ => &[],
@@ -251,17 +253,17 @@ fn arg(statement: &Statement, linter: &mut Linter) -> Result<Arg, Problem> {
     for word in words {
         let (name, default) = match word.split_once('=') {
             Some(("", _)) => return Err(Problem::BlankName("ARG")),
-            Some((name, default)) => (name, Some(default.to_owned())),
-            None => (word.as_str(), None),
+            Some((name, default)) => (name, Some(word.slice_ref(default))),
+            None => (&**word, None),
         };
         let doc = description(&statement.comments, name);
         args.push(ArgDeclaration {
-            name: name.to_owned(),
+            name: word.slice_ref(name),
             default,
             doc,
         });
     }
-    let names: Vec<&str> = args.iter().map(|arg| arg.name.as_str()).collect();
+    let names: Vec<&str> = args.iter().map(|arg| &*arg.name).collect();
     lint::definition_description("ARG", &names, statement.span, &statement.comments, linter);
     Ok(Arg { args })
 }
@@ -279,7 +281,7 @@ fn pairs(name: &'static str, statement: &mut Statement) -> Result<(Vec<Pair>, bo
     }
 }
 
-fn one_text(name: &'static str, statement: &mut Statement) -> Result<String, Problem> {
+fn one_text(name: &'static str, statement: &mut Statement) -> Result<ByteString, Problem> {
     let (Args::Words(words) | Args::Json(words)) = &mut statement.args else {
         return Err(Problem::ExactlyOneArgument(name));
     };
@@ -290,6 +292,11 @@ fn one_text(name: &'static str, statement: &mut Statement) -> Result<String, Pro
     Ok(std::mem::take(text))
 }
 
+fn joined(words: &[ByteString]) -> String {
+    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+    words.join(" ")
+}
+
 /// Takes the arguments of the statement.
 fn command_of(args: &mut Args) -> Command {
     match std::mem::replace(args, Args::NONE) {
@@ -297,8 +304,8 @@ fn command_of(args: &mut Args) -> Command {
         Args::Words(mut words) if words.len() == 1 => {
             Command::Shell(words.pop().unwrap_or_default())
         }
-        Args::Words(words) => Command::Shell(words.join(" ")),
-        _ => Command::Shell(String::new()),
+        Args::Words(words) => Command::Shell(joined(&words).into()),
+        _ => Command::Shell(ByteString::new()),
     }
 }
 
@@ -354,8 +361,11 @@ fn volume(statement: &Statement) -> Result<Volume, Problem> {
         return Err(Problem::AtLeastOneArgument("VOLUME"));
     }
     check(&statement.flags, flags::NONE)?;
-    let paths: Vec<String> = words.iter().map(|word| word.trim().to_owned()).collect();
-    if paths.iter().any(String::is_empty) {
+    let paths: Vec<ByteString> = words
+        .iter()
+        .map(|word| word.slice_ref(word.trim()))
+        .collect();
+    if paths.iter().any(|path| path.is_empty()) {
         return Err(Problem::EmptyVolume);
     }
     Ok(Volume { paths })

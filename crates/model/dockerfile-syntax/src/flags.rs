@@ -60,23 +60,23 @@ pub(crate) struct Checked<'a>(&'a [Flag]);
 pub(crate) fn check(flags: &[Flag], known: Known) -> Result<Checked<'_>, Problem> {
     for (index, flag) in flags.iter().enumerate() {
         let name = &flag.name;
-        let Some((_, takes)) = known.iter().find(|(known, _)| known == name) else {
+        let Some((_, takes)) = known.iter().find(|(known, _)| *known == &**name) else {
             let hint = suggest::hint(name, known.iter().map(|(name, _)| *name), Case::Sensitive);
             return Err(Problem::UnknownFlag {
-                name: name.clone(),
+                name: name.to_string(),
                 hint,
             });
         };
         if *takes != Takes::Values && flags[..index].iter().any(|other| other.name == *name) {
-            return Err(Problem::DuplicateFlag(name.clone()));
+            return Err(Problem::DuplicateFlag(name.to_string()));
         }
         match (takes, flag.value.as_deref()) {
             (Takes::Bool, Some("")) | (Takes::Value | Takes::Values, None) => {
-                return Err(Problem::FlagWithoutValue(name.clone()));
+                return Err(Problem::FlagWithoutValue(name.to_string()));
             }
             (Takes::Bool, Some(value)) if to_bool(value).is_none() => {
                 return Err(Problem::FlagNotBool {
-                    name: name.clone(),
+                    name: name.to_string(),
                     value: value.to_owned(),
                 });
             }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, Range};
 
+use bytestring::ByteString;
+
 use crate::span::Position;
 
 /// An instruction on one line: continuation lines joined, comments between them gone.
@@ -11,7 +13,7 @@ use crate::span::Position;
 /// Dereferences to the text without outer blanks. Each byte of it can be traced back with [`Text::locate`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Text {
-    line: String,
+    line: ByteString,
     trimmed: Range<usize>,
     /// Where the first physical line is in the file.
     first: Option<Position>,
@@ -43,17 +45,8 @@ impl Text {
     }
 
     /// The text with outer blanks, as stored for triggers.
-    pub(crate) fn untrimmed(&self) -> &str {
+    pub(crate) fn untrimmed(&self) -> &ByteString {
         &self.line
-    }
-
-    /// Adds a physical line whose first byte here stands at `position`.
-    pub(crate) fn push(&mut self, piece: &str, position: Position) {
-        match self.first {
-            None => self.first = Some(position),
-            Some(_) => self.further.push((self.line.len(), position)),
-        }
-        self.line.push_str(piece);
     }
 
     /// Adds a line of a document below the instruction.
@@ -65,11 +58,45 @@ impl Text {
     pub(crate) fn below(&self) -> &[u8] {
         &self.documents
     }
+}
 
-    /// Call after the last [`Text::push`].
-    pub(crate) fn finish(&mut self) {
-        let start = self.line.len() - self.line.trim_start().len();
-        self.trimmed = start..start.max(self.line.trim_end().len());
+/// A text to which physical lines are added.
+#[derive(Debug, Default)]
+pub(crate) struct Joining {
+    text: Text,
+    /// All of it, if it is more than one line.
+    joined: Option<String>,
+}
+
+impl Joining {
+    /// Begins with a physical line whose first byte here stands at `position`.
+    pub(crate) fn new(piece: ByteString, position: Position) -> Self {
+        Self {
+            text: Text {
+                line: piece,
+                first: Some(position),
+                ..Text::default()
+            },
+            joined: None,
+        }
+    }
+
+    /// Adds a physical line.
+    pub(crate) fn push(&mut self, piece: &str, position: Position) {
+        let line = &self.text.line;
+        let joined = self.joined.get_or_insert_with(|| line.to_string());
+        self.text.further.push((joined.len(), position));
+        joined.push_str(piece);
+    }
+
+    pub(crate) fn finish(self) -> Text {
+        let mut text = self.text;
+        if let Some(joined) = self.joined {
+            text.line = joined.into();
+        }
+        let start = text.line.len() - text.line.trim_start().len();
+        text.trimmed = start..start.max(text.line.trim_end().len());
+        text
     }
 }
 

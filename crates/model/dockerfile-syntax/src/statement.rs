@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 
+use bytestring::ByteString;
+
 use crate::args::{self, Args};
 use crate::ast::Flag;
 use crate::directive::{Directive, Key, Reader};
 use crate::error::{Error, Problem};
 use crate::heredoc::{self, Heredoc};
-use crate::source::{Lines, Text, text_of, without_bom, without_line_end};
+use crate::source::{Joining, Lines, Text, text_of, without_bom, without_line_end};
 use crate::span::{Position, Span};
 
 /// The instructions.
@@ -62,9 +64,13 @@ pub(crate) fn read(
     source: &[u8],
     mut failed: impl FnMut(Error) -> Result<(), Error>,
 ) -> Result<Statements, Error> {
+    // Words are parts of one copy of the file, unless it holds what is no text.
+    let whole = std::str::from_utf8(source).ok().map(ByteString::from);
+    let own = whole.as_ref().map_or(source, |whole| whole.as_bytes());
     let mut reader = FileReader {
+        whole: whole.as_ref(),
         bom: source.len() - without_bom(source).len(),
-        lines: Lines::new(without_bom(source)),
+        lines: Lines::new(without_bom(own)),
         directives: Reader::new("#"),
         comments: Vec::new(),
         found: Statements {
@@ -97,6 +103,8 @@ pub(crate) fn read(
 }
 
 struct FileReader<'a> {
+    /// What the lines are of, if it is text.
+    whole: Option<&'a ByteString>,
     lines: Lines<'a>,
     /// Bytes in front of the first line.
     bom: usize,
@@ -105,14 +113,24 @@ struct FileReader<'a> {
     found: Statements,
 }
 
-impl FileReader<'_> {
+impl<'a> FileReader<'a> {
+    /// A line as text, without its line end. A file that is text is not looked at again.
+    fn text(&self, line: &'a [u8]) -> Cow<'a, str> {
+        let line = without_line_end(line);
+        let known = self.whole.and_then(|whole| {
+            let start = line.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+            whole.get(start..start + line.len())
+        });
+        known.map_or_else(|| text_of(line), Cow::Borrowed)
+    }
+
     /// Reads up to the end of the next statement, or over one line without any. False at the end of the file.
     fn statement(&mut self) -> Result<bool, Error> {
         let Some(raw) = self.lines.next_raw() else {
             return Ok(false);
         };
         let first = self.lines.count;
-        let whole = text_of(raw);
+        let whole = self.text(raw);
         let line = whole.trim_start();
         if line.starts_with('#') {
             self.comment(&whole, line)?;
@@ -123,18 +141,21 @@ impl FileReader<'_> {
 
         let escape = self.found.escape;
         let indent = whole.len() - line.len() + if first == 1 { self.bom } else { 0 };
-        let mut text = Text::default();
         let (piece, mut open) = without_continuation(line, escape);
         if piece.is_empty() && !open {
             return Ok(true);
         }
-        text.push(piece, position(first, indent));
+        let begin = match self.whole {
+            Some(whole) => whole.slice_ref(piece),
+            None => piece.into(),
+        };
+        let mut text = Joining::new(begin, position(first, indent));
         let mut blank_lines = false;
         while open {
             let Some(raw) = self.lines.next_raw() else {
                 break;
             };
-            let line = text_of(raw);
+            let line = self.text(raw);
             let trimmed = line.trim_start();
             if trimmed.is_empty() {
                 blank_lines = true;
@@ -144,7 +165,7 @@ impl FileReader<'_> {
                 text.push(piece, position(self.lines.count, 0));
             }
         }
-        text.finish();
+        let text = text.finish();
         if blank_lines {
             self.found.empty_continuations.push(self.lines.count);
         }
@@ -189,7 +210,7 @@ impl FileReader<'_> {
     fn finish(&mut self, first: u32, mut text: Text) -> Result<(), Error> {
         let here = |last: u32| Span { first, last };
         let comments = std::mem::take(&mut self.comments);
-        let parts = split(text.untrimmed(), self.found.escape, 0)
+        let parts = split(text.untrimmed(), text.untrimmed(), self.found.escape, 0)
             .map_err(|problem| problem.at(here(self.lines.count)))?;
         let mut heredocs = Vec::new();
         if parts.takes_heredocs() && text.untrimmed().contains("<<") {
@@ -284,15 +305,20 @@ impl Parts {
 /// The blanks between the parts of a line.
 pub(crate) const BLANKS: [char; 5] = ['\t', '\u{b}', '\u{c}', '\r', ' '];
 
-/// Splits a joined line. Ranges of flags count from the start of `line`.
-pub(crate) fn split(line: &str, escape: char, depth: usize) -> Result<Parts, Problem> {
+/// Splits a joined line, or what is left of one, `line`. Ranges of flags count from its start.
+pub(crate) fn split(
+    whole: &ByteString,
+    line: &str,
+    escape: char,
+    depth: usize,
+) -> Result<Parts, Problem> {
     let trimmed = line.trim();
     let (keyword, rest) = trimmed.split_once(BLANKS).unwrap_or((trimmed, ""));
     let rest = rest.trim_start_matches(BLANKS);
     // Nothing but blanks was cut off in front of what is left.
     let offset = line.trim_end().len() - rest.len();
-    let (flags, rest) = args::leading_flags(rest, escape, offset);
-    let args = args::parse(keyword, rest.trim(), escape, depth)?;
+    let (flags, rest) = args::leading_flags(whole, rest, escape, offset);
+    let args = args::parse(whole, keyword, rest.trim(), escape, depth)?;
     Ok(Parts {
         keyword: known(keyword).map_or_else(|| keyword.to_owned().into(), Cow::Borrowed),
         flags,

@@ -76,12 +76,12 @@ fn tokens(text: &Text, keyword: &str, flags: &[Flag], escape: char) -> Vec<Token
 }
 
 fn words(rest: &str, escape: char) -> Vec<(TokenKind, Range<usize>)> {
-    let place = |word: &&str| {
+    let place = |word: &str| {
         // Words are parts of the text.
         let start = word.as_ptr().addr() - rest.as_ptr().addr();
         (TokenKind::Word, start..start + word.len())
     };
-    quoted_words(rest, escape).iter().map(place).collect()
+    quoted_words(rest, escape).map(place).collect()
 }
 
 /// The strings of a JSON list, quotes included.

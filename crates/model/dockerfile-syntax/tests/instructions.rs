@@ -140,7 +140,7 @@ fn commands_have_two_forms() {
     );
     assert_eq!(command("ENTRYPOINT []"), Command::Exec(vec![]));
     assert_eq!(command("ENTRYPOINT [ a ]"), Command::Shell("[ a ]".into()));
-    assert_eq!(command("RUN"), Command::Shell(String::new()));
+    assert_eq!(command("RUN"), Command::Shell(Default::default()));
     assert_eq!(
         fails("RUN [1]"),
         "when using JSON array syntax, arrays must be comprised of strings only"
@@ -159,7 +159,7 @@ fn pairs_have_a_new_and_an_old_form() {
         ),
         other => panic!("{other:?}"),
     };
-    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let pair = |key: &str, value: &str| (key.into(), value.into());
     assert_eq!(
         pairs(r#"ENV a=1 b="x y" c=\ d"#),
         (

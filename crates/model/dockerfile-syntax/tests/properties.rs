@@ -198,7 +198,9 @@ type Said = (
 
 fn said(file: &Dockerfile) -> (char, usize, Vec<Said>) {
     let flags = |flags: &[dockerfile_syntax::Flag]| -> Vec<_> {
-        let parts = |flag: &dockerfile_syntax::Flag| (flag.name.clone(), flag.value.clone());
+        let text = |value: &bytestring::ByteString| value.to_string();
+        let parts =
+            |flag: &dockerfile_syntax::Flag| (text(&flag.name), flag.value.as_ref().map(text));
         flags.iter().map(parts).collect()
     };
     let instruction = |one: &Instruction| {

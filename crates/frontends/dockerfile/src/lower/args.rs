@@ -76,7 +76,7 @@ impl Lower<'_> {
             };
             for arg in &arg.args {
                 let mut info = ArgInfo::new(arg, instruction.span);
-                let given = given.and_then(|given| given.get(&arg.name));
+                let given = given.and_then(|given| given.get(&*arg.name));
                 if let Some(value) = given {
                     env.set(&arg.name, value);
                     info.value.clone_from(value);
@@ -86,15 +86,15 @@ impl Lower<'_> {
                         .process_word(default, &Vars(&env))
                         .at(instruction.span)?;
                     info.needs = expanded.matched;
-                    if info.needs.remove(&arg.name)
-                        && let Some(earlier) = declared.get(&arg.name)
+                    if info.needs.remove(&*arg.name)
+                        && let Some(earlier) = declared.get(&*arg.name)
                     {
                         info.needs.extend(earlier.needs.iter().cloned());
                     }
                     env.set(&arg.name, &expanded.text);
                     info.value = expanded.text;
                 }
-                declared.insert(arg.name.clone(), info);
+                declared.insert(arg.name.to_string(), info);
             }
         }
         Ok((env, declared))

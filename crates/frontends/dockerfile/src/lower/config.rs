@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytestring::ByteString;
 use dockerfile_syntax::lint::{Lint, is_secret_name};
 use dockerfile_syntax::{self as syntax, Command, Instruction, Span, port, signal};
 use llb::build::{Action, Chown, FileOp, User};
@@ -96,7 +97,7 @@ impl Lower<'_> {
         history.push_str("ARG");
         for one in &arg.args {
             self.lint_secret(instruction, "ARG", &one.name);
-            let value = match (self.build_args.get(&one.name), &one.default) {
+            let value = match (self.build_args.get(&*one.name), &one.default) {
                 (Some(given), _) => Some(given.clone().into()),
                 (None, Some(default)) => Some(self.expand(at, instruction, default)?),
                 (None, None) => {
@@ -104,7 +105,7 @@ impl Lower<'_> {
                     global.map(|value| value.to_owned().into())
                 }
             };
-            let inherited = !self.build_args.contains_key(&one.name)
+            let inherited = !self.build_args.contains_key(&*one.name)
                 && one.default.is_none()
                 && value.is_some();
             let record = &mut self.records[at];
@@ -113,7 +114,7 @@ impl Lower<'_> {
                 outline.declare(one, instruction.span, value.as_deref(), inherited);
             }
             if let Some(value) = &value
-                && !NO_VARIABLES.contains(&one.name.as_str())
+                && !NO_VARIABLES.contains(&&*one.name)
             {
                 record.state = std::mem::take(&mut record.state).env(&one.name, value);
             }
@@ -122,7 +123,7 @@ impl Lower<'_> {
                 history.extend(["=", value]);
             }
             record.args.push(Arg {
-                name: one.name.as_str().into(),
+                name: (*one.name).into(),
                 value: value.map(Into::into),
             });
         }
@@ -150,7 +151,7 @@ impl Lower<'_> {
         command: &Command,
     ) -> Vec<String> {
         match command {
-            Command::Exec(args) => args.clone(),
+            Command::Exec(args) => owned(args),
             Command::Shell(line) => {
                 if self.records[at].image.config.shell.is_empty() {
                     let lint = Lint::JsonArgsRecommended {
@@ -159,7 +160,7 @@ impl Lower<'_> {
                     self.linter
                         .report(lint, instruction.span, &instruction.comments);
                 }
-                self.with_shell(at, line.clone())
+                self.with_shell(at, line.to_string())
             }
         }
     }
@@ -267,14 +268,18 @@ impl Lower<'_> {
     }
 
     pub(super) fn maintainer(&mut self, at: usize, maintainer: &syntax::Maintainer) -> Result<()> {
-        self.records[at].image.author.clone_from(&maintainer.author);
+        self.records[at].image.author = maintainer.author.to_string();
         self.commit(at, format!("MAINTAINER {}", maintainer.author), false);
         Ok(())
     }
 
     pub(super) fn shell(&mut self, at: usize, shell: &syntax::Shell) -> Result<()> {
-        self.records[at].image.config.shell.clone_from(&shell.args);
-        self.commit(at, format!("SHELL [{}]", shell.args.join(" ")), false);
+        self.records[at].image.config.shell = owned(&shell.args);
+        self.commit(
+            at,
+            format!("SHELL [{}]", owned(&shell.args).join(" ")),
+            false,
+        );
         Ok(())
     }
 
@@ -382,6 +387,11 @@ impl Lower<'_> {
         self.commit(at, format!("WORKDIR {dir}"), makes_layer);
         Ok(())
     }
+}
+
+/// Words of the file for an image.
+pub(super) fn owned(words: &[ByteString]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
 }
 
 /// `user[:group]`, each a name or a number; nothing for empty text. Empty parts are number 0.

@@ -91,7 +91,7 @@ impl Lower<'_> {
             match &instruction.kind {
                 Kind::Arg(arg) => {
                     for arg in &arg.args {
-                        if let Some(given) = self.build_args.get(&arg.name) {
+                        if let Some(given) = self.build_args.get(&*arg.name) {
                             env.set(&arg.name, given);
                         } else if let Some(default) = &arg.default {
                             let value = self.lex.process_word(default, &Vars(&env))?.text;

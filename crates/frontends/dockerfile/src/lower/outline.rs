@@ -30,7 +30,7 @@ pub(crate) struct ArgInfo {
 impl ArgInfo {
     pub(super) fn new(arg: &ArgDeclaration, span: Span) -> Self {
         Self {
-            name: arg.name.clone(),
+            name: arg.name.to_string(),
             description: arg.doc.clone().unwrap_or_default(),
             span,
             ..Self::default()
@@ -65,7 +65,7 @@ impl RecordOutline {
         value: Option<&str>,
         inherited: bool,
     ) {
-        self.used.insert(arg.name.clone());
+        self.used.insert(arg.name.to_string());
         if !inherited {
             let value = value.unwrap_or_default().to_owned();
             self.args.push(ArgInfo {

@@ -10,6 +10,7 @@ use llb::caps;
 use proto::pb;
 
 use super::Lower;
+use super::config::owned;
 use super::name::{COMMAND, upper_first};
 use super::record::Step;
 use super::words::{Vars, note_path};
@@ -35,7 +36,7 @@ impl Lower<'_> {
 
         let mut exec = Run::default();
         exec.args = match &run.command {
-            Command::Exec(args) => args.clone(),
+            Command::Exec(args) => owned(args),
             Command::Shell(line) => {
                 let line = self.script(at, run, line, &mut exec);
                 self.with_shell(at, line)
@@ -118,8 +119,8 @@ impl Lower<'_> {
         let shown = if lex.leaves_alone(&text) {
             upper_first(text)
         } else {
-            match lex.process_word(&text, &masked) {
-                Ok(expanded) => upper_first(expanded.text.into()),
+            match lex.expand(&text, &masked) {
+                Ok((expanded, _)) => upper_first(expanded.into()),
                 Err(_) => upper_first(text),
             }
         };

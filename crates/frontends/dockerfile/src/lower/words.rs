@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use bytestring::ByteString;
 use dockerfile_syntax::Instruction;
 use dockerfile_syntax::lint::Lint;
 use dockerfile_syntax::shell::{Env as Lookup, Lex};
@@ -44,7 +45,7 @@ impl Lower<'_> {
         &mut self,
         at: usize,
         instruction: &Instruction,
-        words: &'w [String],
+        words: &'w [ByteString],
     ) -> Result<Vec<Cow<'w, str>>> {
         words
             .iter()

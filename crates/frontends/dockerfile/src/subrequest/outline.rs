@@ -119,7 +119,7 @@ pub(super) fn targets(source: &Source) -> Result<Answer> {
             ("name", name.into()),
             ("default", (number == last).into()),
             ("description", description.into()),
-            ("base", stage.base.clone().into()),
+            ("base", stage.base.to_string().into()),
             ("platform", stage.platform.clone().into()),
             ("location", location(stage.span)),
         ]));

@@ -38,9 +38,10 @@ pub(super) fn healthcheck(statement: &mut Statement) -> Result<Healthcheck, Prob
     }
     found.test = match command {
         Command::Exec(list) if !list.is_empty() => {
+            let list = list.iter().map(ToString::to_string);
             std::iter::once("CMD".to_owned()).chain(list).collect()
         }
-        Command::Shell(text) if !text.is_empty() => vec!["CMD-SHELL".to_owned(), text],
+        Command::Shell(text) if !text.is_empty() => vec!["CMD-SHELL".to_owned(), text.to_string()],
         _ => return Err(Problem::HealthcheckCommand),
     };
     found.interval = interval(flags, "interval")?;

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use bytestring::ByteString;
+
 use crate::ast::Dockerfile;
 use crate::case::{is_lower, is_upper};
 use crate::span::Span;
@@ -86,7 +88,7 @@ pub fn is_secret_name(name: &str) -> bool {
 /// Reports upper case in a stage name and `as` in another case than `FROM`, given the words of a `FROM` instruction.
 pub(crate) fn from_casing(
     keyword: &str,
-    args: &[String],
+    args: &[ByteString],
     span: Span,
     comments: &[String],
     linter: &mut Linter,

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
+
 use super::{Env, Lex, Problem, pattern};
 
 /// How many operands may be inside of each other. Far more than anybody writes, far less than a stack holds.
@@ -149,9 +151,9 @@ pub(super) struct Scanner<'a> {
     operands: usize,
     words: bool,
     /// Names that are set.
-    matched: Vec<&'a str>,
+    matched: SmallVec<[&'a str; 4]>,
     /// Names that are not set.
-    unmatched: Vec<&'a str>,
+    unmatched: SmallVec<[&'a str; 4]>,
 }
 
 impl<'a> Scanner<'a> {
@@ -166,8 +168,8 @@ impl<'a> Scanner<'a> {
             depth: 0,
             operands: 0,
             words,
-            matched: Vec::new(),
-            unmatched: Vec::new(),
+            matched: SmallVec::new(),
+            unmatched: SmallVec::new(),
         }
     }
 
@@ -191,7 +193,13 @@ impl<'a> Scanner<'a> {
 
     /// Scans up to `close`, which is taken away, or to the end.
     fn run(&mut self, close: Option<char>) -> Result<Parts, Stop> {
+        // Most of what is expanded becomes hardly longer.
+        let room = match close {
+            None => self.rest.0.len() + 16,
+            Some(_) => 0,
+        };
         let mut parts = Parts {
+            text: String::with_capacity(room),
             words: self.words,
             ..Parts::default()
         };
