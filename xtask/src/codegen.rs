@@ -51,6 +51,7 @@ fn generate(proto_dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         .bytes(["."])
         .btree_map(["."])
         .enable_type_names()
+        .extern_path(".pb.OpMetadata", "crate::metadata::OpMetadata")
         .include_file("tree.rs");
     tonic_prost_build::configure()
         .out_dir(&out)

@@ -45,8 +45,10 @@ pub(crate) fn placed(failure: Failure, definition: &pb::Definition) -> Failure {
         remains: Remains::of(&failure),
         op,
         description: metadata
-            .map(|metadata| metadata.description.clone())
-            .unwrap_or_default(),
+            .into_iter()
+            .flat_map(|metadata| metadata.description.iter())
+            .map(|(key, text)| (key.to_owned(), text.clone()))
+            .collect(),
     };
     failure.keeping(Arc::new(step))
 }

@@ -23,7 +23,7 @@ pub struct ExecOp {
     pub(crate) op: pb::ExecOp,
     pub(crate) platform: Platform,
     pub(crate) inputs: usize,
-    pub(crate) resources: Option<pb::LinuxResources>,
+    pub(crate) resources: Option<Arc<pb::LinuxResources>>,
     pub(crate) account: Arc<Account>,
 }
 
@@ -130,7 +130,7 @@ impl ExecOp {
             },
             ulimits: meta.ulimit.iter().map(ulimit).collect(),
             cgroup_parent: meta.cgroup_parent.clone(),
-            resources: self.resources.as_ref().map(resources).unwrap_or_default(),
+            resources: self.resources.as_deref().map(resources).unwrap_or_default(),
             remove_stubs_recursive: meta.remove_mount_stubs_recursive,
             valid_exit_codes: meta.valid_exit_codes.clone(),
             tty: false,

@@ -98,10 +98,9 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
             inputs,
             op: Arc::new(op),
             ignore_cache: vertex.metadata.ignore_cache,
-            group: vertex.metadata.progress_group.map(|group| progress::Group {
-                id: group.id,
-                name: group.name,
-                weak: group.weak,
+            group: vertex.metadata.progress_group.map(|group| {
+                let pb::ProgressGroup { id, name, weak } = Arc::unwrap_or_clone(group);
+                progress::Group { id, name, weak }
             }),
         }));
     }

@@ -200,7 +200,7 @@ impl Files {
         let mut image = parse_image(&resolved.config)?;
         image.created = None;
         let mut options = OpOptions::named(format!("[context {}] {written}", context.key));
-        options.platform.clone_from(&context.platform);
+        options.platform = context.platform.clone().map(Arc::new);
         // Compat: the digest is left out on purpose, as upstream does (frontend/dockerui/namedcontext.go).
         let state = ImageSource::new(resolved.reference).state(options);
         Ok(Loaded {
@@ -246,7 +246,7 @@ impl Files {
             parse_image(&resolved.config).context("could not parse oci-layout image config")?;
         let mut options =
             OpOptions::named(format!("[context {}] OCI load from client", context.key));
-        options.platform.clone_from(&context.platform);
+        options.platform = context.platform.clone().map(Arc::new);
         let source = OciLayout {
             reference: shown,
             session,

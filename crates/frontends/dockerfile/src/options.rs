@@ -5,6 +5,7 @@ mod limits;
 pub(crate) mod number;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use frontend::{Bridge, Request};
 use llb::build::ResolveMode;
@@ -41,7 +42,7 @@ pub(crate) struct Options {
     pub(crate) extra_hosts: Vec<pb::HostIp>,
     pub(crate) shm_size: i64,
     pub(crate) ulimits: Vec<pb::Ulimit>,
-    pub(crate) resources: Option<pb::LinuxResources>,
+    pub(crate) resources: Option<Arc<pb::LinuxResources>>,
     pub(crate) network: pb::NetMode,
     pub(crate) cgroup_parent: String,
     pub(crate) hostname: String,
@@ -145,7 +146,7 @@ impl Options {
             extra_hosts,
             shm_size,
             ulimits,
-            resources,
+            resources: resources.map(Arc::new),
             network,
             cgroup_parent: attribute("cgroup-parent").to_owned(),
             hostname: hostname.to_owned(),

@@ -124,10 +124,9 @@ fn graph(definition: &pb::Definition) -> String {
             .map(|input| format!("{}:{}", numbers[&input.digest], input.index))
             .collect();
         let metadata = definition.metadata.get(&digest);
-        let description = metadata.map(|metadata| metadata.description.clone());
-        let name = description
-            .and_then(|mut description| description.remove("llb.customname"))
-            .unwrap_or_default();
+        let name = metadata
+            .and_then(|metadata| metadata.description.get("llb.customname"))
+            .map_or("", String::as_str);
         write!(out, "{number} {name}").expect("text");
         if !inputs.is_empty() {
             write!(out, " <- {}", inputs.join(" ")).expect("text");

@@ -328,7 +328,7 @@ impl Linker {
         if options.check_caps {
             for id in metadata.caps.keys() {
                 if !caps::supported(id) {
-                    return Err(Error::Capability { id: id.clone() });
+                    return Err(Error::Capability { id: id.to_owned() });
                 }
             }
         }

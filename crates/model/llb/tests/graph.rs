@@ -243,7 +243,7 @@ fn unknown_capabilities_are_refused() {
     let op = source("local://x");
     let mut definition = raw(&[op.clone(), terminal(&op)]);
     let mut metadata = pb::OpMetadata::default();
-    metadata.caps.insert("no.such.cap".to_owned(), true);
+    metadata.caps.insert("no.such.cap", true);
     let digest = Digest::of(proto::encode::marshal_op(&op)).to_string();
     definition.metadata.insert(digest, metadata);
     let refused = load(&definition).expect_err("refused").to_string();

@@ -2,10 +2,11 @@
 //!
 //! One module per protobuf package, generated from `proto/*.proto` by `cargo xtask codegen` and checked in. What the
 //! messages mean is the business of the crates that use them. [`encode`] makes the bytes that digests are taken of,
-//! [`gojson`] and [`protojson`] the two JSON forms that are on the wire.
+//! [`gojson`] and [`protojson`] the two JSON forms that are on the wire. What is made by the thousands is written by hand.
 
 pub mod encode;
 pub mod gojson;
+mod metadata;
 pub mod protojson;
 mod schema;
 
@@ -61,7 +62,10 @@ pub use generated::opentelemetry::proto::resource::v1 as trace_resource;
 /// Spans: `opentelemetry.proto.trace.v1`.
 pub use generated::opentelemetry::proto::trace::v1 as trace;
 /// LLB: `pb`.
-pub use generated::pb;
+pub mod pb {
+    pub use crate::generated::pb::*;
+    pub use crate::metadata::{OpMetadata, SmallMap};
+}
 /// Call stacks in error details: `stack`.
 pub use generated::stack;
 

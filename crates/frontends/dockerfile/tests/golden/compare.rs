@@ -280,7 +280,7 @@ fn describe_metadata(metadata: &pb::OpMetadata, groups: &mut BTreeMap<String, St
         .description
         .get("llb.customname")
         .map_or("", String::as_str);
-    let mut caps: Vec<&String> = metadata.caps.keys().collect();
+    let mut caps: Vec<&str> = metadata.caps.keys().collect();
     if name.contains("generating sbom using") {
         // Upstream forgets it there, as it marshals that graph without looking at capabilities.
         caps.retain(|cap| *cap != llb::caps::EXEC_META_SETS_DEFAULT_PATH);
@@ -289,7 +289,8 @@ fn describe_metadata(metadata: &pb::OpMetadata, groups: &mut BTreeMap<String, St
         map.insert("caps".to_owned(), json!(caps));
     }
     if !metadata.description.is_empty() {
-        map.insert("description".to_owned(), json!(metadata.description));
+        let description: BTreeMap<&str, &String> = metadata.description.iter().collect();
+        map.insert("description".to_owned(), json!(description));
     }
     if metadata.ignore_cache {
         map.insert("ignore_cache".to_owned(), true.into());

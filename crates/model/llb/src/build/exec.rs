@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::pb;
+use smallvec::SmallVec;
 
 use super::env::Env;
 use super::marshal::Defaults;
@@ -189,6 +190,7 @@ impl Run {
             readonly: self.readonly_root,
             ..Mount::bind("/", state)
         };
+        self.mounts.reserve_exact(1);
         self.mounts.insert(0, root);
         self.mounts
             .sort_by(|a, b| a.target.as_bytes().cmp(b.target.as_bytes()));
@@ -369,9 +371,13 @@ impl Exec {
         Ok(())
     }
 
-    pub(super) fn caps(&self, defaults: &Defaults, options: &Options) -> Vec<&'static str> {
+    pub(super) fn caps(
+        &self,
+        defaults: &Defaults,
+        options: &Options,
+    ) -> SmallVec<[&'static str; 12]> {
         let run = &self.run;
-        let mut caps = Vec::with_capacity(8);
+        let mut caps = SmallVec::new();
         caps.push(caps::EXEC_META_BASE);
         let mut need = |wanted: bool, cap: &'static str| {
             if wanted {

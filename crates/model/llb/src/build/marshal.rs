@@ -51,18 +51,22 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
     let Some((root, index)) = state.output().and_then(Output::resolve) else {
         return Ok(pb::Definition::default());
     };
+    let (order, places) = inputs_first(root);
     let mut writer = Writer {
         defaults,
-        ops: Vec::new(),
-        by_digest: HashMap::default(),
-        written: HashMap::default(),
+        ops: Vec::with_capacity(order.len()),
+        by_digest: HashMap::with_capacity_and_hasher(order.len(), Quick::default()),
+        written: Vec::with_capacity(order.len()),
+        places,
         sources: Collector::default(),
+        caps: CapSets::default(),
         scratch: Scratch::default(),
     };
-    writer.walk(root)?;
-    let digest = writer.ops[writer.written[&Arc::as_ptr(root)]]
-        .digest
-        .clone();
+    for node in order {
+        writer.write(node)?;
+    }
+    let last = writer.written.last().map(|at| &writer.ops[*at]);
+    let digest = last.map(|op| op.digest.clone()).unwrap_or_default();
     Ok(writer.finish(pb::Input {
         digest,
         index: i64::from(index),
@@ -75,9 +79,11 @@ struct Writer<'a> {
     ops: Vec<Written>,
     /// Where in `ops` the op with these bytes is.
     by_digest: HashMap<[u8; 32], usize, Quick>,
-    /// Where in `ops` the nodes that are done are.
-    written: Places,
+    /// Where in `ops` the nodes that are done are, in their order.
+    written: Vec<usize>,
+    places: Places,
     sources: Collector,
+    caps: CapSets,
     scratch: Scratch,
 }
 
@@ -92,6 +98,7 @@ struct Scratch {
     inputs: Vec<(usize, u32)>,
 }
 
+/// Places of nodes in their order.
 type Places = HashMap<*const Node, usize, Quick>;
 
 /// Everything a definition says of an op.
@@ -104,27 +111,31 @@ struct Written {
     locations: Vec<pb::Location>,
 }
 
-impl Writer<'_> {
-    fn walk(&mut self, root: &Arc<Node>) -> Result<(), Error> {
-        let mut stack = vec![(root, false)];
-        while let Some((node, ready)) = stack.pop() {
-            if self.written.contains_key(&Arc::as_ptr(node)) {
-                continue;
-            }
-            if ready {
-                self.write(node)?;
-                continue;
-            }
-            stack.push((node, true));
-            let before = stack.len();
-            node.kind.each_input(|output| {
-                stack.extend(output.resolve().map(|(node, _)| (node, false)));
-            });
-            stack[before..].reverse();
+/// Everything `root` needs, and itself at last, in the order of the definition.
+fn inputs_first(root: &Arc<Node>) -> (Vec<&Arc<Node>>, Places) {
+    let mut order = Vec::new();
+    let mut places = Places::default();
+    let mut stack = vec![(root, false)];
+    while let Some((node, ready)) = stack.pop() {
+        if places.contains_key(&Arc::as_ptr(node)) {
+            continue;
         }
-        Ok(())
+        if ready {
+            places.insert(Arc::as_ptr(node), order.len());
+            order.push(node);
+            continue;
+        }
+        stack.push((node, true));
+        let before = stack.len();
+        node.kind.each_input(|output| {
+            stack.extend(output.resolve().map(|(node, _)| (node, false)));
+        });
+        stack[before..].reverse();
     }
+    (order, places)
+}
 
+impl Writer<'_> {
     /// All inputs of the node are written.
     fn write(&mut self, node: &Arc<Node>) -> Result<(), Error> {
         let (bytes, metadata) = match &node.kind {
@@ -132,23 +143,24 @@ impl Writer<'_> {
                 bytes, metadata, ..
             } => (bytes.clone(), (**metadata).clone()),
             Kind::Exec(exec) => {
-                let platform = node.options.platform.as_ref().or(exec.platform());
+                let platform = node.options.platform.as_deref().or(exec.platform());
                 let platform = platform.unwrap_or(&self.defaults.platform);
                 let bytes = self.assembled(Some(platform), &node.options, |wire, number| {
                     wire.message(2, |wire| exec.write(wire, self.defaults, platform, number))
                 })?;
                 let caps = exec.caps(self.defaults, &node.options);
-                (bytes, metadata(node, &caps))
+                (bytes, metadata(node, self.caps.get(&caps)))
             }
             Kind::File(file) => {
                 let bytes = self.assembled(None, &node.options, |wire, number| {
                     wire.message(4, |wire| file.write(wire, number))
                 })?;
-                (bytes, metadata(node, file.caps()))
+                (bytes, metadata(node, self.caps.get(file.caps())))
             }
             _ => {
                 let (op, caps) = self.op(node)?;
-                (Bytes::from(op_bytes(&op)), metadata(node, &caps))
+                let caps = self.caps.get(&caps);
+                (Bytes::from(op_bytes(&op)), metadata(node, caps))
             }
         };
         let raw: [u8; 32] = Sha256::digest(&bytes).into();
@@ -173,7 +185,7 @@ impl Writer<'_> {
                 at
             }
         };
-        self.written.insert(Arc::as_ptr(node), at);
+        self.written.push(at);
         Ok(())
     }
 
@@ -192,7 +204,8 @@ impl Writer<'_> {
             let Some((node, index)) = output.resolve() else {
                 return -1;
             };
-            let Some(&at) = self.written.get(&Arc::as_ptr(node)) else {
+            let place = self.places.get(&Arc::as_ptr(node));
+            let Some(&at) = place.and_then(|place| self.written.get(*place)) else {
                 return -1;
             };
             let known = inputs.iter().position(|other| *other == (at, index));
@@ -220,7 +233,7 @@ impl Writer<'_> {
     /// The ops of which a graph has few.
     fn op(&self, node: &Node) -> Result<(pb::Op, Caps), Error> {
         let options = &node.options;
-        let platform = options.platform.as_ref();
+        let platform = options.platform.as_deref();
         let platform = platform.unwrap_or(&self.defaults.platform);
         let mut inputs = Inputs {
             writer: self,
@@ -334,17 +347,21 @@ impl Writer<'_> {
             need(metadata.export_cache.is_some(), caps::META_EXPORT_CACHE);
         }
         // Maps are made at once from sorted lists: digests come in no order, and finding the place of each takes time.
-        let mut order: Vec<usize> = (0..ops.len()).collect();
-        order.sort_unstable_by(|a, b| ops[*a].raw.cmp(&ops[*b].raw));
+        let start = |op: &Written| {
+            let first = op.raw.first_chunk().copied();
+            u64::from_be_bytes(first.unwrap_or_default())
+        };
+        let mut order: Vec<(u64, usize)> = ops.iter().map(start).zip(0..).collect();
+        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ops[a.1].raw.cmp(&ops[b.1].raw)));
         if let Some(source) = &mut definition.source {
-            let places = order.iter().map(|&at| {
+            let places = order.iter().map(|&(_, at)| {
                 let op = &mut ops[at];
                 let locations = std::mem::take(&mut op.locations);
                 (op.digest.clone(), pb::Locations { locations })
             });
             source.locations = places.collect();
         }
-        let metadata = order.iter().map(|&at| {
+        let metadata = order.iter().map(|&(_, at)| {
             let op = &mut ops[at];
             (
                 std::mem::take(&mut op.digest),
@@ -358,7 +375,7 @@ impl Writer<'_> {
         };
         let bytes = op_bytes(&terminal);
         let metadata = pb::OpMetadata {
-            caps: cap_map(&needed),
+            caps: needed.iter().map(|cap| (*cap, true)).collect(),
             ..pb::OpMetadata::default()
         };
         let digest = digest_text(&Sha256::digest(&bytes).into());
@@ -408,7 +425,8 @@ struct Inputs<'a> {
 impl Inputs<'_> {
     fn find(&self, output: &Output) -> Option<(&str, i64)> {
         let (node, index) = output.resolve()?;
-        let at = *self.writer.written.get(&Arc::as_ptr(node))?;
+        let place = *self.writer.places.get(&Arc::as_ptr(node))?;
+        let at = *self.writer.written.get(place)?;
         Some((&self.writer.ops[at].digest, i64::from(index)))
     }
 
@@ -435,37 +453,37 @@ impl Inputs<'_> {
     }
 }
 
-fn metadata(node: &Node, caps: &[&'static str]) -> pb::OpMetadata {
+fn metadata(node: &Node, caps: pb::SmallMap<bool>) -> pb::OpMetadata {
     let options = &node.options;
-    let mut description = BTreeMap::new();
-    for (key, value) in &options.description {
-        description.insert(key.clone().into_owned(), value.clone());
-    }
     pb::OpMetadata {
         ignore_cache: options.ignore_cache,
-        description,
+        description: options.description.clone(),
         export_cache: options.export_cache.map(|value| pb::ExportCache { value }),
-        caps: cap_map(caps),
+        caps,
         progress_group: options.group.clone(),
         linux_resources: options.resources.clone(),
     }
 }
 
-/// Made one by one: there are few.
-fn cap_map(caps: &[&'static str]) -> BTreeMap<String, bool> {
-    let mut map = BTreeMap::new();
-    for cap in caps {
-        if !map.contains_key(*cap) {
-            map.insert((*cap).to_owned(), true);
+/// Sets of capabilities, each made once: few differ.
+#[derive(Default)]
+struct CapSets(Vec<(Box<[&'static str]>, pb::SmallMap<bool>)>);
+
+impl CapSets {
+    fn get(&mut self, caps: &[&'static str]) -> pb::SmallMap<bool> {
+        if let Some((_, set)) = self.0.iter().find(|(known, _)| **known == *caps) {
+            return set.clone();
         }
+        let set: pb::SmallMap<bool> = caps.iter().map(|cap| (*cap, true)).collect();
+        self.0.push((caps.into(), set.clone()));
+        set
     }
-    map
 }
 
 fn merge(old: &mut pb::OpMetadata, new: pb::OpMetadata) {
     old.ignore_cache |= new.ignore_cache;
-    old.description.extend(new.description);
-    old.caps.extend(new.caps);
+    old.description.update(&new.description);
+    old.caps.update(&new.caps);
     if new.export_cache.is_some() {
         old.export_cache = new.export_cache;
     }

@@ -1,6 +1,7 @@
 //! What any op may be given besides what it does: names, groups, places, limits.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use oci::Platform;
 use proto::pb;
@@ -12,17 +13,17 @@ use super::source_map::Location;
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Run on this platform instead of the state's.
-    pub platform: Option<Platform>,
-    /// Free text by key, each key once; `llb.customname` is the name users see.
-    pub description: Vec<(Cow<'static, str>, String)>,
+    pub platform: Option<Arc<Platform>>,
+    /// Free text by key; `llb.customname` is the name users see.
+    pub description: pb::SmallMap<String>,
     /// Always run.
     pub ignore_cache: bool,
     /// Whether the op may go into exported caches.
     pub export_cache: Option<bool>,
     /// Shown as one line with others.
-    pub group: Option<pb::ProgressGroup>,
+    pub group: Option<Arc<pb::ProgressGroup>>,
     /// Limits of a command.
-    pub resources: Option<pb::LinuxResources>,
+    pub resources: Option<Arc<pb::LinuxResources>>,
     /// Worker filters.
     pub filters: Vec<String>,
     /// Where it was written.
@@ -42,20 +43,13 @@ impl Options {
 
     /// Adds a description.
     pub fn describe(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
-        let (key, value) = (key.into(), value.into());
-        match self.description.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, known)) => *known = value,
-            None => {
-                self.description.reserve_exact(1);
-                self.description.push((key, value));
-            }
-        }
+        self.description.insert(key, value.into());
         self
     }
 
     /// Sets the platform.
     pub fn platform(mut self, platform: Platform) -> Self {
-        self.platform = Some(platform);
+        self.platform = Some(Arc::new(platform));
         self
     }
 
@@ -67,11 +61,12 @@ impl Options {
 
     /// Puts the op into a progress group. Weak members do not make the group visible by starting.
     pub fn group(mut self, id: &str, name: &str, weak: bool) -> Self {
-        self.group = Some(pb::ProgressGroup {
+        let group = pb::ProgressGroup {
             id: id.to_owned(),
             name: name.to_owned(),
             weak,
-        });
+        };
+        self.group = Some(Arc::new(group));
         self
     }
 

@@ -90,7 +90,7 @@ impl State {
         };
         let state = Self::scratch().made_by(kind, options);
         match platform {
-            Some(platform) => state.platform(platform),
+            Some(platform) => state.change(|settings| settings.platform = Some(platform)),
             None => state,
         }
     }

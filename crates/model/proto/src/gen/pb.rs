@@ -422,43 +422,6 @@ impl ::prost::Name for BuildInput {
         "/pb.BuildInput".into()
     }
 }
-/// Number 3 was a worker constraint, reserved; not part of the op digest.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct OpMetadata {
-    /// do not use cache for this op
-    #[prost(bool, tag = "1")]
-    pub ignore_cache: bool,
-    /// free text; llb.customname gives the vertex name
-    #[prost(btree_map = "string, string", tag = "2")]
-    pub description: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
-    /// false = leave this op out of cache exports
-    #[prost(message, optional, tag = "4")]
-    pub export_cache: ::core::option::Option<ExportCache>,
-    /// capabilities this op needs; unknown one = error
-    #[prost(btree_map = "string, bool", tag = "5")]
-    pub caps: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        bool,
-    >,
-    #[prost(message, optional, tag = "6")]
-    pub progress_group: ::core::option::Option<ProgressGroup>,
-    /// cgroup limits, no influence on cache keys
-    #[prost(message, optional, tag = "7")]
-    pub linux_resources: ::core::option::Option<LinuxResources>,
-}
-impl ::prost::Name for OpMetadata {
-    const NAME: &'static str = "OpMetadata";
-    const PACKAGE: &'static str = "pb";
-    fn full_name() -> ::prost::alloc::string::String {
-        "pb.OpMetadata".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/pb.OpMetadata".into()
-    }
-}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Source {
     /// by op digest
@@ -688,7 +651,7 @@ pub struct Definition {
     #[prost(btree_map = "string, message", tag = "2")]
     pub metadata: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
-        OpMetadata,
+        crate::metadata::OpMetadata,
     >,
     #[prost(message, optional, tag = "3")]
     pub source: ::core::option::Option<Source>,
