@@ -7,6 +7,7 @@
 mod ignored;
 mod nearest;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +27,49 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the daemon puts the listing of a directory of which only the names are wanted.
 const LISTING: &str = ".fsutil-metadata";
 
-/// A path that an instruction takes from somewhere.
-#[derive(Debug, Clone)]
+/// Paths that instructions take from somewhere, each from the root of where it is taken.
+#[derive(Debug, Default)]
 pub(crate) struct Taken {
+    /// One behind the other: a large file has many, and hardly anybody asks for one.
+    text: String,
+    paths: Vec<Place>,
+    /// Where they are taken from, by number. What has none is taken from the main context.
+    origins: BTreeMap<usize, From>,
+}
+
+#[derive(Debug)]
+struct Place {
     /// First line of the instruction.
-    pub(crate) line: u32,
-    /// From the root of where it is taken.
-    pub(crate) path: String,
-    pub(crate) from: From,
+    line: u32,
+    /// Where in the text the path ends.
+    end: usize,
+    from: Option<usize>,
+}
+
+impl Taken {
+    /// Adds a path that the instruction at `line` takes.
+    pub(crate) fn note(&mut self, line: u32, path: &str, from: Option<usize>) {
+        self.text.push_str(path);
+        let end = self.text.len();
+        self.paths.push(Place { line, end, from });
+    }
+
+    /// Asks what the numbers stand for.
+    pub(crate) fn name_origins(&mut self, name: impl Fn(usize) -> From) {
+        let used = self.paths.iter().filter_map(|place| place.from);
+        let used: BTreeSet<usize> = used.collect();
+        self.origins = used.into_iter().map(|at| (at, name(at))).collect();
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &str, &From)> {
+        let mut start = 0;
+        self.paths.iter().map(move |place| {
+            let path = &self.text[start..place.end];
+            start = place.end;
+            let from = place.from.and_then(|at| self.origins.get(&at));
+            (place.line, path, from.unwrap_or(&From::Context))
+        })
+    }
 }
 
 /// Where a path is taken from.
@@ -62,7 +98,7 @@ pub(crate) struct Paths {
     pub(crate) bridge: Arc<dyn Bridge>,
     pub(crate) defaults: Defaults,
     pub(crate) context: Option<Directory>,
-    pub(crate) taken: Arc<[Taken]>,
+    pub(crate) taken: Arc<Taken>,
 }
 
 impl std::fmt::Debug for Paths {
@@ -74,10 +110,10 @@ impl std::fmt::Debug for Paths {
 #[async_trait]
 impl Explain for Paths {
     async fn explain(&self, cx: &Cx, failure: Failure) -> Failure {
-        let Some(taken) = self.missing(&failure) else {
+        let Some((path, from)) = self.missing(&failure) else {
             return failure;
         };
-        match tokio::time::timeout(PATIENCE, self.hint(cx, taken)).await {
+        match tokio::time::timeout(PATIENCE, self.hint(cx, path, from)).await {
             Ok(Some(hint)) => failure.and(format_args!(" ({hint})")),
             _ => failure,
         }
@@ -86,7 +122,7 @@ impl Explain for Paths {
 
 impl Paths {
     /// The path that was not found, if that is what went wrong.
-    fn missing(&self, failure: &Failure) -> Option<&Taken> {
+    fn missing(&self, failure: &Failure) -> Option<(&str, &From)> {
         let lines: Vec<i32> = failure
             .details()
             .iter()
@@ -96,22 +132,23 @@ impl Paths {
             })
             .map(|start| start.line)
             .collect();
-        self.taken.iter().find(|taken| {
-            lines
-                .iter()
-                .any(|&line| i64::from(line) == i64::from(taken.line))
-                && {
-                    let quoted = dockerfile_syntax::quote::go(&taken.path);
-                    failure.text().ends_with(&format!("{quoted}: not found"))
-                }
+        let mut taken = self.taken.iter();
+        taken.find_map(|(number, path, from)| {
+            let here = |&line: &i32| i64::from(line) == i64::from(number);
+            let quoted = || dockerfile_syntax::quote::go(path);
+            let missing = lines.iter().any(here)
+                && failure
+                    .text()
+                    .ends_with(&format!("{}: not found", quoted()));
+            missing.then_some((path, from))
         })
     }
 
-    async fn hint(&self, cx: &Cx, taken: &Taken) -> Option<String> {
-        match (&taken.from, &self.context) {
-            (From::Tree(state), _) => self.in_tree(cx, state, &taken.path).await,
-            (From::Directory(directory), _) => self.in_directory(cx, directory, &taken.path).await,
-            (From::Context, Some(directory)) => self.in_directory(cx, directory, &taken.path).await,
+    async fn hint(&self, cx: &Cx, path: &str, from: &From) -> Option<String> {
+        match (from, &self.context) {
+            (From::Tree(state), _) => self.in_tree(cx, state, path).await,
+            (From::Directory(directory), _) => self.in_directory(cx, directory, path).await,
+            (From::Context, Some(directory)) => self.in_directory(cx, directory, path).await,
             (From::Context, None) => None,
         }
     }

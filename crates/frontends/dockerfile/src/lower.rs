@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use dockerfile_syntax::lint::{Linter, check_casing, check_stage_names};
 use dockerfile_syntax::shell::Lex;
-use dockerfile_syntax::{Dockerfile, Instruction, Kind, Problem, Span};
+use dockerfile_syntax::{Dockerfile, Instruction, Kind, Problem};
 use fstree::Patterns;
 use llb::build::{Defaults, Env, Later, SourceMap, State};
 use oci::Platform;
@@ -56,7 +56,7 @@ pub(crate) struct Lowered {
     pub(crate) scan: Scan,
     pub(crate) outline: Option<Outline>,
     /// What it takes from where.
-    pub(crate) taken: Arc<[Taken]>,
+    pub(crate) taken: Arc<Taken>,
 }
 
 /// What is to be lowered.
@@ -135,8 +135,8 @@ struct Lower<'a> {
     ignored: Option<Patterns>,
     /// Directories of the client, and the set of paths used of them.
     pending: Vec<(usize, PendingLocal)>,
-    /// Lines that take paths from somewhere: from a record, or from the main context.
-    taken: Vec<(u32, String, Option<usize>)>,
+    /// What is taken from records, or from the main context.
+    taken: Taken,
 }
 
 impl<'a> Lower<'a> {
@@ -171,7 +171,7 @@ impl<'a> Lower<'a> {
             context_paths: BTreeSet::new(),
             ignored: None,
             pending: Vec::new(),
-            taken: Vec::new(),
+            taken: Taken::default(),
         }
     }
 
@@ -364,15 +364,9 @@ impl<'a> Lower<'a> {
         })
     }
 
-    /// Remembers paths for whoever has to explain that they are missing.
-    fn note_taken(&mut self, span: Span, paths: Vec<String>, from: Option<usize>) {
-        let taken = paths.into_iter().map(|path| (span.first, path, from));
-        self.taken.extend(taken);
-    }
-
-    fn all_taken(&mut self) -> Arc<[Taken]> {
-        let taken = std::mem::take(&mut self.taken).into_iter();
-        let from = |at: usize| {
+    fn all_taken(&mut self) -> Arc<Taken> {
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.name_origins(|at| {
             let record = &self.records[at];
             let own = |(set, _): &&(usize, PendingLocal)| *set == record.paths;
             match self.pending.iter().find(own) {
@@ -382,14 +376,8 @@ impl<'a> Lower<'a> {
                 }
                 _ => From::Tree(record.state.clone()),
             }
-        };
-        taken
-            .map(|(line, path, at)| Taken {
-                line,
-                path,
-                from: at.map_or(From::Context, from),
-            })
-            .collect()
+        });
+        taken.into()
     }
 
     fn scan(&self, target: usize, needed: &BTreeSet<usize>) -> Scan {

@@ -20,14 +20,18 @@ pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     if is_clean(path) {
         return path.into();
     }
-    let rooted = path.starts_with('/');
-    let mut cleaned = String::with_capacity(path.len() + 1);
+    put_together(path.starts_with('/'), path.len(), path.split('/')).into()
+}
+
+/// The shortest path that means these parts; `room` is how long they are.
+fn put_together<'p>(rooted: bool, room: usize, parts: impl Iterator<Item = &'p str>) -> String {
+    let mut cleaned = String::with_capacity(room + 1);
     if rooted {
         cleaned.push('/');
     }
     // What stands before `fixed` cannot be taken back by `..`.
     let mut fixed = cleaned.len();
-    for part in path.split('/') {
+    for part in parts {
         match part {
             "" | "." => {}
             ".." if cleaned.len() > fixed => {
@@ -49,7 +53,7 @@ pub(crate) fn clean(path: &str) -> Cow<'_, str> {
     if cleaned.is_empty() {
         cleaned.push('.');
     }
-    cleaned.into()
+    cleaned
 }
 
 fn cleaned(path: String) -> String {
@@ -87,7 +91,14 @@ pub(crate) fn join(first: &str, second: &str) -> String {
     match (first, second) {
         ("", "") => String::new(),
         ("", only) | (only, "") => clean(only).into_owned(),
-        _ => cleaned([first, "/", second].concat()),
+        _ => {
+            let parts = first.split('/').chain(second.split('/'));
+            put_together(
+                first.starts_with('/'),
+                first.len() + 1 + second.len(),
+                parts,
+            )
+        }
     }
 }
 
@@ -96,7 +107,7 @@ pub(crate) fn rooted(path: &str) -> Cow<'_, str> {
     if path.starts_with('/') {
         clean(path)
     } else {
-        cleaned(["/", path].concat()).into()
+        put_together(true, path.len(), path.split('/')).into()
     }
 }
 
@@ -207,7 +218,8 @@ pub(crate) fn normalize(
 
 /// Cleans an absolute path; a trailing `/` or `/.` says something about what is copied and stays.
 pub(crate) fn clean_keeping_ending(path: String) -> String {
-    if path.starts_with('/') && is_clean(&path) {
+    let bare = path.strip_suffix('/').unwrap_or(&path);
+    if bare.starts_with('/') && is_clean(bare) {
         return path;
     }
     let mut cleaned = rooted(&path).into_owned();

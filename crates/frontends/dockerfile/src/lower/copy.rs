@@ -32,9 +32,8 @@ struct Job<'a> {
     exclude: &'a [String],
     /// Where paths are taken from.
     from: State,
-    from_context: bool,
-    /// The paths that must be there.
-    taken: Vec<String>,
+    /// The record that is; without one it is the main context.
+    source: Option<usize>,
     keep_git_dir: Option<bool>,
 }
 
@@ -62,16 +61,10 @@ impl Lower<'_> {
             parents: false,
             exclude: &add.exclude,
             from: self.context.clone(),
-            from_context: true,
-            taken: Vec::new(),
+            source: None,
             keep_git_dir: add.keep_git_dir,
         };
-        self.lower_copy(at, &mut job)?;
-        self.note_taken(instruction.span, std::mem::take(&mut job.taken), None);
-        for path in job.paths.iter().filter(|path| !is_http(path)) {
-            note_path(&mut self.context_paths, paths::rooted(path));
-        }
-        Ok(())
+        self.lower_copy(at, &mut job)
     }
 
     pub(super) fn copy(&mut self, at: usize, step: &Step, copy: &syntax::Copy) -> Result<()> {
@@ -104,21 +97,10 @@ impl Lower<'_> {
             parents: copy.parents,
             exclude: &copy.exclude,
             from,
-            from_context: step.sources.is_empty(),
-            taken: Vec::new(),
+            source: step.sources.first().copied(),
             keep_git_dir: None,
         };
-        self.lower_copy(at, &mut job)?;
-        let taken = std::mem::take(&mut job.taken);
-        self.note_taken(instruction.span, taken, step.sources.first().copied());
-        let used = match step.sources.first() {
-            None => &mut self.context_paths,
-            Some(&source) => &mut self.path_sets[self.records[source].paths],
-        };
-        for path in &job.paths {
-            note_path(used, paths::rooted(path));
-        }
-        Ok(())
+        self.lower_copy(at, &mut job)
     }
 
     #[expect(
@@ -252,6 +234,9 @@ impl Lower<'_> {
             let git = git?;
             if !git.could_be_path {
                 let source = git_state(job, &git, name)?;
+                if !is_http(path) {
+                    note_path(&mut self.context_paths, paths::rooted(path));
+                }
                 return Ok(op.copy_with(
                     &source,
                     Copy {
@@ -287,9 +272,21 @@ impl Lower<'_> {
             ));
         }
         self.lint_ignored(job, path);
-        let copy = local_copy(job, common, path, self.os(at))?;
-        job.taken
-            .push(copy.required.first().unwrap_or(&copy.src).clone());
+        let os = self.os(at);
+        let copy = local_copy(job, common, path, os)?;
+        // What is copied is the path from the root, unless something was taken off it.
+        let used = match job.parents || os == "windows" {
+            true => paths::rooted(path),
+            false => copy.src.as_str().into(),
+        };
+        let set = match job.source {
+            None => &mut self.context_paths,
+            Some(source) => &mut self.path_sets[self.records[source].paths],
+        };
+        note_path(set, used);
+        let needed = copy.required.first().unwrap_or(&copy.src);
+        self.taken
+            .note(job.instruction.span.first, needed, job.source);
         Ok(op.copy_with(&job.from, copy))
     }
 
@@ -298,7 +295,7 @@ impl Lower<'_> {
         let Some(patterns) = &self.ignored else {
             return;
         };
-        if !job.from_context || patterns.has_exceptions() {
+        if job.source.is_some() || patterns.has_exceptions() {
             return;
         }
         let path = paths::clean(path);

@@ -5,13 +5,17 @@ use dockerfile_syntax::Span;
 use super::Lower;
 use crate::error::{Result, Trouble, text};
 
+/// A record, the next link to look at, and the instruction that led here.
+type Visit = (usize, usize, Option<Span>);
+
 impl Lower<'_> {
     /// Refuses cycles over all records, needed or not. The walk keeps its own stack: a file may have many stages.
     pub(super) fn refuse_cycles(&self) -> Result<()> {
         let mut seen = vec![false; self.records.len()];
         let mut on_path = seen.clone();
+        let mut path = Vec::new();
         for start in 0..self.records.len() {
-            if let Some(spans) = self.cycle_from(start, &mut seen, &mut on_path) {
+            if let Some(spans) = self.cycle_from(start, &mut path, &mut seen, &mut on_path) {
                 let name = &self.records[start].display;
                 let error = Box::new(text(format!(
                     "circular dependency detected on stage: {name}"
@@ -26,6 +30,7 @@ impl Lower<'_> {
     fn cycle_from(
         &self,
         start: usize,
+        path: &mut Vec<Visit>,
         seen: &mut [bool],
         on_path: &mut [bool],
     ) -> Option<Vec<Span>> {
@@ -33,8 +38,8 @@ impl Lower<'_> {
             return None;
         }
         on_path[start] = true;
-        // Each entry: a record, the next link to look at, and the instruction that led here.
-        let mut path: Vec<(usize, usize, Option<Span>)> = vec![(start, 0, None)];
+        path.clear();
+        path.push((start, 0, None));
         while let Some((at, next, _)) = path.last_mut() {
             let at = *at;
             let Some(&(to, span)) = self.records[at].links.get(*next) else {

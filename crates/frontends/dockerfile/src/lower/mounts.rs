@@ -40,8 +40,8 @@ impl Lower<'_> {
                 MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
                     let tree = self.tree_mount(at, mount, source)?;
                     let from = (!mount.from.is_empty()).then_some(source);
-                    let taken = vec![tree.selector.clone()];
-                    self.note_taken(step.instruction.span, taken, from);
+                    let line = step.instruction.span.first;
+                    self.taken.note(line, &tree.selector, from);
                     exec.mounts.push(tree);
                 }
             }

@@ -1,7 +1,6 @@
 //! Names of steps, and history.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use llb::build::{Env, Location, Options as OpOptions};
 use oci::{Platform, Timestamp};
@@ -50,9 +49,10 @@ impl Lower<'_> {
             name.push_str(&record.display);
             name.push(' ');
         }
-        let width = record.total.ilog10() as usize + 1;
-        let number = write!(name, "{:>width$}/{}] ", record.named_steps, record.total);
-        number.expect("a string takes everything");
+        push_number(&mut name, record.named_steps, record.total.ilog10());
+        name.push('/');
+        push_number(&mut name, record.total, 0);
+        name.push_str("] ");
         if record.on_trigger {
             name.push_str("ONBUILD ");
         }
@@ -110,6 +110,19 @@ impl Lower<'_> {
             }
             .into(),
         );
+    }
+}
+
+/// Writes a number with as many blanks in front as one with `further` digits behind its first needs. Without the
+/// formatter, which takes longer than all the rest of a name.
+fn push_number(text: &mut String, number: usize, further: u32) {
+    let own = number.checked_ilog10().unwrap_or_default();
+    for _ in own..further {
+        text.push(' ');
+    }
+    for place in (0..=own).rev() {
+        let digit = number / 10_usize.pow(place) % 10;
+        text.push(char::from(b'0' + digit as u8));
     }
 }
 
@@ -175,6 +188,19 @@ fn arrow(own: &Platform, mut target: Platform) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_stand_below_each_other() {
+        let written = |number, further| {
+            let mut text = String::new();
+            push_number(&mut text, number, further);
+            text
+        };
+        for (number, further, text) in [(0, 0, "0"), (7, 1, " 7"), (10, 1, "10"), (905, 3, " 905")]
+        {
+            assert_eq!(written(number, further), text);
+        }
+    }
 
     #[test]
     fn only_the_first_word_is_raised() {

@@ -19,7 +19,16 @@ pub(super) const SCRATCH: &str = "scratch";
 impl<'a> Lower<'a> {
     /// A record for each FROM.
     pub(super) fn add_stages(&mut self, file: &'a Dockerfile) -> Result<()> {
-        self.records.reserve(file.stages.len());
+        let further = |stage: &Stage| -> usize {
+            let mounts = stage.instructions.iter().map(|one| match &one.kind {
+                Kind::Run(run) => run.mounts.len(),
+                _ => 0,
+            });
+            mounts.sum()
+        };
+        // Mounts are taken from records of their own, more often than not.
+        let mounts: usize = file.stages.iter().map(further).sum();
+        self.records.reserve(file.stages.len() + mounts);
         for (number, stage) in file.stages.iter().enumerate() {
             self.add_stage(number, stage)?;
         }
@@ -254,7 +263,7 @@ impl<'a> Lower<'a> {
     }
 
     fn copy_source(&mut self, from: &str, span: Span) -> Result<usize> {
-        if self.lex.process_word(from, &Empty)?.text != from {
+        if !self.lex.leaves_alone(from) && self.lex.process_word(from, &Empty)?.text != from {
             return Err(Error::Says(
                 "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
             )
