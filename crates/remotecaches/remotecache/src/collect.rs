@@ -339,3 +339,131 @@ fn other_roots(key: &Key, stores: &Stores, results: &dyn Results, graph: &mut Gr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::SystemTime;
+
+    use cachekeys::{KeyStore, Link, Memory, NodeId, Stored};
+    use progress::Progress;
+    use session::Group;
+    use tasks::Cx;
+
+    use super::*;
+
+    /// Counts what is asked of a store.
+    struct Asked {
+        memory: Memory,
+        count: Arc<AtomicUsize>,
+    }
+
+    impl Asked {
+        fn asked(&self) -> &Memory {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            &self.memory
+        }
+    }
+
+    impl KeyStore for Asked {
+        fn contains(&self, node: &NodeId) -> bool {
+            self.asked().contains(node)
+        }
+
+        fn targets(&self, source: &NodeId, link: &Link) -> Vec<NodeId> {
+            self.asked().targets(source, link)
+        }
+
+        fn links(&self, source: &NodeId) -> Vec<(Link, NodeId)> {
+            self.asked().links(source)
+        }
+
+        fn sources(&self, target: &NodeId) -> Vec<(NodeId, Link)> {
+            self.asked().sources(target)
+        }
+
+        fn records(&self, node: &NodeId) -> Vec<Stored> {
+            self.asked().records(node)
+        }
+
+        fn nodes(&self, result: &ResultId) -> Vec<NodeId> {
+            self.asked().nodes(result)
+        }
+
+        fn results(&self) -> Vec<ResultId> {
+            self.asked().results()
+        }
+    }
+
+    /// All results are there, and empty.
+    struct Empty(Arc<AtomicUsize>);
+
+    impl Results for Empty {
+        fn exists(&self, _: &ResultId) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+
+        fn load(&self, _: &ResultId) -> Option<Option<Ref>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Some(None)
+        }
+
+        fn cache(&self) -> &Cache {
+            unreachable!("nothing is imported here")
+        }
+    }
+
+    /// How often something is looked up for a graph in which each step needs the two before it.
+    async fn lookups(steps: usize) -> usize {
+        let memory = Memory::default();
+        let way = |key: &Key| {
+            let (key, selector) = (key.clone(), None);
+            vec![cachekeys::Alternative { key, selector }]
+        };
+        let base = Key::root(Digest::of("base"), 0);
+        let (mut before, mut last) = (base.clone(), base);
+        for at in 0..steps {
+            let digest = Digest::of(format!("step {at}"));
+            let next = Key::with_inputs(digest, 0, vec![way(&before), way(&last)], None);
+            let stored = Stored {
+                result: ResultId::new(&format!("result {at}")),
+                created: SystemTime::UNIX_EPOCH,
+            };
+            cachekeys::save(&memory, &next, &stored);
+            (before, last) = (last, next);
+        }
+        let count = Arc::new(AtomicUsize::new(0));
+        let asked = Asked {
+            memory,
+            count: count.clone(),
+        };
+        let wanted = Collect {
+            roots: vec![Root {
+                key: last,
+                stores: Stores::new(Arc::new(asked)),
+            }],
+            mode: Mode::Max,
+            options: layer::Options::default(),
+            results: Arc::new(Empty(count.clone())),
+            excluded: Arc::new(|_| false),
+        };
+        let dir = tempfile::tempdir().expect("a directory");
+        let work = Work {
+            cx: Cx::root(),
+            progress: Progress::none(),
+            sessions: Group::none(),
+            store: content::Store::open(dir.path()).expect("a store"),
+        };
+        collect(&work, &wanted).await.expect("a graph");
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn twice_the_graph_is_twice_the_lookups() {
+        let (half, whole) = (lookups(2_500).await, lookups(5_000).await);
+        assert!(half > 2_500, "{half}");
+        assert!(whole <= 2 * half, "{half}, then {whole}");
+        assert!(whole <= 10 * 5_000, "{whole}");
+    }
+}
