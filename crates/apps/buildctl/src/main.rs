@@ -89,7 +89,8 @@ fn main() -> ExitCode {
     };
     let debug = cli.global.debug;
     let ended = runtime.block_on(run(cli));
-    runtime.shutdown_background();
+    // The end of the process is the end of what still runs.
+    std::mem::forget(runtime);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

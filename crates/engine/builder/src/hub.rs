@@ -1,6 +1,6 @@
 //! The events of one build, kept in order so that any number of readers can follow from the beginning.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -144,18 +144,15 @@ impl Reader {
 
 /// The events without states that a later event of the same span or counter replaces.
 fn latest(events: &[Event]) -> Vec<Event> {
-    let mut last: HashMap<Name<'_>, usize> = HashMap::new();
-    for (index, event) in events.iter().enumerate() {
-        if let Some(name) = name(event) {
-            last.insert(name, index);
+    let mut seen: HashSet<Name<'_>> = HashSet::with_capacity(events.len());
+    let mut latest = Vec::with_capacity(events.len());
+    for event in events.iter().rev() {
+        if name(event).is_none_or(|name| seen.insert(name)) {
+            latest.push(event.clone());
         }
     }
-    events
-        .iter()
-        .enumerate()
-        .filter(|(index, event)| name(event).is_none_or(|name| last.get(&name) == Some(index)))
-        .map(|(_, event)| event.clone())
-        .collect()
+    latest.reverse();
+    latest
 }
 
 type Name<'a> = (&'a str, &'a str, Option<std::time::SystemTime>);

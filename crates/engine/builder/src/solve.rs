@@ -137,10 +137,11 @@ impl Builder {
         bridge.containers.release().await;
         job.finish();
         registration.finish();
-        // Who prunes now finds nothing of this build in use.
         drop((bridge, job));
-        self.machinery.solver.settled().await;
-        running::end(recording, &hub, kept, ended).await
+        let settled = self.machinery.solver.settled();
+        let ended = running::end(recording, &hub, kept, ended);
+        // Who prunes afterwards finds nothing of this build in use.
+        tokio::join!(ended, settled).0
     }
 
     /// What can be said of a request before anything of it is done.

@@ -202,8 +202,8 @@ enum Body {
     Large(Scratch, zstd::Encoder<'static, File>),
 }
 
-/// More than this goes to the file as it comes.
-const SMALL: usize = 256 << 10;
+/// More than this goes to the file as it comes. The log of a build of a thousand steps is below.
+const SMALL: usize = 1 << 20;
 
 /// A file that goes with this unless it gets a name of its own.
 struct Scratch(Option<PathBuf>);
@@ -315,7 +315,7 @@ mod tests {
     fn a_large_blob_reads_back_as_it_was_written() {
         let dir = tempfile::tempdir().expect("a directory");
         let blobs = Blobs::open(dir.path()).expect("open");
-        let text: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+        let text: Vec<u8> = (0..400_000_u32).flat_map(u32::to_le_bytes).collect();
         let mut writer = blobs.writer().expect("a writer");
         for part in text.chunks(SMALL / 3) {
             writer.write_all(part).expect("write");
@@ -323,7 +323,7 @@ mod tests {
         let descriptor = writer.commit("x").expect("commit");
         assert_eq!(descriptor.digest, Digest::of(&text).to_string());
         let digest = Digest::of(&text);
-        assert_eq!(blobs.info(&digest).expect("info").size, 800_000);
+        assert_eq!(blobs.info(&digest).expect("info").size, 1_600_000);
         let mut read = Vec::new();
         let mut reader = blobs.reader(&digest).expect("open");
         reader.read_to_end(&mut read).expect("read");
