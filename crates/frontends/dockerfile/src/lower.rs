@@ -105,6 +105,7 @@ pub(crate) async fn lower(
     let target = lower.find_target()?;
     lower.link()?;
     let needed = lower.resolve(target).await?;
+    lower.mark_result(target);
     lower.run_records(&needed).await?;
     lower.finish(target, &needed).await
 }
@@ -177,6 +178,16 @@ impl<'a> Lower<'a> {
 
     fn map(&self) -> &Arc<SourceMap> {
         &self.source.map
+    }
+
+    /// Marks the stages whose images make up the one of `target`.
+    fn mark_result(&mut self, target: usize) {
+        let mut next = Some(target);
+        while let Some(at) = next {
+            let record = &mut self.records[at];
+            record.in_result = true;
+            next = record.extends;
+        }
     }
 
     /// Step 4.

@@ -75,7 +75,7 @@ pub(crate) fn with_image(mut state: State, image: &Image) -> State {
 }
 
 /// Whether nobody needs to parse the name to know that it is a reference. May say no of one that is.
-fn is_plainly_valid(name: &str) -> bool {
+pub(crate) fn is_plainly_valid(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..64).contains(&name.len()) && name.bytes().all(plain)
 }

@@ -11,6 +11,7 @@ use super::Lower;
 use super::outline::ArgInfo;
 use super::words::Vars;
 use crate::error::{Locate, Result};
+use crate::named::is_plainly_valid;
 
 impl Lower<'_> {
     pub(super) async fn read_global_args(&mut self, file: &Dockerfile) -> Result<()> {
@@ -109,7 +110,7 @@ impl Lower<'_> {
             let Ok(base) = self.lex.process_word(&stage.base, &Vars(&env)) else {
                 return;
             };
-            if oci::Reference::parse(&base.text).is_err() {
+            if !is_plainly_valid(&base.text) && oci::Reference::parse(&base.text).is_err() {
                 let lint = Lint::InvalidDefaultArgInFrom {
                     expression: &stage.base,
                 };

@@ -22,12 +22,13 @@ impl Lower<'_> {
         env: &syntax::Env,
     ) -> Result<()> {
         let pairs = self.expand_pairs(at, instruction, &env.pairs)?;
-        let mut history = String::with_capacity(instruction.text.len() + 16);
-        history.push_str("ENV");
+        let mut history = self.begin_history(at, "ENV", instruction);
         for (key, value) in &pairs {
             self.lint_pair(instruction, env.legacy);
             self.lint_secret(instruction, "ENV", key);
-            history.extend([" ", key, "=", value]);
+            if let Some(history) = &mut history {
+                history.extend([" ", key, "=", value]);
+            }
             let record = &mut self.records[at];
             record.state = std::mem::take(&mut record.state).env(key, value);
             record.image.set_env(key, value);
@@ -43,13 +44,14 @@ impl Lower<'_> {
         label: &syntax::Label,
     ) -> Result<()> {
         let pairs = self.expand_pairs(at, instruction, &label.pairs)?;
-        let mut history = String::with_capacity(instruction.text.len() + 16);
-        history.push_str("LABEL");
+        let mut history = self.begin_history(at, "LABEL", instruction);
         for (key, value) in pairs {
             self.lint_pair(instruction, label.legacy);
-            history.extend([" ", &key, "=", &value]);
-            let labels = &mut self.records[at].image.config.labels;
-            labels.insert(key.into_owned(), value.into_owned());
+            if let Some(history) = &mut history {
+                history.extend([" ", &key, "=", &value]);
+                let labels = &mut self.records[at].image.config.labels;
+                labels.insert(key.into_owned(), value.into_owned());
+            }
         }
         self.commit(at, history, false);
         Ok(())
@@ -93,8 +95,7 @@ impl Lower<'_> {
         instruction: &Instruction,
         arg: &syntax::Arg,
     ) -> Result<()> {
-        let mut history = String::with_capacity(instruction.text.len() + 16);
-        history.push_str("ARG");
+        let mut history = self.begin_history(at, "ARG", instruction);
         for one in &arg.args {
             self.lint_secret(instruction, "ARG", &one.name);
             let value = match (self.build_args.get(&*one.name), &one.default) {
@@ -118,9 +119,9 @@ impl Lower<'_> {
             {
                 record.state = std::mem::take(&mut record.state).env(&one.name, value);
             }
-            history.extend([" ", &one.name]);
-            if let Some(value) = &value {
-                history.extend(["=", value]);
+            if let Some(history) = &mut history {
+                history.extend([" ", &one.name]);
+                history.extend(value.iter().flat_map(|value| ["=", value]));
             }
             record.args.push(Arg {
                 name: (*one.name).into(),
@@ -384,7 +385,11 @@ impl Lower<'_> {
             });
             record.state = record.state.file(op, options);
         }
-        self.commit(at, format!("WORKDIR {dir}"), makes_layer);
+        let mut history = self.begin_history(at, "WORKDIR ", instruction);
+        if let Some(history) = &mut history {
+            history.push_str(&dir);
+        }
+        self.commit(at, history, makes_layer);
         Ok(())
     }
 }

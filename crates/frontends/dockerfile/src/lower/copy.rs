@@ -165,7 +165,7 @@ impl Lower<'_> {
             );
         }
         self.finish_copy(at, job, op, name);
-        let history = history(job);
+        let history = self.records[at].in_result.then(|| history(job));
         self.commit(at, history, true);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use dockerfile_syntax::Instruction;
 use llb::build::{Env, Location, Options as OpOptions};
 use oci::{Platform, Timestamp};
 
@@ -97,8 +98,28 @@ impl Lower<'_> {
             .ignore_cache(self.records[at].ignore_cache)
     }
 
-    /// Adds to the history of the image.
-    pub(super) fn commit(&mut self, at: usize, created_by: String, layer: bool) {
+    /// Begins what the history of the image says of an instruction, unless nobody will see it.
+    pub(super) fn begin_history(
+        &self,
+        at: usize,
+        keyword: &str,
+        instruction: &Instruction,
+    ) -> Option<String> {
+        self.records[at].in_result.then(|| {
+            let mut history = String::with_capacity(instruction.text.len() + 24);
+            history.push_str(keyword);
+            history
+        })
+    }
+
+    /// Adds to the history of the image, if anybody will see it.
+    pub(super) fn commit(&mut self, at: usize, created_by: impl Into<Option<String>>, layer: bool) {
+        if !self.records[at].in_result {
+            return;
+        }
+        let Some(created_by) = created_by.into() else {
+            return;
+        };
         let created = self.epoch.map(Timestamp::from_seconds);
         self.records[at].image.history.push(
             History {

@@ -38,6 +38,8 @@ pub(super) struct Record<'f> {
     pub(super) platform: Option<Platform>,
     pub(super) state: State,
     pub(super) image: Image,
+    /// The image of the result is made of it. What only such an image says of others is left out.
+    pub(super) in_result: bool,
     /// The config of the image below, as it was read.
     pub(super) base_image: Option<Arc<Image>>,
     /// Its base is looked up.

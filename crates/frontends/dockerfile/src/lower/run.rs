@@ -58,7 +58,8 @@ impl Lower<'_> {
             .op_options(at, name, instruction.span)
             .describe(COMMAND, instruction.text.as_str());
         self.add_limits(&mut exec, &mut options);
-        let history = self.run_history(at, &exec.args);
+        let seen = self.records[at].in_result;
+        let history = seen.then(|| self.run_history(at, &exec.args));
         let record = &mut self.records[at];
         record.state = record.state.run(exec, options).root();
         self.commit(at, history, true);
