@@ -286,11 +286,12 @@ fn limits_and_the_parent_of_the_control_group_are_kept() {
          /bin/busybox grep -c :/e2e-parent/ /proc/self/cgroup; } > /out",
     )
     .meta(|meta| meta.cgroup_parent = "e2e-parent".to_owned());
-    step.about.linux_resources = Some(pb::LinuxResources {
+    let limits = pb::LinuxResources {
         memory: 64 << 20,
         cpu_shares: 512,
         ..pb::LinuxResources::default()
-    });
+    };
+    step.about.linux_resources = Some(limits.into());
     let text = out(&daemon, root.path(), vec![step]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[..2], ["67108864", "512"], "{text}");
