@@ -5,6 +5,7 @@
 //! room of a pointer.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,37 +16,63 @@ use smallvec::SmallVec;
 
 use crate::pb::{ExportCache, LinuxResources, ProgressGroup};
 
-/// A map with few entries, in the order of their names.
+/// A map with few entries, as a rule, in the order of their names.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SmallMap<V>(Option<Arc<Entries<V>>>);
 
-type Entries<V> = SmallVec<[(Cow<'static, str>, V); 2]>;
+#[derive(Clone, PartialEq, Eq)]
+enum Entries<V> {
+    /// In order.
+    Few(SmallVec<[(Cow<'static, str>, V); 2]>),
+    /// So many that finding the place of the next would take long.
+    Many(BTreeMap<Cow<'static, str>, V>),
+}
+
+/// As many as a list may have.
+const FEW: usize = 64;
 
 impl<V> SmallMap<V> {
     /// The value of `name`.
     pub fn get(&self, name: &str) -> Option<&V> {
-        let entries = self.entries();
-        let at = entries.iter().position(|(known, _)| known == name)?;
-        Some(&entries[at].1)
+        match self.0.as_deref()? {
+            Entries::Few(list) => list
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value),
+            Entries::Many(map) => map.get(name),
+        }
     }
 
     /// Names and values in the order of names.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &V)> {
-        self.entries().iter().map(|(name, value)| (&**name, value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        let entries = self.entries();
+        entries.map(|(name, value)| (&**name, value))
     }
 
     /// Names in order.
-    pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.iter().map(|(name, _)| name)
     }
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.entries().is_empty()
+        self.0.is_none()
     }
 
-    fn entries(&self) -> &[(Cow<'static, str>, V)] {
-        self.0.as_deref().map_or(&[], |entries| &entries[..])
+    fn entries(&self) -> impl Iterator<Item = (&Cow<'static, str>, &V)> {
+        let (few, many) = match self.0.as_deref() {
+            None => (None, None),
+            Some(Entries::Few(list)) => (Some(list), None),
+            Some(Entries::Many(map)) => (None, Some(map)),
+        };
+        let few = few.into_iter().flatten().map(|(name, value)| (name, value));
+        few.chain(many.into_iter().flatten())
+    }
+}
+
+impl<V> Default for Entries<V> {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
     }
 }
 
@@ -54,9 +81,18 @@ impl<V: Clone> SmallMap<V> {
     pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: V) {
         let name = name.into();
         let entries = Arc::make_mut(self.0.get_or_insert_default());
-        match entries.binary_search_by(|(known, _)| known.cmp(&name)) {
-            Ok(at) => entries[at].1 = value,
-            Err(at) => entries.insert(at, (name, value)),
+        match entries {
+            Entries::Few(list) => match list.binary_search_by(|(known, _)| known.cmp(&name)) {
+                Ok(at) => list[at].1 = value,
+                Err(at) if list.len() < FEW => list.insert(at, (name, value)),
+                Err(_) => {
+                    let all = std::mem::take(list).into_iter().chain([(name, value)]);
+                    *entries = Entries::Many(all.collect());
+                }
+            },
+            Entries::Many(map) => {
+                map.insert(name, value);
+            }
         }
     }
 
@@ -296,6 +332,30 @@ mod tests {
         second.update(&texts(&[("a", "2"), ("b", "3")]));
         assert_eq!(first, texts(&[("a", "1")]));
         assert_eq!(second, texts(&[("a", "2"), ("b", "3")]));
+    }
+
+    #[test]
+    fn very_many_entries_are_no_trouble() {
+        // Inserting into a list of them would move terabytes.
+        let mut map = SmallMap::default();
+        for number in (0..300_000).rev() {
+            map.insert(format!("{number:06}"), true);
+        }
+        map.insert("000007", false);
+        assert!(map.keys().is_sorted());
+        assert_eq!(map.iter().count(), 300_000);
+        assert_eq!(map.get("000007"), Some(&false));
+        assert_eq!(map.get("300000"), None);
+        let caps = map;
+        let metadata = OpMetadata {
+            caps,
+            ..OpMetadata::default()
+        };
+        let bytes = metadata.encode_to_vec();
+        assert_eq!(
+            OpMetadata::decode(bytes.as_slice()).expect("decoded"),
+            metadata
+        );
     }
 
     #[test]
