@@ -19,6 +19,10 @@ const WAIT_STATUS: Duration = Duration::from_secs(6);
 /// The same for calls to a build's gateway.
 const WAIT_GATEWAY: Duration = Duration::from_secs(3);
 
+/// How often it is looked how much of the program is mapped while builds run, and how much may be.
+const TRIM: Duration = Duration::from_millis(50);
+const MAPPED: usize = 12 << 20;
+
 /// One build as others see it.
 #[derive(Clone)]
 pub struct Job {
@@ -33,6 +37,8 @@ pub struct Job {
 pub struct Jobs {
     jobs: Mutex<HashMap<String, Entry>>,
     changed: Notify,
+    /// Keeps the program small while builds run.
+    trim: Mutex<Option<tasks::Task<()>>>,
 }
 
 struct Entry {
@@ -48,6 +54,7 @@ impl Jobs {
             return Err(Failure::new(Class::User, format!("job ID {id} exists")));
         }
         jobs.insert(id.to_owned(), Entry { job, running: true });
+        self.trim.lock().get_or_insert_with(trim);
         drop(jobs);
         self.changed.notify_waiters();
         Ok(Registration {
@@ -151,6 +158,9 @@ impl Drop for Registration {
         entry.job.gateway = None;
         entry.job.hub.close();
         let hub = entry.job.hub.clone();
+        if !jobs.values().any(|entry| entry.running) {
+            self.jobs.trim.lock().take();
+        }
         drop(jobs);
         self.jobs.changed.notify_waiters();
         let (jobs, id) = (self.jobs.clone(), self.id.clone());
@@ -172,6 +182,15 @@ impl Drop for Registration {
             tasks::blocking(tasks::release_memory).await;
         });
     }
+}
+
+fn trim() -> tasks::Task<()> {
+    tasks::spawn("keep the program small", async {
+        loop {
+            tokio::time::sleep(TRIM).await;
+            tasks::trim_code(MAPPED);
+        }
+    })
 }
 
 /// A timer that nobody waits for: it holds nothing but memory, and the runtime's end is its end.
