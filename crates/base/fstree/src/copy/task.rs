@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::available_parallelism;
+use std::thread::{JoinHandle, available_parallelism};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timestamps, Uid};
 use rustix::io::Errno;
@@ -21,7 +21,7 @@ use crate::{dir, path, xattr};
 /// Tasks are run when this many have gathered.
 const BATCH: usize = 1024;
 /// Or when they hold this many directories open.
-const OPEN_DIRS: usize = 256;
+const OPEN_DIRS: usize = 128;
 /// So many tasks are worth a thread.
 const PER_THREAD: usize = 24;
 const MAX_THREADS: usize = 8;
@@ -288,17 +288,27 @@ fn told(name: &[u8], set: io::Result<()>) {
     }
 }
 
-/// Tasks that run when enough have come together, several at once.
+/// Tasks that run when enough have come together, several at once, while more are added.
 ///
-/// No two tasks of a batch may have the same target. A failed task does not undo others.
+/// No two tasks of a batch may have the same target, and nobody may look for what they make before
+/// [`Batch::finish`]. A failed task does not undo others.
 #[derive(Debug)]
 pub struct Batch {
     tasks: Vec<Task>,
     open_dirs: usize,
     last_dir: i32,
     threads: usize,
+    /// Those that were full before.
+    running: Option<Running>,
     /// A file that might have been shared was copied.
-    unshared: AtomicBool,
+    unshared: Arc<AtomicBool>,
+}
+
+/// Tasks that run by themselves.
+#[derive(Debug)]
+struct Running {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<Result<(), Error>>>,
 }
 
 impl Default for Batch {
@@ -311,7 +321,8 @@ impl Default for Batch {
             open_dirs: 0,
             last_dir: -1,
             threads: (*threads).min(MAX_THREADS),
-            unshared: AtomicBool::new(false),
+            running: None,
+            unshared: Arc::default(),
         }
     }
 }
@@ -322,7 +333,7 @@ impl Batch {
         Self::default()
     }
 
-    /// Adds a task, and runs all when there are many.
+    /// Adds a task, and has all run when there are many. What fails is told later.
     pub fn push(&mut self, task: Task) -> Result<(), Error> {
         let dir = task.to_dir.as_raw_fd();
         if dir != self.last_dir {
@@ -331,51 +342,82 @@ impl Batch {
         }
         self.tasks.push(task);
         if self.tasks.len() >= BATCH || self.open_dirs >= OPEN_DIRS {
-            self.run()?;
+            self.start()?;
         }
         Ok(())
     }
 
     /// Runs what is left.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.run()
+        self.start()?;
+        self.wait()
     }
 
-    /// Whether every task so far that was given a name to share has shared it.
+    /// Whether every task of a finished batch that was given a name to share has shared it.
     pub fn all_shared(&self) -> bool {
         !self.unshared.load(Ordering::Relaxed)
     }
 
-    fn run(&mut self) -> Result<(), Error> {
+    /// Has other threads run what was added, as soon as they have done what was added before.
+    fn start(&mut self) -> Result<(), Error> {
+        self.wait()?;
         let tasks = std::mem::take(&mut self.tasks);
         self.open_dirs = 0;
         self.last_dir = -1;
-        let threads = self.threads.min(tasks.len() / PER_THREAD + 1);
-        let queue = Queue {
+        let threads = self.threads.min(tasks.len() / PER_THREAD + 1) - 1;
+        let queue = Arc::new(Queue {
             tasks: Mutex::new(tasks.into_iter()),
             stop: AtomicBool::new(false),
-            unshared: &self.unshared,
+            unshared: self.unshared.clone(),
+        });
+        let start = |_| {
+            let queue = queue.clone();
+            let thread = std::thread::Builder::new().name("copy".to_owned());
+            thread.spawn(move || queue.work())
         };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| queue.work())).collect();
-            let mut result = queue.work();
-            for other in others {
-                let joined = other.join();
-                result =
-                    result.and(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            result
-        })
+        // With fewer threads, or none, it takes longer: whoever waits works too.
+        let threads = (0..threads)
+            .map_while(|number| start(number).ok())
+            .collect();
+        self.running = Some(Running { queue, threads });
+        Ok(())
+    }
+
+    /// Helps with what runs until all of it is done.
+    fn wait(&mut self) -> Result<(), Error> {
+        let Some(running) = self.running.take() else {
+            return Ok(());
+        };
+        let mut result = running.queue.work();
+        for thread in running.threads {
+            let joined = thread.join();
+            result = result.and(joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        result
     }
 }
 
-struct Queue<'b> {
-    tasks: Mutex<std::vec::IntoIter<Task>>,
-    stop: AtomicBool,
-    unshared: &'b AtomicBool,
+impl Drop for Batch {
+    /// Nothing is made any more when whoever gave up has gone on.
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.queue.stop.store(true, Ordering::Relaxed);
+            for thread in running.threads {
+                // What it has to tell is of no interest any more.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
-impl Queue<'_> {
+#[derive(Debug)]
+struct Queue {
+    tasks: Mutex<std::vec::IntoIter<Task>>,
+    stop: AtomicBool,
+    unshared: Arc<AtomicBool>,
+}
+
+impl Queue {
     /// What comes next in one directory: threads that create in different directories do not wait for each other.
     fn take(&self) -> Vec<Task> {
         let mut tasks = match self.tasks.lock() {

@@ -163,6 +163,64 @@ mod tests {
         .collect()
     }
 
+    /// More files than run at once.
+    fn many() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        for number in 0..5000 {
+            let at = dir.path().join(format!("d{}", number % 7));
+            std::fs::create_dir_all(&at).expect("mkdir");
+            std::fs::write(at.join(number.to_string()), number.to_string()).expect("write");
+        }
+        let root = Root::open(dir.path()).expect("open");
+        (dir, root)
+    }
+
+    #[test]
+    fn files_that_run_while_others_are_found_all_arrive() {
+        for share in [false, true] {
+            let (_from, source) = many();
+            let to = tempfile::tempdir().expect("a scratch folder");
+            let target = Root::open(to.path()).expect("open");
+            tree(&source, &target, share).expect("copy");
+            assert_eq!(listing(&source), listing(&target));
+        }
+    }
+
+    #[test]
+    fn a_file_that_failed_is_told_however_many_come_after_it() {
+        let (_from, source) = many();
+        let to = tempfile::tempdir().expect("a scratch folder");
+        let target = Root::open(to.path()).expect("open");
+        let dir = Arc::new(open_dir(&target, Path::new("")).expect("open"));
+        let mut batch = Batch::new();
+        let mut ended = Ok(());
+        for (number, entry) in Walk::new(&source).expect("walk").enumerate() {
+            let entry = entry.expect("entry");
+            if entry.meta.is_dir() {
+                continue;
+            }
+            let from_name = match number {
+                1 => c"no such file".to_owned(),
+                _ => entry.name().to_owned(),
+            };
+            ended = ended.and_then(|()| {
+                batch.push(Task {
+                    from_dir: entry.shared_dir(),
+                    from_name,
+                    to_dir: dir.clone(),
+                    to_name: entry.name().to_owned(),
+                    attributes: Attributes::of(&entry.meta),
+                    meta: entry.meta,
+                    at: entry.path,
+                    existing: Existing::Replace,
+                    share: None,
+                })
+            });
+        }
+        let err = ended.and_then(|()| batch.finish()).expect_err("it failed");
+        assert_eq!((err.op, err.path), ("open", PathBuf::from("/d0/0")));
+    }
+
     #[test]
     fn a_copied_tree_equals_its_source_with_and_without_sharing() {
         for share in [false, true] {
