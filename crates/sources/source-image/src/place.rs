@@ -120,7 +120,7 @@ pub(crate) fn store(sessions: &Group, session: &str, id: &str) -> stores::Store 
     stores::Store::new(&group, format!("oci:{id}"))
 }
 
-/// What a client's store has under the digest that is wanted.
+/// What a client's store has under the digest that is wanted, or the daemon's if the client has nothing.
 pub(crate) async fn root(
     cx: &Cx,
     layout: &Layout,
@@ -130,14 +130,32 @@ pub(crate) async fn root(
     let digest = layout.digest.clone().ok_or_else(|| Error::NoDigest {
         name: layout.text.clone(),
     })?;
-    let size = match store.size(cx, &digest).await {
-        Ok(Some(size)) => i64::try_from(size).unwrap_or(i64::MAX),
-        Ok(None) => return Err(Error::Missing { digest }),
+    let missing = match store.size(cx, &digest).await {
+        Ok(Some(size)) => return found(cx, layout, store, content, digest, size).await,
+        Ok(None) => Error::Missing {
+            digest: digest.clone(),
+        },
         Err(err @ session::Error::Answer(_)) if err.class() == Class::Unsupported => {
-            return Err(Error::NoStores(err));
+            Error::NoStores(err)
         }
-        Err(err) => return Err(Error::Root(err)),
+        Err(err) => Error::Root(err),
     };
+    // Whoever names bytes by their digest gets them from wherever they are.
+    match content.info(&digest) {
+        Ok(info) => found(cx, layout, store, content, digest, info.size).await,
+        Err(_) => Err(missing),
+    }
+}
+
+async fn found(
+    cx: &Cx,
+    layout: &Layout,
+    store: &stores::Store,
+    content: &Store,
+    digest: Digest,
+    size: u64,
+) -> Result<Descriptor, Error> {
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
     let blob = Descriptor::new("", digest, size);
     store.fetch(cx, &blob, content, &Progress::none()).await?;
     let kind = media_type(content, &blob.digest).await;

@@ -136,6 +136,19 @@ impl World {
             .expect("an instance")
     }
 
+    /// An image in a store that clients offer.
+    fn layout(&self, digest: &Digest) -> Arc<dyn Instance> {
+        let id = Identifier {
+            scheme: "oci-layout".to_owned(),
+            name: format!("some/image@{digest}"),
+            attrs: [("oci.store".to_owned(), "s".to_owned())].into(),
+            platform: amd64(),
+        };
+        self.images
+            .instance(id, &Arc::default())
+            .expect("an instance")
+    }
+
     async fn facts(&self, tag: &str) -> (Digest, bytes::Bytes) {
         let instance = self.source(&self.name(tag), &[]);
         let (nobody, progress) = (Group::none(), Progress::none());
@@ -292,6 +305,19 @@ async fn an_index_may_be_in_an_index() {
     world.key(&source, 0).await.expect("a key");
     let tree = world.tree(&source).await.expect("not scratch");
     assert_eq!(world.file(&tree, "a").await.as_deref(), Some("amd"));
+}
+
+#[tokio::test]
+async fn what_a_client_offered_once_need_not_be_offered_again() {
+    testkit::require!(root);
+    let world = World::new();
+    let image = world.image(false, "amd64", &one("a", "kept"));
+    let source = world.layout(&image.digest);
+    world.key(&source, 0).await.expect("a key");
+    let tree = world.tree(&source).await.expect("not scratch");
+    assert_eq!(world.file(&tree, "a").await.as_deref(), Some("kept"));
+    let other = world.layout(&Digest::of("nowhere"));
+    world.key(&other, 0).await.expect_err("nobody has it");
 }
 
 #[tokio::test]
