@@ -14,7 +14,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use cx::{Cancelled, Cx};
-pub use memory::{keep_little_memory, release_memory, share_memory, trim_code};
+#[cfg(target_os = "linux")]
+pub use memory::LittleCode;
+pub use memory::{keep_little_memory, release_memory, share_memory};
 pub use once::OnceMap;
 pub use scope::{Scope, Task};
 

@@ -3,7 +3,14 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]
-use std::{ops::Range, sync::OnceLock};
+use std::{
+    ops::Range,
+    sync::{
+        OnceLock,
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::Duration,
+};
 
 /// Has the allocator keep less than it would by itself. To be called first thing in `main`, before there are threads.
 ///
@@ -53,12 +60,39 @@ pub fn release_memory() {
     release_code();
 }
 
-/// Gives the pages of the program back if more than `limit` bytes of files are mapped. Takes some microseconds when there
-/// is nothing to do, and a fraction of a millisecond when there is.
+/// Keeps the program small for as long as this lives: whenever more than `limit` bytes of files are mapped, the pages of
+/// the program are given back, and come again as they are asked for.
 ///
 /// A page that is asked for brings its neighbours along. Of what a busy daemon has mapped in the end it needs a third.
 #[cfg(target_os = "linux")]
-pub fn trim_code(limit: usize) {
+#[derive(Debug)]
+pub struct LittleCode {
+    /// Nothing is sent: the thread waits for its end.
+    _alive: mpsc::Sender<()>,
+}
+
+#[cfg(target_os = "linux")]
+impl LittleCode {
+    /// Looks every `period`, on a thread of its own: it matters most while all others are busy.
+    pub fn keep(limit: usize, period: Duration) -> Self {
+        let (alive, end) = mpsc::channel();
+        let look = move || {
+            while end.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+                trim_code(limit);
+            }
+        };
+        // Without a thread the program is as large as it is.
+        let _ = std::thread::Builder::new()
+            .name("little-code".to_owned())
+            .stack_size(64 << 10)
+            .spawn(look);
+        Self { _alive: alive }
+    }
+}
+
+/// Takes some microseconds when there is nothing to do, and a fraction of a millisecond when there is.
+#[cfg(target_os = "linux")]
+fn trim_code(limit: usize) {
     if mapped_files() > limit {
         release_code();
     }
@@ -147,6 +181,18 @@ mod tests {
         let after = mapped_files();
         assert!(after < before, "{before} bytes, then {after}");
         assert_eq!(format!("{:?}", [1.5, 2.5]), "[1.5, 2.5]");
+    }
+
+    #[test]
+    fn a_program_is_kept_small_until_nobody_asks_for_it() {
+        let kept = LittleCode::keep(0, Duration::from_millis(1));
+        let before = mapped_files();
+        let start = std::time::Instant::now();
+        while mapped_files() >= before && start.elapsed() < Duration::from_secs(30) {
+            std::thread::yield_now();
+        }
+        assert!(mapped_files() < before, "{before}");
+        drop(kept);
     }
 
     #[test]

@@ -20,8 +20,8 @@ const WAIT_STATUS: Duration = Duration::from_secs(6);
 const WAIT_GATEWAY: Duration = Duration::from_secs(3);
 
 /// How often it is looked how much of the program is mapped while builds run, and how much may be.
-const TRIM: Duration = Duration::from_millis(50);
-const MAPPED: usize = 12 << 20;
+const TRIM: Duration = Duration::from_millis(20);
+const MAPPED: usize = 6 << 20;
 
 /// One build as others see it.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub struct Jobs {
     jobs: Mutex<HashMap<String, Entry>>,
     changed: Notify,
     /// Keeps the program small while builds run.
-    trim: Mutex<Option<tasks::Task<()>>>,
+    small: Mutex<Option<tasks::LittleCode>>,
 }
 
 struct Entry {
@@ -54,7 +54,8 @@ impl Jobs {
             return Err(Failure::new(Class::User, format!("job ID {id} exists")));
         }
         jobs.insert(id.to_owned(), Entry { job, running: true });
-        self.trim.lock().get_or_insert_with(trim);
+        let keep_small = || tasks::LittleCode::keep(MAPPED, TRIM);
+        self.small.lock().get_or_insert_with(keep_small);
         drop(jobs);
         self.changed.notify_waiters();
         Ok(Registration {
@@ -158,39 +159,29 @@ impl Drop for Registration {
         entry.job.gateway = None;
         entry.job.hub.close();
         let hub = entry.job.hub.clone();
-        if !jobs.values().any(|entry| entry.running) {
-            self.jobs.trim.lock().take();
-        }
         drop(jobs);
         self.jobs.changed.notify_waiters();
         let (jobs, id) = (self.jobs.clone(), self.id.clone());
         forget_later(async move {
             tokio::time::sleep(KEEP).await;
             {
-                let mut jobs = jobs.jobs.lock();
-                if jobs
+                let mut known = jobs.jobs.lock();
+                if known
                     .get(&id)
                     .is_some_and(|entry| Arc::ptr_eq(&entry.job.hub, &hub))
                 {
-                    jobs.remove(&id);
+                    known.remove(&id);
                 }
-                if jobs.values().any(|entry| entry.running) {
+                if known.values().any(|entry| entry.running) {
                     return;
                 }
+                // Not before: what a build does last asks for code that nothing did before.
+                jobs.small.lock().take();
             }
             drop(hub);
             tasks::blocking(tasks::release_memory).await;
         });
     }
-}
-
-fn trim() -> tasks::Task<()> {
-    tasks::spawn("keep the program small", async {
-        loop {
-            tokio::time::sleep(TRIM).await;
-            tasks::trim_code(MAPPED);
-        }
-    })
 }
 
 /// A timer that nobody waits for: it holds nothing but memory, and the runtime's end is its end.
