@@ -187,7 +187,8 @@ fn a_definition_larger_than_a_message_is_refused() {
     };
     let before = peak(&daemon);
     build(&daemon, &definition).fails_with(said);
-    let taken = peak(&daemon) - before;
+    // The kernel counts roughly: when pages are given back meanwhile, the peak it tells can be a little lower.
+    let taken = peak(&daemon).saturating_sub(before);
     assert!(!e2e::is_ours() || taken < 32 << 20, "{taken} bytes");
     build(&daemon, &good()).ok();
 }
