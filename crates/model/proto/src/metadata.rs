@@ -151,57 +151,34 @@ struct Flag {
 const NAME: u32 = 1;
 const VALUE: u32 = 2;
 
-/// Values of maps as they are written, behind their tag.
-trait Value {
-    fn length(&self) -> usize;
-    fn write(&self, buf: &mut impl BufMut);
-}
-
-impl Value for String {
-    fn length(&self) -> usize {
-        encoding::string::encoded_len(VALUE, self)
-    }
-
-    fn write(&self, buf: &mut impl BufMut) {
-        encoding::string::encode(VALUE, self, buf);
-    }
-}
-
-impl Value for bool {
-    fn length(&self) -> usize {
-        encoding::bool::encoded_len(VALUE, self)
-    }
-
-    fn write(&self, buf: &mut impl BufMut) {
-        encoding::bool::encode(VALUE, self, buf);
-    }
-}
-
-fn write_map<V: Value>(tag: u32, map: &SmallMap<V>, buf: &mut impl BufMut) {
+/// Writes a map whose values `write` writes, each behind its tag, and `length` measures.
+fn write_map<V, B: BufMut>(
+    tag: u32,
+    map: &SmallMap<V>,
+    length: impl Fn(u32, &V) -> usize,
+    write: impl Fn(u32, &V, &mut B),
+    buf: &mut B,
+) {
     for (name, value) in map.iter() {
         encoding::encode_key(tag, WireType::LengthDelimited, buf);
-        encoding::encode_varint(entry_length(name, value) as u64, buf);
+        let entry = framed(NAME, name.len()) + length(VALUE, value);
+        encoding::encode_varint(entry as u64, buf);
         // Compat: both are there even if they are empty.
         encoding::encode_key(NAME, WireType::LengthDelimited, buf);
         encoding::encode_varint(name.len() as u64, buf);
         buf.put_slice(name.as_bytes());
-        value.write(buf);
+        write(VALUE, value, buf);
     }
 }
 
-fn map_length<V: Value>(tag: u32, map: &SmallMap<V>) -> usize {
-    map.iter()
-        .map(|(name, value)| framed(tag, entry_length(name, value)))
-        .sum()
+fn map_length<V>(tag: u32, map: &SmallMap<V>, length: impl Fn(u32, &V) -> usize) -> usize {
+    let entry = |(name, value): (&str, &V)| framed(NAME, name.len()) + length(VALUE, value);
+    map.iter().map(|it| framed(tag, entry(it))).sum()
 }
 
 /// The length of a field that says how long it is.
 fn framed(tag: u32, length: usize) -> usize {
     encoding::key_len(tag) + encoding::encoded_len_varint(length as u64) + length
-}
-
-fn entry_length<V: Value>(name: &str, value: &V) -> usize {
-    framed(NAME, name.len()) + value.length()
 }
 
 /// What is said of an op without being part of it.
@@ -221,16 +198,35 @@ pub struct OpMetadata {
     pub linux_resources: Option<Arc<LinuxResources>>,
 }
 
+impl OpMetadata {
+    /// Takes over what `other` says. Whoever wants no cache prevails.
+    pub fn update(&mut self, other: Self) {
+        self.ignore_cache |= other.ignore_cache;
+        self.description.update(&other.description);
+        self.caps.update(&other.caps);
+        self.export_cache = other.export_cache.or(self.export_cache.take());
+        self.progress_group = other.progress_group.or(self.progress_group.take());
+        self.linux_resources = other.linux_resources.or(self.linux_resources.take());
+    }
+}
+
 impl prost::Message for OpMetadata {
     fn encode_raw(&self, buf: &mut impl BufMut) {
+        use encoding::{bool, string};
         if self.ignore_cache {
             encoding::bool::encode(1, &self.ignore_cache, buf);
         }
-        write_map(2, &self.description, buf);
+        write_map(
+            2,
+            &self.description,
+            string::encoded_len,
+            string::encode,
+            buf,
+        );
         if let Some(export) = &self.export_cache {
             encoding::message::encode(4, export, buf);
         }
-        write_map(5, &self.caps, buf);
+        write_map(5, &self.caps, bool::encoded_len, bool::encode, buf);
         if let Some(group) = self.progress_group.as_deref() {
             encoding::message::encode(6, group, buf);
         }
@@ -278,6 +274,7 @@ impl prost::Message for OpMetadata {
     }
 
     fn encoded_len(&self) -> usize {
+        use encoding::{bool, string};
         let ignore_cache = match self.ignore_cache {
             true => encoding::bool::encoded_len(1, &true),
             false => 0,
@@ -286,9 +283,9 @@ impl prost::Message for OpMetadata {
         let group = self.progress_group.as_deref();
         let resources = self.linux_resources.as_deref();
         ignore_cache
-            + map_length(2, &self.description)
+            + map_length(2, &self.description, string::encoded_len)
             + export.map_or(0, |it| encoding::message::encoded_len(4, it))
-            + map_length(5, &self.caps)
+            + map_length(5, &self.caps, bool::encoded_len)
             + group.map_or(0, |it| encoding::message::encoded_len(6, it))
             + resources.map_or(0, |it| encoding::message::encoded_len(7, it))
     }

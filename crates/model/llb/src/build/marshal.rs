@@ -56,8 +56,10 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
         defaults,
         ops: Vec::with_capacity(order.len()),
         by_digest: HashMap::with_capacity_and_hasher(order.len(), Quick::default()),
-        written: Vec::with_capacity(order.len()),
-        places,
+        done: Done {
+            ops: Vec::with_capacity(order.len()),
+            places,
+        },
         sources: Collector::default(),
         caps: CapSets::default(),
         scratch: Scratch::default(),
@@ -65,7 +67,7 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
     for node in order {
         writer.write(node)?;
     }
-    let last = writer.written.last().map(|at| &writer.ops[*at]);
+    let last = writer.done.ops.last().map(|at| &writer.ops[*at]);
     let digest = last.map(|op| op.digest.clone()).unwrap_or_default();
     Ok(writer.finish(pb::Input {
         digest,
@@ -79,9 +81,7 @@ struct Writer<'a> {
     ops: Vec<Written>,
     /// Where in `ops` the op with these bytes is.
     by_digest: HashMap<[u8; 32], usize, Quick>,
-    /// Where in `ops` the nodes that are done are, in their order.
-    written: Vec<usize>,
-    places: Places,
+    done: Done,
     sources: Collector,
     caps: CapSets,
     scratch: Scratch,
@@ -96,6 +96,21 @@ struct Scratch {
     op: Wire,
     /// Its inputs: places in `ops`, and numbers of outputs.
     inputs: Vec<(usize, u32)>,
+}
+
+/// Nodes that are written.
+struct Done {
+    /// Where in the writer's `ops` they are, in the order of the nodes.
+    ops: Vec<usize>,
+    places: Places,
+}
+
+impl Done {
+    /// Where in the writer's `ops` this one is.
+    fn find(&self, node: &Arc<Node>) -> Option<usize> {
+        let place = *self.places.get(&Arc::as_ptr(node))?;
+        self.ops.get(place).copied()
+    }
 }
 
 /// Places of nodes in their order.
@@ -180,12 +195,12 @@ impl Writer<'_> {
             Entry::Occupied(entry) => {
                 let at = *entry.get();
                 let op = &mut self.ops[at];
-                merge(&mut op.metadata, metadata);
+                op.metadata.update(metadata);
                 op.locations.extend(self.sources.places(locations));
                 at
             }
         };
-        self.written.push(at);
+        self.done.ops.push(at);
         Ok(())
     }
 
@@ -204,8 +219,7 @@ impl Writer<'_> {
             let Some((node, index)) = output.resolve() else {
                 return -1;
             };
-            let place = self.places.get(&Arc::as_ptr(node));
-            let Some(&at) = place.and_then(|place| self.written.get(*place)) else {
+            let Some(at) = self.done.find(node) else {
                 return -1;
             };
             let known = inputs.iter().position(|other| *other == (at, index));
@@ -425,8 +439,7 @@ struct Inputs<'a> {
 impl Inputs<'_> {
     fn find(&self, output: &Output) -> Option<(&str, i64)> {
         let (node, index) = output.resolve()?;
-        let place = *self.writer.places.get(&Arc::as_ptr(node))?;
-        let at = *self.writer.written.get(place)?;
+        let at = self.writer.done.find(node)?;
         Some((&self.writer.ops[at].digest, i64::from(index)))
     }
 
@@ -477,20 +490,5 @@ impl CapSets {
         let set: pb::SmallMap<bool> = caps.iter().map(|cap| (*cap, true)).collect();
         self.0.push((caps.into(), set.clone()));
         set
-    }
-}
-
-fn merge(old: &mut pb::OpMetadata, new: pb::OpMetadata) {
-    old.ignore_cache |= new.ignore_cache;
-    old.description.update(&new.description);
-    old.caps.update(&new.caps);
-    if new.export_cache.is_some() {
-        old.export_cache = new.export_cache;
-    }
-    if new.progress_group.is_some() {
-        old.progress_group = new.progress_group;
-    }
-    if new.linux_resources.is_some() {
-        old.linux_resources = new.linux_resources;
     }
 }
