@@ -275,12 +275,10 @@ impl Lower<'_> {
     }
 
     pub(super) fn shell(&mut self, at: usize, shell: &syntax::Shell) -> Result<()> {
-        self.records[at].image.config.shell = owned(&shell.args);
-        self.commit(
-            at,
-            format!("SHELL [{}]", owned(&shell.args).join(" ")),
-            false,
-        );
+        let args = owned(&shell.args);
+        let history = format!("SHELL [{}]", args.join(" "));
+        self.records[at].image.config.shell = args;
+        self.commit(at, history, false);
         Ok(())
     }
 
