@@ -1,13 +1,15 @@
 //! Copies entries of trees without copying bytes where the file system can share them.
 //!
 //! [`content`] fills one file from another. A [`Batch`] takes [`Task`]s, one per entry that is no directory, and runs
-//! them on several threads; who walks the source makes the directories and, when all tasks are done, sets their times.
+//! them on several threads, and [`Links`], files of a directory that all get one more name; who walks the source makes the directories and, when all tasks are done, sets their times.
 //! [`tree`] does all of that for a whole tree.
 //!
 //! Invariant: a task never writes to an inode it did not make itself. What stands in the way is removed, so an inode
 //! shared with another tree stays as it is.
 
+mod batch;
 mod linked;
+mod links;
 mod task;
 mod tree;
 
@@ -17,8 +19,10 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+pub use batch::Batch;
 pub use linked::LinkedFiles;
-pub use task::{Attributes, Batch, Existing, Outcome, Task, copy_xattrs};
+pub use links::Links;
+pub use task::{Attributes, Existing, Outcome, Task, copy_xattrs};
 pub use tree::tree;
 
 /// The most that is asked of the kernel at once.

@@ -4,6 +4,7 @@
 //! threads. Links between names of one inode, and the times of directories, come when all tasks are done.
 
 mod target;
+mod unseen;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -11,7 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fstree::copy::{Attributes, Batch, Existing, LinkedFiles, Task};
+use fstree::copy::{Attributes, Batch, LinkedFiles, Task};
+use fstree::dir::Listing;
 use fstree::{Hits, Kind, Meta, Time, path};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -20,6 +22,7 @@ use crate::Error;
 use crate::copy::Plan;
 use crate::error::on;
 use crate::sharing::{From, Sharing, same_dir};
+use unseen::Unseen;
 
 /// The copy of one source.
 pub(crate) struct Copier<'a, 's> {
@@ -29,8 +32,10 @@ pub(crate) struct Copier<'a, 's> {
     fresh: &'a HashSet<PathBuf>,
     /// New entries of the target are made in the very directory that `Sharing` knows.
     plain_target: bool,
+    /// Regular files get one more name without a look at each: nothing of them changes.
+    unseen: bool,
     /// Inodes shared by this copy; they may be shared again because the user linked their names.
-    mine: HashSet<(u64, u64)>,
+    mine: Vec<(u64, u64)>,
     linked: Vec<LinkedFiles>,
     batch: Batch,
     levels: Vec<Level>,
@@ -108,7 +113,8 @@ impl<'a, 's> Copier<'a, 's> {
             sharing,
             fresh,
             plain_target,
-            mine: HashSet::new(),
+            unseen: false,
+            mine: Vec::new(),
             linked: Vec::new(),
             batch: Batch::new(),
             levels: Vec::new(),
@@ -126,10 +132,11 @@ impl<'a, 's> Copier<'a, 's> {
             self.top_other(from, meta, at)?;
         }
         self.batch.finish().map_err(in_the_way)?;
-        if self.batch.all_shared()
-            && let Some(sharing) = self.sharing.as_mut()
-        {
-            sharing.linked.append(&mut self.linked);
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.used.add(std::mem::take(&mut self.mine));
+            if self.batch.all_shared() {
+                sharing.linked.append(&mut self.linked);
+            }
         }
         for (first, second) in std::mem::take(&mut self.links) {
             self.link(&first, &second)?;
@@ -171,6 +178,7 @@ impl<'a, 's> Copier<'a, 's> {
                 mode: None,
             });
         }
+        self.unseen = self.may_pass_unseen(&opened, &to);
         self.levels.push(Level {
             from: opened,
             meta: *meta,
@@ -221,29 +229,32 @@ impl<'a, 's> Copier<'a, 's> {
             return Ok(());
         };
         let (from, at) = (level.from.clone(), level.at.clone());
-        let inside = level.inside.clone();
-        let names = fstree::dir::sorted_names(&from.dir).map_err(on("readdirent", &at))?;
-        for name in names {
-            let mut inside = inside.clone();
-            if !inside.is_empty() {
-                inside.push(b'/');
-            }
-            inside.extend_from_slice(name.to_bytes());
+        let (inside, dev) = (level.inside.clone(), level.meta.dev);
+        let listing = Listing::of(&from.dir).map_err(on("readdirent", &at))?;
+        let mut unseen = Unseen::default();
+        for entry in listing.iter() {
+            let name = entry.name;
+            let inside = self.below(&inside, name);
             let verdict = self.judge(&inside);
             if !verdict.copied && !verdict.entered {
                 continue;
             }
+            if verdict.copied && self.passes_unseen(&entry, dev) {
+                unseen.add(self, &from, &at, name)?;
+                continue;
+            }
             let at = path::join(&at, name.to_bytes());
-            let stat = rustix::fs::statat(&from.dir, &*name, AtFlags::SYMLINK_NOFOLLOW)
+            let stat = rustix::fs::statat(&from.dir, name, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(on("lstat", &at))?;
             let meta = Meta::from(&stat);
             if meta.is_dir() {
-                self.dir(&from, name, meta, at, inside, verdict)?;
+                self.dir(&from, name.to_owned(), meta, at, inside, verdict)?;
             } else if verdict.copied {
                 let to = self.target_dir()?;
-                self.other(&from, &name, &meta, &to, &name, &at)?;
+                self.other(&from, name, &meta, &to, name, &at)?;
             }
         }
+        unseen.flush(self)?;
         self.levels.pop();
         Ok(())
     }
@@ -279,6 +290,15 @@ impl<'a, 's> Copier<'a, 's> {
             exclude: verdict.exclude,
         });
         self.children()
+    }
+
+    /// What patterns are asked about, if there are any.
+    fn below(&self, inside: &[u8], name: &CStr) -> Vec<u8> {
+        match (&self.plan.include, &self.plan.exclude) {
+            (None, None) => Vec::new(),
+            _ if inside.is_empty() => name.to_bytes().to_owned(),
+            _ => [inside, b"/", name.to_bytes()].concat(),
+        }
     }
 
     fn judge(&self, inside: &[u8]) -> Verdict {
@@ -389,11 +409,7 @@ impl<'a, 's> Copier<'a, 's> {
                 }
             }
         }
-        let existing = if self.plan.action.always_replace {
-            Existing::ReplaceDirs
-        } else {
-            Existing::Replace
-        };
+        let existing = self.existing();
         let task = Task {
             from_dir: from.dir.clone(),
             from_name: name.to_owned(),
@@ -435,13 +451,10 @@ impl<'a, 's> Copier<'a, 's> {
             return None;
         }
         let (inode, dir) = from.candidate(name, meta)?;
-        if !self.mine.contains(&inode) {
-            if sharing.used.contains(inode) {
-                return None;
-            }
-            sharing.used.insert(inode);
-            self.mine.insert(inode);
+        if sharing.used.contains(inode) {
+            return None;
         }
+        self.mine.push(inode);
         Some((dir, name.to_owned()))
     }
 }

@@ -1,6 +1,5 @@
 //! When a file may get one more name instead of being copied, and which inode that is.
 
-use std::collections::HashSet;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -26,9 +25,9 @@ pub struct Sharing<'a> {
     pub linked: &'a mut Vec<LinkedFiles>,
 }
 
-/// The inodes that were shared into a tree, as (device, inode).
+/// The inodes that were shared into a tree, as (device, inode), in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SharedInodes(HashSet<(u64, u64)>);
+pub struct SharedInodes(Vec<(u64, u64)>);
 
 impl SharedInodes {
     /// None yet.
@@ -43,27 +42,28 @@ impl SharedInodes {
 
     /// Whether this inode has a name in the tree.
     pub fn contains(&self, inode: (u64, u64)) -> bool {
-        self.0.contains(&inode)
+        self.0.binary_search(&inode).is_ok()
     }
 
-    /// Adds all of `other`, the record of a tree below.
-    pub fn extend(&mut self, other: &Self) {
-        self.0.extend(&other.0);
-    }
-
-    pub(crate) fn insert(&mut self, inode: (u64, u64)) {
-        self.0.insert(inode);
+    /// Adds all of `inodes`.
+    pub(crate) fn add(&mut self, inodes: Vec<(u64, u64)>) {
+        if self.0.is_empty() {
+            self.0 = inodes;
+        } else {
+            self.0.extend(inodes);
+        }
+        self.0.sort_unstable();
+        self.0.dedup();
     }
 
     /// For keeping: 16 bytes per inode, sorted.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut inodes: Vec<_> = self.0.iter().copied().collect();
-        inodes.sort_unstable();
-        inodes
-            .into_iter()
-            .flat_map(|(dev, ino)| [dev.to_le_bytes(), ino.to_le_bytes()])
-            .flatten()
-            .collect()
+        let mut bytes = Vec::with_capacity(self.0.len() * 16);
+        for (dev, ino) in &self.0 {
+            bytes.extend_from_slice(&dev.to_le_bytes());
+            bytes.extend_from_slice(&ino.to_le_bytes());
+        }
+        bytes
     }
 
     /// What [`SharedInodes::to_bytes`] wrote; `None` for anything else.
@@ -72,11 +72,11 @@ impl SharedInodes {
             return None;
         }
         let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).ok();
-        bytes
-            .chunks_exact(16)
-            .map(|pair| Some((word(&pair[..8])?, word(&pair[8..])?)))
-            .collect::<Option<_>>()
-            .map(Self)
+        let pairs = bytes.chunks_exact(16);
+        let inodes = pairs.map(|pair| Some((word(&pair[..8])?, word(&pair[8..])?)));
+        let mut found = Self::new();
+        found.add(inodes.collect::<Option<_>>()?);
+        Some(found)
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct From {
     pub at: Arc<Path>,
     layers: Vec<Arc<OwnedFd>>,
     /// The tree is its own only layer.
-    plain: bool,
+    pub plain: bool,
 }
 
 /// A real inode that may get another name.
@@ -172,8 +172,10 @@ mod tests {
     #[test]
     fn what_was_shared_survives_being_stored() {
         let mut used = SharedInodes::new();
-        used.insert((1, 2));
-        used.insert((u64::MAX, 0));
+        used.add(vec![(u64::MAX, 0), (1, 2)]);
+        used.add(vec![(1, 3), (1, 2)]);
+        assert_eq!(used.to_bytes().len(), 3 * 16);
+        assert!(used.contains((1, 3)) && !used.contains((2, 1)));
         assert_eq!(SharedInodes::from_bytes(&used.to_bytes()), Some(used));
         assert_eq!(SharedInodes::from_bytes(b"x"), None);
     }

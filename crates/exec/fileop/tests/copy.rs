@@ -319,6 +319,7 @@ fn shared(source: &Root, target: &Root, action: &Copy, used: &mut SharedInodes) 
             names.push(format!("{}={}", from.display(), to.display()));
         }
     }
+    names.sort();
     names
 }
 
@@ -346,6 +347,39 @@ fn names_that_a_copy_made_are_told() {
         ..action("/d", "/w")
     };
     assert_eq!(run(others), [""; 0], "they are other files");
+}
+
+#[test]
+fn a_whole_tree_is_shared_with_links_in_it_and_files_in_its_way() {
+    let many: Vec<String> = (0..300)
+        .map(|at| format!("d/{}/{at}={at}", at % 3))
+        .collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    many.push("d/2/again==d/0/0");
+    let ((from, source), (to, target)) = (tree(&many), tree(&["x/0/3=old", "x/0/y=kept"]));
+    let mut used = SharedInodes::new();
+    assert_eq!(
+        shared(&source, &target, &action("/d", "/x"), &mut used).len(),
+        301
+    );
+    let wanted: Vec<String> = lines(&source)
+        .iter()
+        .map(|line| line.replace("d/", "x/"))
+        .collect();
+    for line in wanted {
+        assert!(lines(&target).contains(&line), "{line}");
+    }
+    assert!(lines(&target).contains(&"x/0/y=kept".to_owned()));
+    assert_eq!(inode(&from, "d/0/3"), inode(&to, "x/0/3"));
+    assert_eq!(inode(&to, "x/0/0"), inode(&to, "x/2/again"));
+
+    // A second copy would be a second name: its files are new ones, linked as the user linked them.
+    assert_eq!(
+        shared(&source, &target, &action("/d", "/z"), &mut used),
+        [""; 0]
+    );
+    assert_ne!(inode(&from, "d/0/0"), inode(&to, "z/0/0"));
+    assert_eq!(inode(&to, "z/0/0"), inode(&to, "z/2/again"));
 }
 
 #[test]

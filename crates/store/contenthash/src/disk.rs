@@ -1,13 +1,13 @@
 //! Reads what records do not know yet: lists directories, hashes files on several threads.
 
 use std::cell::Cell;
-use std::collections::btree_map;
 use std::ffi::{CStr, CString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fstree::dir::{Listed, Listing};
 use fstree::{Kind, Meta, Root, xattr};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
@@ -80,30 +80,36 @@ impl<'a> Disk<'a> {
         let fd = tree
             .open_with(at, flags, Mode::empty())
             .map_err(|err| failed("open", at, err))?;
-        let entries =
-            fstree::dir::sorted_entries(&fd).map_err(|err| failed("readdirent", at, err))?;
-        for (name, kind) in entries {
-            let btree_map::Entry::Vacant(free) = dir.children.entry(name.to_bytes().into()) else {
+        let entries = Listing::of(&fd).map_err(|err| failed("readdirent", at, err))?;
+        let known = !dir.children.is_empty();
+        let mut found = Vec::with_capacity(entries.iter().len());
+        for Listed { name, kind, .. } in entries.iter() {
+            if known && dir.children.contains_key(name.to_bytes()) {
                 continue;
-            };
-            free.insert(match kind {
+            }
+            let node = match kind {
                 Kind::Dir => Node::Dir(Dir::default()),
                 Kind::Symlink => {
-                    let target =
-                        rustix::fs::readlinkat(&fd, &*name, Vec::new()).map_err(|err| {
-                            failed(
-                                "readlink",
-                                &fstree::path::join(at, name.to_bytes()),
-                                err.into(),
-                            )
-                        })?;
+                    let target = rustix::fs::readlinkat(&fd, name, Vec::new()).map_err(|err| {
+                        failed(
+                            "readlink",
+                            &fstree::path::join(at, name.to_bytes()),
+                            err.into(),
+                        )
+                    })?;
                     Node::Symlink {
                         target: target.as_bytes().into(),
                         sum: None,
                     }
                 }
                 _ => Node::File { sum: None },
-            });
+            };
+            found.push((name.to_bytes().into(), node));
+        }
+        if known {
+            dir.children.extend(found);
+        } else {
+            dir.children = found.into_iter().collect();
         }
         dir.listed = true;
         Ok(())

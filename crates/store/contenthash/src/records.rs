@@ -184,13 +184,22 @@ impl Records {
         let Some(known) = other.root.as_ref().and_then(|root| known_dir(root, from)) else {
             return;
         };
-        for name in files {
-            let Some(node @ Node::File { sum: Some(_) }) = known.children.get(name) else {
-                continue;
-            };
-            self.changed = true;
-            let root = self.root.get_or_insert_default();
-            place(root, &[to, b"/", name].concat(), node.clone());
+        let mut found = files
+            .into_iter()
+            .filter_map(|name| match known.children.get_key_value(name)? {
+                (name, node @ Node::File { sum: Some(_) }) => Some((name.clone(), node.clone())),
+                _ => None,
+            })
+            .peekable();
+        if found.peek().is_none() {
+            return;
+        }
+        self.changed = true;
+        let dir = make_dir(self.root.get_or_insert_default(), to);
+        if dir.children.is_empty() {
+            dir.children = found.collect();
+        } else {
+            dir.children.extend(found);
         }
     }
 
@@ -267,25 +276,31 @@ fn parent_of<'a, 'p>(root: &'a mut Dir, path: &'p [u8]) -> Option<(&'a mut Dir, 
 
 /// Puts a node at `path`, making unknown directories above it, and forgets the contents records above.
 fn place(root: &mut Dir, path: &[u8], node: Node) {
+    let Some(name) = names(path).next_back() else {
+        root.contents = None;
+        return;
+    };
+    let end = path.len() - path.iter().rev().take_while(|byte| **byte == b'/').count();
+    let dir = make_dir(root, &path[..end - name.len()]);
+    dir.children.insert(name.into(), node);
+}
+
+/// The directory at `path`, made with all above it where it is not known, without contents records on the way.
+fn make_dir<'a>(root: &'a mut Dir, path: &[u8]) -> &'a mut Dir {
     let mut dir = root;
     dir.contents = None;
-    let mut names = names(path).peekable();
-    while let Some(name) = names.next() {
-        if names.peek().is_none() {
-            dir.children.insert(name.into(), node);
-            return;
+    for name in names(path) {
+        if !matches!(dir.children.get(name), Some(Node::Dir(_))) {
+            let made = Node::Dir(Dir::default());
+            dir.children.insert(name.into(), made);
         }
-        let child = dir
-            .children
-            .entry(name.into())
-            .or_insert_with(|| Node::Dir(Dir::default()));
-        if !matches!(child, Node::Dir(_)) {
-            *child = Node::Dir(Dir::default());
-        }
-        let Node::Dir(inner) = child else { return };
+        let Some(Node::Dir(inner)) = dir.children.get_mut(name) else {
+            unreachable!("a directory was just put there");
+        };
         inner.contents = None;
         dir = inner;
     }
+    dir
 }
 
 /// Forgets the contents records of the directories on the way to `path`, and of `path` itself.

@@ -3,6 +3,8 @@
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
+use super::links::Links;
+
 /// Files of one directory that have the same names in another too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedFiles {
@@ -27,6 +29,11 @@ impl LinkedFiles {
     /// One more.
     pub fn add(&mut self, name: &CStr) {
         self.names.extend_from_slice(name.to_bytes_with_nul());
+    }
+
+    /// Those of a directory.
+    pub fn add_all(&mut self, links: &Links) {
+        links.names().for_each(|name| self.add(name));
     }
 
     /// Their names.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
-use super::task::{Attributes, Batch, Existing, Task, copy_xattrs};
+use super::batch::Batch;
+use super::task::{Attributes, Existing, Task, copy_xattrs};
 use crate::error::Error;
 use crate::path;
 use crate::root::Root;

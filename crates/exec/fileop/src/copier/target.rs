@@ -74,9 +74,17 @@ impl Copier<'_, '_> {
     ) -> Result<(), Error> {
         let attributes = self.attributes(meta);
         let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-        rustix::fs::fchown(&to.dir, Some(uid), Some(gid)).map_err(on("lchown", at))?;
+        // Looking is cheaper than setting what is right already.
+        let made = rustix::fs::fstat(&to.dir).map_err(on("lstat", at))?;
+        let made = Meta::from(&made);
+        let owned = (made.uid, made.gid) == (attributes.uid, attributes.gid);
+        if !owned {
+            rustix::fs::fchown(&to.dir, Some(uid), Some(gid)).map_err(on("lchown", at))?;
+        }
         let writable = attributes.mode | 0o700;
-        rustix::fs::fchmod(&to.dir, Mode::from_raw_mode(writable)).map_err(on("chmod", at))?;
+        if !owned || made.permissions() != writable {
+            rustix::fs::fchmod(&to.dir, Mode::from_raw_mode(writable)).map_err(on("chmod", at))?;
+        }
         fstree::copy::copy_xattrs(&from.dir, &to.dir);
         self.finishes.push(Finish {
             spot: Spot {
