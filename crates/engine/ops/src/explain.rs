@@ -7,6 +7,7 @@
 
 mod modes;
 mod parts;
+mod settings;
 mod text;
 
 use std::collections::BTreeSet;

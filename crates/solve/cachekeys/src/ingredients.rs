@@ -21,7 +21,7 @@ use crate::{Key, NodeId, StoreId};
 /// A part of an instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// What it is: `command`, `variable PATH`.
+    /// What it is: `command`, `variable PATH`; a detail of another part is named `mount /c: sharing`.
     pub name: String,
     /// What is shown of it; for what must not be kept, a digest.
     pub value: String,
@@ -208,6 +208,12 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    fn is_selection(&self) -> bool {
+        matches!(self, Self::Selection { .. })
+    }
+}
+
 /// What made a step run. `before`: only steps that ran earlier than this entry are looked at.
 pub fn reasons(ledger: &Ledger, step: &Ingredients, before: Option<u64>) -> Vec<Reason> {
     if step.ignored {
@@ -227,6 +233,15 @@ pub fn reasons(ledger: &Ledger, step: &Ingredients, before: Option<u64>) -> Vec<
             }
             (None, Some(_)) | (Some(_), None) => reasons.push(Reason::Input { input: at }),
             _ => {}
+        }
+    }
+    // Which places are read follows from the instruction, though not all of that is in the digest.
+    if reasons.iter().any(Reason::is_selection) {
+        let mut parts = Vec::new();
+        add_parts(&nearest, step, &mut parts);
+        if !parts.is_empty() {
+            reasons.retain(|reason| !reason.is_selection() && !parts.contains(reason));
+            reasons.splice(..0, parts);
         }
     }
     if reasons.is_empty() {
@@ -275,8 +290,16 @@ fn nearest(ledger: &Ledger, step: &Ingredients, before: Option<u64>) -> Option<I
 
 fn add_parts(old: &Ingredients, new: &Ingredients, reasons: &mut Vec<Reason>) {
     let find = |parts: &[Part], name: &str| parts.iter().find(|part| part.name == name).cloned();
+    // Of what is new or gone as a whole no details are told.
+    let is_detail = |part: &Part, own: &[Part], others: &[Part]| {
+        let whole = part.name.split_once(": ").map(|(whole, _)| whole);
+        whole.is_some_and(|it| find(own, it).is_some() && find(others, it).is_none())
+    };
     for part in &new.parts {
         let before = find(&old.parts, &part.name);
+        if before.is_none() && is_detail(part, &new.parts, &old.parts) {
+            continue;
+        }
         if before.as_ref() != Some(part) {
             reasons.push(Reason::Part {
                 name: part.name.clone(),
@@ -286,7 +309,7 @@ fn add_parts(old: &Ingredients, new: &Ingredients, reasons: &mut Vec<Reason>) {
         }
     }
     for part in &old.parts {
-        if find(&new.parts, &part.name).is_none() {
+        if find(&new.parts, &part.name).is_none() && !is_detail(part, &old.parts, &new.parts) {
             reasons.push(Reason::Part {
                 name: part.name.clone(),
                 old: Some(part.clone()),

@@ -412,6 +412,61 @@ mod tests {
     }
 
     #[test]
+    fn of_what_is_new_as_a_whole_no_details_are_told() {
+        let (_dir, ledger) = ledger();
+        let plain = run("1", "a", "base");
+        let mounting = |sharing: &str| {
+            let mut step = run("1", "a", "base");
+            step.digest = Digest::of(sharing);
+            let sharing = part("mount /c: sharing", sharing);
+            step.parts.extend([part("mount /c", "cache"), sharing]);
+            step
+        };
+        add(&ledger, &plain);
+        let name = |reasons: Vec<Reason>| -> Vec<String> {
+            let names = reasons.into_iter().map(|reason| match reason {
+                Reason::Part { name, .. } => name,
+                other => format!("{other:?}"),
+            });
+            names.collect()
+        };
+        assert_eq!(
+            name(reasons(&ledger, &mounting("locked"), None)),
+            ["mount /c"]
+        );
+        add(&ledger, &mounting("locked"));
+        let found = reasons(&ledger, &mounting("shared"), None);
+        assert_eq!(name(found), ["mount /c: sharing"]);
+    }
+
+    #[test]
+    fn other_paths_are_told_by_the_part_that_names_them() {
+        let (_dir, ledger) = ledger();
+        let reading = |source: Option<&str>, path: &str| {
+            let mut step = run("1", "a", "base");
+            let named = source.map(|source| part("mount /k: source", source));
+            step.parts.extend(named);
+            step.inputs.push(Input {
+                content: Some(Digest::of(path)),
+                selector: Some(Digest::of(path)),
+                ..Input::default()
+            });
+            step
+        };
+        add(&ledger, &reading(Some("a"), "a"));
+        let expected = Reason::Part {
+            name: "mount /k: source".to_owned(),
+            old: Some(part("mount /k: source", "a")),
+            new: Some(part("mount /k: source", "b")),
+        };
+        let found = reasons(&ledger, &reading(Some("b"), "b"), None);
+        assert_eq!(found, [expected]);
+        add(&ledger, &reading(None, "c"));
+        let found = reasons(&ledger, &reading(None, "d"), None);
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
     fn nothing_differs_from_a_step_that_failed_or_is_gone() {
         let (_dir, ledger) = ledger();
         let mut step = run("1", "a", "base");

@@ -3,9 +3,9 @@
 
 use cachekeys::Part;
 use oci::Digest;
-use proto::pb::file_action::Action;
-use proto::{gojson, pb};
+use proto::pb;
 
+use super::settings;
 use crate::Op;
 use crate::exec::ExecOp;
 
@@ -73,25 +73,13 @@ fn exec(op: &ExecOp) -> Vec<Part> {
         }
         parts.push(part("working directory", &std::mem::take(&mut meta.cwd)));
         parts.push(part("user", &std::mem::take(&mut meta.user)));
-        // No key knows these.
-        meta.proxy_env = None;
-        for host in &mut meta.extra_hosts {
-            host.ip.clear();
-        }
     }
     for mount in std::mem::take(&mut rest.mounts) {
-        let title = format!("mount {}", mount.dest);
-        parts.push(part(&title, &gojson::to_string(&without_selector(mount))));
+        parts.extend(settings::of_mount(&mount));
     }
-    let platform = op.platform.to_string();
-    parts.push(part("platform", &platform));
-    parts.push(part("other settings", &gojson::to_string(&rest)));
+    parts.push(part("platform", &op.platform.to_string()));
+    parts.extend(settings::of_exec(&mut rest));
     parts
-}
-
-fn without_selector(mut mount: pb::Mount) -> pb::Mount {
-    mount.selector.clear();
-    mount
 }
 
 fn command(args: &[String]) -> String {
@@ -104,55 +92,9 @@ fn command(args: &[String]) -> String {
 fn file(op: &pb::FileOp) -> Vec<Part> {
     let mut parts = vec![part("kind", "file")];
     for (index, action) in op.actions.iter().enumerate() {
-        let title = match index {
-            0 => "action".to_owned(),
-            more => format!("action {}", more + 1),
-        };
-        let (what, rest) = describe(action);
-        parts.push(part(&title, &what));
-        if !rest.is_empty() {
-            parts.push(part(&format!("settings of {title}"), &rest));
-        }
+        parts.extend(settings::of_action(index, action));
     }
     parts
-}
-
-/// What an action does, and the details of how.
-fn describe(action: &pb::FileAction) -> (String, String) {
-    match &action.action {
-        Some(Action::Copy(copy)) => {
-            let mut rest = copy.clone();
-            let src = std::mem::take(&mut rest.src);
-            let dest = std::mem::take(&mut rest.dest);
-            (format!("copy {src} to {dest}"), gojson::to_string(&rest))
-        }
-        Some(Action::Mkfile(mkfile)) => {
-            let mut rest = mkfile.clone();
-            let data = Digest::of(std::mem::take(&mut rest.data));
-            let what = format!("make file {} of {}", rest.path, &data.hex()[..12]);
-            rest.path.clear();
-            (what, gojson::to_string(&rest))
-        }
-        Some(Action::Mkdir(mkdir)) => {
-            let mut rest = mkdir.clone();
-            let path = std::mem::take(&mut rest.path);
-            (format!("make directory {path}"), gojson::to_string(&rest))
-        }
-        Some(Action::Rm(rm)) => {
-            let mut rest = rm.clone();
-            let path = std::mem::take(&mut rest.path);
-            (format!("remove {path}"), gojson::to_string(&rest))
-        }
-        Some(Action::Symlink(link)) => {
-            let mut rest = link.clone();
-            let (old, new) = (
-                std::mem::take(&mut rest.oldpath),
-                std::mem::take(&mut rest.newpath),
-            );
-            (format!("link {new} to {old}"), gojson::to_string(&rest))
-        }
-        None => (String::new(), String::new()),
-    }
 }
 
 #[cfg(test)]

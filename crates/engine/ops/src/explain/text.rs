@@ -6,6 +6,8 @@ use cachekeys::{Changes, Part, Reason, SUM};
 const NAMED: usize = 8;
 /// Longer values are cut.
 const LONGEST: usize = 160;
+/// So much is shown before the place where two long values differ.
+const CONTEXT: usize = 40;
 
 /// A reason, but for changed content.
 pub(super) fn reason(reason: &Reason) -> String {
@@ -31,10 +33,12 @@ pub(super) fn content(input: usize) -> String {
 fn part(name: &str, old: Option<&Part>, new: Option<&Part>) -> String {
     let shown = |part: &Part| (!part.hidden).then(|| format!("{:?}", cut(&part.value)));
     match (old, new) {
-        (Some(old), Some(new)) => match (shown(old), shown(new)) {
-            (Some(old), Some(new)) => format!("{name} changed: {old} -> {new}"),
-            _ => format!("{name} changed"),
-        },
+        (Some(old), Some(new)) if old.hidden || new.hidden => format!("{name} changed"),
+        (Some(old), Some(new)) => {
+            let from = differs_from(&old.value, &new.value);
+            let (old, new) = (cut_from(&old.value, from), cut_from(&new.value, from));
+            format!("{name} changed: {old:?} -> {new:?}")
+        }
         (None, Some(new)) => match shown(new) {
             Some(new) => format!("{name} added: {new}"),
             None => format!("{name} added"),
@@ -42,6 +46,25 @@ fn part(name: &str, old: Option<&Part>, new: Option<&Part>) -> String {
         (Some(_), None) => format!("{name} removed"),
         (None, None) => format!("{name} changed"),
     }
+}
+
+/// Where what is shown of two long texts begins, so that it tells them apart.
+fn differs_from(old: &str, new: &str) -> usize {
+    let equal = old.chars().zip(new.chars());
+    let equal = equal.take_while(|(old, new)| old == new).count();
+    if equal + CONTEXT < LONGEST {
+        return 0;
+    }
+    equal - CONTEXT
+}
+
+/// The text from its character `from` on.
+fn cut_from(text: &str, from: usize) -> String {
+    if from == 0 {
+        return cut(text);
+    }
+    let rest: String = text.chars().skip(from).collect();
+    format!("…{}", cut(&rest))
 }
 
 fn cut(text: &str) -> String {
@@ -123,6 +146,18 @@ mod tests {
         );
         assert_eq!(changed(None, part("2", false)), "variable A added: \"2\"");
         assert_eq!(changed(part("1", false), None), "variable A removed");
+    }
+
+    #[test]
+    fn long_values_are_shown_where_they_differ() {
+        let part = |end: &str| part(&("ä".repeat(500) + end), false);
+        let name = "command".to_owned();
+        let (old, new) = (part("one"), part("two"));
+        let same = "ä".repeat(40);
+        assert_eq!(
+            reason(&Reason::Part { name, old, new }),
+            format!("command changed: \"…{same}one\" -> \"…{same}two\"")
+        );
     }
 
     #[test]
