@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use fstree::Root;
-use layer::Change;
+use layer::{Base, Change};
 use tasks::Cx;
 
 use crate::fresh::Fresh;
@@ -56,6 +56,7 @@ impl Cache {
             let lower = lower.map(|tree| Root::from_borrowed(tree.fd()));
             let lower = lower.transpose().map_err(Error::io("open a tree"))?;
             let upper = Root::open(snapshots.directory(key)).map_err(Error::io("open a tree"))?;
+            let lower = lower.map(Base::Tree);
             let change = Change::Overlay { lower, upper };
             if layer::is_carved(&cx, &change)? {
                 return cache.set_shape(&node, key.0);

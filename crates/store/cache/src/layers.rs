@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use db::Batch;
 use fstree::Root;
-use layer::{Change, Compression, Options};
+use layer::{Base, Change, Compression, Options};
 use oci::Descriptor;
 use progress::Progress;
 use tasks::{Cx, Scope};
 use tokio::sync::Semaphore;
 
+use crate::base::Unmounted;
 use crate::node::Node;
 use crate::record::{BLOBS, Blob, Body, Record, VARIANTS, pair};
 use crate::{Cache, Error, Inner, LayerBlob, Ref, RefId};
@@ -125,32 +126,25 @@ impl Cache {
         node: &Arc<Node>,
         options: &Options,
     ) -> Result<Descriptor, Error> {
-        let lower = match node.parents.first() {
-            Some(parent) => Some(Ref::new(self.clone(), parent.clone()).tree(cx).await?),
-            None => None,
+        let (inner, work) = (self.inner.clone(), cx.clone());
+        let (layer, wanted) = (node.clone(), options.clone());
+        let without = move || match inner.unmounted(&layer)? {
+            Unmounted::Nothing => inner.diff(&work, &layer, None, &wanted).map(Some),
+            Unmounted::Layers(layers) => {
+                let lower = Some(Base::Layers(layers));
+                inner.diff(&work, &layer, lower, &wanted).map(Some)
+            }
+            Unmounted::No => Ok::<_, Error>(None),
         };
-        let Some(key) = node.record.read().snapshot() else {
-            return Err(Error::Lazy {
-                id: node.id.clone(),
-            });
+        let made = match tasks::blocking(without).await? {
+            Some(made) => made,
+            None => {
+                let lower = self.mounted(cx, node).await?;
+                let (inner, work) = (self.inner.clone(), cx.clone());
+                let (layer, wanted) = (node.clone(), options.clone());
+                tasks::blocking(move || inner.diff(&work, &layer, lower, &wanted)).await?
+            }
         };
-        let inner = self.inner.clone();
-        let (work, wanted) = (cx.clone(), options.clone());
-        let made = tasks::blocking(move || {
-            let fail = |err| Error::io("open a tree")(err);
-            let lower = lower
-                .map(|tree| Root::from_borrowed(tree.fd()))
-                .transpose()
-                .map_err(fail)?;
-            let upper = Root::open(inner.snapshots.directory(key)).map_err(fail)?;
-            let change = if inner.snapshots.is_layered() {
-                Change::Overlay { lower, upper }
-            } else {
-                Change::Trees { lower, upper }
-            };
-            Ok::<_, Error>(layer::diff(&work, &change, &wanted, &inner.content)?)
-        })
-        .await?;
         self.inner.change(node, |record| {
             if let Body::Layer { blob, .. } = &mut record.body {
                 *blob = Some(Box::new(Blob {
@@ -165,6 +159,29 @@ impl Cache {
 }
 
 impl Inner {
+    /// Makes the blob of a layer from its tree. Blocks.
+    fn diff(
+        &self,
+        cx: &Cx,
+        node: &Node,
+        lower: Option<Base>,
+        options: &Options,
+    ) -> Result<layer::LayerBlob, Error> {
+        let Some(key) = node.record.read().snapshot() else {
+            return Err(Error::Lazy {
+                id: node.id.clone(),
+            });
+        };
+        let upper = Root::open(self.snapshots.directory(key)).map_err(Error::io("open a tree"))?;
+        let change = if self.snapshots.is_layered() {
+            Change::Overlay { lower, upper }
+        } else {
+            let lower = lower.and_then(Base::into_tree);
+            Change::Trees { lower, upper }
+        };
+        Ok(layer::diff(cx, &change, options, &self.content)?)
+    }
+
     /// The blob of a layer if nothing has to be done for it.
     pub(crate) fn ready(
         &self,

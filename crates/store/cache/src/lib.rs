@@ -16,6 +16,7 @@
 //!
 //! What is thrown away is decided by rules that others give ([`Cache::prune`], [`Cache::keep`]).
 
+mod base;
 mod chain;
 mod checksum;
 mod combine;

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use content::Provider;
 use contenthash::Records;
+use layer::Listing;
 use mount::{Mount, Tree};
 use parking_lot::{Mutex, RwLock};
 use snapshot::{Chain, Key, Snapshotter};
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) linked: Mutex<Option<Linked>>,
     /// Metadata of a record that is not kept yet.
     pub(crate) pending: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What a layer has in it, once somebody compared with it.
+    listing: OnceLock<Arc<Listing>>,
     /// The tree, once somebody looked inside. Locked while it is being mounted.
     tree: tokio::sync::Mutex<Option<Arc<Tree>>>,
 }
@@ -68,8 +71,18 @@ impl Node {
             records: Mutex::new(None),
             linked: Mutex::new(None),
             pending: Mutex::new(BTreeMap::new()),
+            listing: OnceLock::new(),
             tree: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// What a layer that never changes has in its own snapshot. Blocks.
+    pub(crate) fn listing(&self, snapshots: &dyn Snapshotter) -> Result<Arc<Listing>, Error> {
+        if let Some(known) = self.listing.get() {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(listing(snapshots, self.shown()?)?);
+        Ok(self.listing.get_or_init(|| made).clone())
     }
 
     /// The nodes whose trees lie on top of each other to make this one's, the lowest first.
@@ -116,6 +129,11 @@ impl Node {
                 None => return,
             }
         }
+    }
+
+    /// Whether the tree is mounted or otherwise open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tree.try_lock().is_ok_and(|tree| tree.is_some())
     }
 
     /// The snapshots that make up this record's tree; an error when one is not unpacked.
@@ -211,6 +229,12 @@ impl Node {
     pub(crate) fn below(&self) -> Result<Option<Chain>, Error> {
         self.parents.first().map(Self::chain).transpose()
     }
+}
+
+/// What is in a snapshot. Blocks.
+pub(crate) fn listing(snapshots: &dyn Snapshotter, key: Key) -> Result<Listing, Error> {
+    let listed = Listing::of(snapshots.directory(key), snapshots.overlay_options());
+    listed.map_err(Error::io("look through a layer"))
 }
 
 /// A layer of a tree.

@@ -406,3 +406,53 @@ async fn directories_a_layer_does_not_list_look_as_below_however_layers_are_unpa
     let files = std::fs::read_dir(root.join("a/b")).expect("listed").count();
     assert_eq!(files, 8);
 }
+
+#[tokio::test]
+async fn layers_on_many_others_have_what_they_change_and_no_more() {
+    testkit::require!(root);
+    let fixture = Fixture::new(SnapshotterKind::Overlay);
+    let cache = fixture.open();
+    let write = |path: std::path::PathBuf| std::fs::write(path, "x").expect("written");
+    let mut tree = fixture
+        .layer(&cache, None, |root| {
+            std::fs::create_dir_all(root.join("a/deep")).expect("made");
+            write(root.join("a/deep/old"));
+            write(root.join("gone"));
+        })
+        .await;
+    let steps: [&dyn Fn(&Path); 5] = [
+        &|root| write(root.join("a/deep/new")),
+        &|root| std::fs::remove_file(root.join("gone")).expect("removed"),
+        // Made and removed again: there is nothing to say.
+        &|root| {
+            write(root.join("gone"));
+            std::fs::remove_file(root.join("gone")).expect("removed");
+        },
+        // Another directory of the same name.
+        &|root| {
+            std::fs::remove_dir_all(root.join("a")).expect("removed");
+            std::fs::create_dir(root.join("a")).expect("made");
+            write(root.join("a/again"));
+        },
+        &|root| write(root.join("a/last")),
+    ];
+    for step in steps {
+        tree = fixture.layer(&cache, Some(&tree), step).await;
+    }
+    let mut found = Vec::new();
+    for blob in fixture.blobs(&tree, &layer::Options::default()).await {
+        let mut names = Vec::new();
+        let mut each = |name: &[u8]| names.push(String::from_utf8_lossy(name).into_owned());
+        layer::names(&fixture.cx, cache.content(), &blob.descriptor, &mut each).expect("read");
+        found.push(names.join(" "));
+    }
+    let wanted = [
+        "a/ a/deep/ a/deep/old gone",
+        "a/ a/deep/ a/deep/new",
+        ".wh.gone",
+        "",
+        "a/ a/again a/.wh.deep",
+        "a/ a/last",
+    ];
+    assert_eq!(found, wanted);
+}

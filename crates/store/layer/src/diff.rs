@@ -7,22 +7,25 @@
 //!    but for an opaque directory that is a directory below as well: its content is compared as a whole.
 //! 3. In upper levels a character device 0/0 is a deletion if there is something to delete, and nothing otherwise. In
 //!    whole levels that were reached from upper ones such devices do not exist.
-//! 4. What is deleted is reported once, without its content. What stopped being a directory is reported as modified.
+//! 4. Below an upper level there may be layers that nobody mounted ([`Layers`]); below a whole level there is a tree.
+//! 5. What is deleted is reported once, without its content. What stopped being a directory is reported as modified.
 
 mod compare;
 
 pub(crate) use compare::{capability, open};
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use fstree::{Kind, Meta, path};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::{Change, Error};
+use crate::base::{self, Answer, Layers};
+use crate::{Base, Change, Error};
 
 /// Something of the upper tree.
 #[derive(Debug)]
@@ -47,16 +50,35 @@ type Visit<'v> = dyn FnMut(&Path, What<'_>) -> Result<(), Error> + 'v;
 
 /// Calls `visit` for every change.
 pub(crate) fn walk(change: &Change, visit: &mut Visit<'_>) -> Result<(), Error> {
-    let (lower, upper, whole) = match change {
-        Change::Overlay { lower, upper } => (lower, upper, false),
-        Change::Trees { lower, upper } => (lower, upper, true),
-    };
     let open = |root: &fstree::Root| {
         open_dir(root.fd(), c".").map_err(|err| fstree::Error::new("open", "/", err))
     };
-    let lower = lower.as_ref().map(open).transpose()?;
-    let upper = open(upper)?;
-    let mut levels = vec![Level::new(PathBuf::new(), lower, upper, whole, false)?];
+    let unmounted;
+    let (lower, upper, whole) = match change {
+        Change::Overlay { lower, upper } => {
+            let lower = match lower {
+                None => Lower::Nothing,
+                Some(Base::Tree(tree)) => Lower::Dir(open(tree)?),
+                Some(Base::Layers(layers)) => {
+                    unmounted = Unmounted::new(layers);
+                    let within = layers.all();
+                    Lower::Layers(&unmounted, within)
+                }
+            };
+            (lower, upper, false)
+        }
+        Change::Trees { lower, upper } => {
+            let lower = lower.as_ref().map(open).transpose()?;
+            (lower.map_or(Lower::Nothing, Lower::Dir), upper, true)
+        }
+    };
+    let mut levels = vec![Level::new(
+        PathBuf::new(),
+        lower,
+        open(upper)?,
+        whole,
+        false,
+    )?];
     while let Some(level) = levels.last_mut() {
         let Some(name) = level.names.next() else {
             levels.pop();
@@ -69,22 +91,74 @@ pub(crate) fn walk(change: &Change, visit: &mut Visit<'_>) -> Result<(), Error> 
     Ok(())
 }
 
+/// A directory in the lower tree.
+enum Lower<'a> {
+    /// There is none.
+    Nothing,
+    Dir(OwnedFd),
+    /// These layers have parts of it.
+    Layers(&'a Unmounted<'a>, Vec<u32>),
+}
+
+/// Something of the lower tree.
+enum Below {
+    /// In the directory that is open.
+    Here(Meta),
+    /// In a layer.
+    There(base::Found),
+}
+
+impl Below {
+    fn is_dir(&self) -> bool {
+        match self {
+            Self::Here(meta) => meta.is_dir(),
+            Self::There(found) => found.meta.is_dir(),
+        }
+    }
+}
+
+/// Layers that are mounted once there is no way around it.
+struct Unmounted<'a> {
+    layers: &'a Layers,
+    tree: OnceCell<fstree::Root>,
+}
+
+impl<'a> Unmounted<'a> {
+    fn new(layers: &'a Layers) -> Self {
+        Self {
+            layers,
+            tree: OnceCell::new(),
+        }
+    }
+
+    /// The directory `at` of the tree they make.
+    fn open(&self, at: &Path) -> io::Result<OwnedFd> {
+        let tree = match self.tree.get() {
+            Some(tree) => tree,
+            None => {
+                let mounted = self.layers.mounted()?;
+                self.tree.get_or_init(|| mounted)
+            }
+        };
+        tree.open_with(at, DIRECTORY, Mode::empty())
+    }
+}
+
 /// A directory being compared.
-struct Level {
+struct Level<'a> {
     path: PathBuf,
-    /// The same directory in the lower tree, if it is one there.
-    lower: Option<Arc<OwnedFd>>,
-    upper: Arc<OwnedFd>,
+    lower: Lower<'a>,
+    upper: OwnedFd,
     whole: bool,
     /// Deletion marks are invisible.
     hide_marks: bool,
     names: std::vec::IntoIter<CString>,
 }
 
-impl Level {
+impl<'a> Level<'a> {
     fn new(
         at: PathBuf,
-        lower: Option<OwnedFd>,
+        lower: Lower<'a>,
         upper: OwnedFd,
         whole: bool,
         hide_marks: bool,
@@ -93,15 +167,15 @@ impl Level {
             names(fd).map_err(|err| fstree::Error::new("readdirent", path::rooted(&at), err))
         };
         let mut names = list(&upper)?;
-        if let (true, Some(lower)) = (whole, &lower) {
+        if let (true, Lower::Dir(lower)) = (whole, &lower) {
             names.extend(list(lower)?);
         }
         names.sort_unstable();
         names.dedup();
         Ok(Self {
             path: at,
-            lower: lower.map(Arc::new),
-            upper: Arc::new(upper),
+            lower,
+            upper,
             whole,
             hide_marks,
             names: names.into_iter(),
@@ -109,15 +183,14 @@ impl Level {
     }
 
     /// Reports one name; the level below if it is a directory that has to be looked into.
-    fn step(&self, name: &CStr, visit: &mut Visit<'_>) -> Result<Option<Level>, Error> {
+    fn step(&mut self, name: &CStr, visit: &mut Visit<'_>) -> Result<Option<Level<'a>>, Error> {
         let at = path::join(&self.path, name.to_bytes());
         let fail = |op| {
             let at = path::rooted(&at);
-            move |err: Errno| fstree::Error::new(op, at, err)
+            move |err: io::Error| fstree::Error::new(op, at, err)
         };
-        let stat = |dir: &Arc<OwnedFd>| stat(dir, name).map_err(fail("lstat"));
-        let mut upper = stat(&self.upper)?;
-        let lower = self.lower.as_ref().map(stat).transpose()?.flatten();
+        let mut upper = stat(&self.upper, name).map_err(fail("lstat"))?;
+        let lower = self.below(&at, name).map_err(fail("lstat"))?;
         let mark = upper.as_ref().is_some_and(is_deletion_mark);
         if mark && (!self.whole || self.hide_marks) {
             upper = None;
@@ -134,39 +207,57 @@ impl Level {
             name,
             meta,
         };
-        let same = match (&lower, &self.lower) {
-            (Some(lower), Some(dir)) => {
-                let lower = Found {
-                    dir: dir.as_fd(),
-                    name,
-                    meta: *lower,
-                };
-                compare::same(&lower, &found)
-                    .map_err(|err| fstree::Error::new("compare", path::rooted(&at), err))?
-            }
-            _ => false,
+        let below = match (&lower, &self.lower) {
+            (Some(Below::Here(meta)), Lower::Dir(dir)) => Some(Found {
+                dir: dir.as_fd(),
+                name,
+                meta: *meta,
+            }),
+            (Some(Below::There(found)), _) => Some(Found {
+                dir: found.dir.as_fd(),
+                name,
+                meta: found.meta,
+            }),
+            _ => None,
         };
+        let same = below.map(|below| compare::same(&below, &found));
+        let same = same.transpose().map_err(fail("compare"))? == Some(true);
         if !same {
             visit(&at, What::Changed(found))?;
         } else if self.whole && !meta.is_dir() && meta.nlink > 1 {
             visit(&at, What::Unchanged(found))?;
         }
         if meta.is_dir() {
-            let lower_is_dir = lower.is_some_and(|lower| lower.is_dir());
-            return self.child(name, at, lower_is_dir).map(Some);
+            return self.child(name, at, lower).map(Some);
         }
         Ok(None)
     }
 
-    fn child(&self, name: &CStr, at: PathBuf, lower_is_dir: bool) -> Result<Level, Error> {
-        let open = |dir: &Arc<OwnedFd>| {
-            open_dir(dir.as_fd(), name)
-                .map_err(|err| fstree::Error::new("open", path::rooted(&at), err))
-        };
+    /// What is below at this name.
+    fn below(&mut self, at: &Path, name: &CStr) -> io::Result<Option<Below>> {
+        if let Lower::Layers(unmounted, within) = &self.lower {
+            match unmounted.layers.find(within, at)? {
+                Answer::Nothing => return Ok(None),
+                Answer::Found(found) => return Ok(Some(Below::There(found))),
+                Answer::Unknown => self.lower = Lower::Dir(unmounted.open(&self.path)?),
+            }
+        }
+        match &self.lower {
+            Lower::Dir(dir) => Ok(stat(dir, name)?.map(Below::Here)),
+            Lower::Nothing | Lower::Layers(..) => Ok(None),
+        }
+    }
+
+    fn child(&self, name: &CStr, at: PathBuf, lower: Option<Below>) -> Result<Level<'a>, Error> {
+        let fail = |err: io::Error| fstree::Error::new("open", path::rooted(&at), err);
+        let open = |dir: &OwnedFd| open_dir(dir.as_fd(), name).map_err(|err| fail(err.into()));
         let upper = open(&self.upper)?;
-        let lower = match &self.lower {
-            Some(dir) if lower_is_dir => Some(open(dir)?),
-            _ => None,
+        let lower = match (lower.filter(Below::is_dir), &self.lower) {
+            (Some(Below::Here(_)), Lower::Dir(dir)) => Lower::Dir(open(dir)?),
+            (Some(Below::There(found)), Lower::Layers(unmounted, _)) => {
+                Lower::Layers(unmounted, found.within)
+            }
+            _ => Lower::Nothing,
         };
         if self.whole {
             return Self::new(at, lower, upper, true, self.hide_marks);
@@ -174,7 +265,11 @@ impl Level {
         if attribute(&upper, "trusted.overlay.redirect")?.is_some_and(|value| !value.is_empty()) {
             return Err(Error::Redirect);
         }
-        let opaque = lower.is_some() && is_opaque(&upper)?;
+        let opaque = !matches!(lower, Lower::Nothing) && is_opaque(&upper)?;
+        let lower = match lower {
+            Lower::Layers(unmounted, _) if opaque => Lower::Dir(unmounted.open(&at).map_err(fail)?),
+            lower => lower,
+        };
         Self::new(at, lower, upper, opaque, opaque)
     }
 }
@@ -186,9 +281,8 @@ fn is_deletion_mark(meta: &Meta) -> bool {
 /// Whether any directory of an upper tree is opaque.
 pub(crate) fn has_opaque(upper: &fstree::Root) -> Result<bool, Error> {
     let open = |at: &Path| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         upper
-            .open_with(at, flags, Mode::empty())
+            .open_with(at, DIRECTORY, Mode::empty())
             .map_err(|err| fstree::Error::new("open", path::rooted(at), err))
     };
     if is_opaque(&open(Path::new(""))?)? {
@@ -222,17 +316,21 @@ fn attribute(fd: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-fn stat(dir: &Arc<OwnedFd>, name: &CStr) -> rustix::io::Result<Option<Meta>> {
+fn stat(dir: &OwnedFd, name: &CStr) -> io::Result<Option<Meta>> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(Meta::from(&stat))),
         Err(Errno::NOENT) => Ok(None),
-        Err(err) => Err(err),
+        Err(err) => Err(err.into()),
     }
 }
 
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
 fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
+    rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
 }
 
 fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<CString>> {

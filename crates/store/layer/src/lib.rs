@@ -10,6 +10,7 @@
 
 mod apply;
 pub mod archive;
+mod base;
 mod carve;
 mod chunked;
 mod compress;
@@ -28,6 +29,7 @@ use fstree::Root;
 use oci::{Descriptor, Digest};
 use tasks::Cx;
 
+pub use base::{Base, Layers, Listing};
 pub use carve::{carve, is_carved};
 pub use error::Error;
 pub use names::names;
@@ -38,8 +40,8 @@ pub use options::{Compression, Options, annotation, convert_media_type, is_nondi
 pub enum Change {
     /// The upper directory of an overlay: only what changed, with the kernel's marks for what was deleted.
     Overlay {
-        /// The whole tree below; absent: nothing is.
-        lower: Option<Root>,
+        /// What is below; absent: nothing is.
+        lower: Option<Base>,
         /// The upper directory itself, not a mount of it.
         upper: Root,
     },

@@ -2,12 +2,22 @@
 
 mod support;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use fstree::Root;
-use layer::{Change, Compression, Options};
+use layer::{Base, Change, Compression, Layers, Listing, Options};
 use serde_json::Value;
 use tasks::Cx;
 
-fn layer_of(case: &Value) -> Result<(String, Vec<u8>), layer::Error> {
+/// Lower trees of overlays may be given as layers that nobody mounted.
+#[derive(Clone, Copy, PartialEq)]
+enum Given {
+    Mounted,
+    Layers,
+}
+
+fn layer_of(case: &Value, given: Given) -> Result<(String, Vec<u8>), layer::Error> {
     let dir = tempfile::tempdir().expect("a scratch folder");
     let root = |name: &str| {
         let path = dir.path().join(name);
@@ -18,7 +28,13 @@ fn layer_of(case: &Value) -> Result<(String, Vec<u8>), layer::Error> {
     let lower = (case["no_lower"] != true).then(|| root("lower"));
     let upper = root("upper");
     let change = match case["differ"].as_str() {
-        Some("overlay") => Change::Overlay { lower, upper },
+        Some("overlay") => Change::Overlay {
+            lower: lower.map(|tree| match given {
+                Given::Mounted => Base::Tree(tree),
+                Given::Layers => Base::Layers(layers(dir.path(), tree)),
+            }),
+            upper,
+        },
         _ => Change::Trees { lower, upper },
     };
     let store = content::Store::open(&dir.path().join("content")).expect("a store");
@@ -29,6 +45,13 @@ fn layer_of(case: &Value) -> Result<(String, Vec<u8>), layer::Error> {
     let blob = layer::diff(&Cx::root(), &change, &options, &store)?;
     let bytes = store.read(&blob.descriptor.digest).expect("a blob");
     Ok((blob.diff_id.to_string(), bytes.to_vec()))
+}
+
+fn layers(dir: &Path, tree: Root) -> Layers {
+    let listing =
+        |name| Listing::of(dir.join(name), &mount::probe::overlay_options()).expect("listed");
+    let lower = vec![Arc::new(listing("lower"))];
+    Layers::below(&listing("upper"), lower, move || Ok(tree.clone())).expect("few names")
 }
 
 fn members(bytes: &[u8]) -> String {
@@ -43,15 +66,16 @@ fn members(bytes: &[u8]) -> String {
 #[test]
 fn every_recorded_pair_of_trees_gives_the_recorded_layer() {
     testkit::require!(root);
-    for case in support::vector("diff-cases.json")
-        .as_array()
-        .expect("a list")
-    {
+    let all = support::vector("diff-cases.json");
+    let cases = all.as_array().expect("a list");
+    let each = |given| cases.iter().map(move |case| (case, given));
+    let overlays = each(Given::Layers).filter(|(case, _)| case["differ"] == "overlay");
+    for (case, given) in each(Given::Mounted).chain(overlays) {
         let name = case["name"].as_str().expect("a name");
         if case.get("mod_time_upper_bound").is_some() {
             continue; // an option of the stock writer that the stock daemon never sets
         }
-        match layer_of(case) {
+        match layer_of(case, given) {
             Ok((diff_id, bytes)) => {
                 assert_eq!(case["error"], Value::Null, "{name}");
                 if let Some(recorded) = case.get("tar_base64") {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use fstree::Root;
-use layer::{Change, Compression, Options, Target};
+use layer::{Base, Change, Compression, Options, Target};
 use mount::{Mount, Upper};
 use tasks::Cx;
 
@@ -80,7 +80,7 @@ fn recorded_steps_give_the_recorded_layers() {
         };
         let lower = lower.detached().expect("a tree");
         let change = Change::Overlay {
-            lower: Some(Root::from_borrowed(lower.fd()).expect("open")),
+            lower: Some(Base::Tree(Root::from_borrowed(lower.fd()).expect("open"))),
             upper: Root::open(&upper).expect("open"),
         };
         let blob = layer::diff(&cx, &change, &options(), &store).expect("a layer");

@@ -90,6 +90,11 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// it holds the whole tree.
     fn is_layered(&self) -> bool;
 
+    /// Options of every overlay mount of such directories: they tell whose marks count.
+    fn overlay_options(&self) -> &[String] {
+        &[]
+    }
+
     /// The directory of all snapshots.
     fn root(&self) -> &Path;
 

@@ -266,6 +266,10 @@ impl Snapshotter for Overlay {
         true
     }
 
+    fn overlay_options(&self) -> &[String] {
+        &self.options
+    }
+
     fn root(&self) -> &Path {
         &self.root
     }
