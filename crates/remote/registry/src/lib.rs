@@ -4,6 +4,7 @@
 //! connections and tokens, and asks [`Credentials`] only when a registry answers that it wants some.
 //! What an image is made of is not decided here: manifests are read only to find what must be pushed with them.
 
+mod again;
 mod auth;
 mod config;
 mod credentials;
