@@ -1,13 +1,14 @@
 //! `registry`: a cache under a name of its own, or inside an image that was pushed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use content::{Provider, Store};
-use oci::media_type::{DOCKER_LIST, OCI_INDEX};
-use oci::{Descriptor, Digest, Reference};
+use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use oci::{Descriptor, Digest, Manifest, Reference};
 use registry::{Client, Sessions};
 use remotecache::manifest::flag;
 use remotecache::{Blob, Documents, Error, Exporter, Graph, Importer, Kind, Origin, Work};
@@ -157,23 +158,90 @@ impl Exporter for Export {
     }
 
     async fn export(&self, work: &Work, graph: &Graph) -> Result<BTreeMap<String, String>, Error> {
-        let target = Push(self.to.repository(&work.sessions));
-        send::send(&target, work, graph, self.options.form).await
+        let repository = self.to.repository(&work.sessions);
+        let before = repository.before_push(&work.cx).await;
+        let before = before.map_err(|err| Error::place(&err))?;
+        let kept = before.map_or_else(HashSet::new, |manifest| kept(&manifest));
+        let push = |kept| Push {
+            repository: repository.clone(),
+            kept: Arc::new(kept),
+            relied: Arc::default(),
+        };
+        let target = push(kept);
+        match send::send(&target, work, graph, self.options.form).await {
+            // It keeps less than it said, or does not like to be told the same again.
+            Err(err) if target.relies() && !matches!(err, Error::Cancelled(_)) => {
+                let error = fault::chain(&err);
+                tracing::warn!(name = %self.to.reference, error, "cache not taken, asking for each layer");
+                let target = push(HashSet::new());
+                send::send(&target, work, graph, self.options.form).await
+            }
+            sent => sent,
+        }
     }
 }
 
+/// The blobs that a manifest keeps alive. Those of a list may be gone: some registries take them for manifests.
+fn kept(manifest: &[u8]) -> HashSet<Digest> {
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else {
+        return HashSet::new();
+    };
+    if !matches!(&*manifest.media_type, OCI_MANIFEST | DOCKER_MANIFEST) {
+        return HashSet::new();
+    }
+    let layers = manifest.layers.into_iter().filter(|blob| {
+        // Those need not be in the registry.
+        blob.urls.is_empty() && !layer::is_nondistributable(&blob.media_type)
+    });
+    let all = layers.chain([manifest.config]);
+    all.map(|blob| blob.digest).collect()
+}
+
 #[derive(Clone)]
-struct Push(registry::Repository);
+struct Push {
+    repository: registry::Repository,
+    /// What the registry has for as long as the manifest is there that had the name before: nobody asks for it.
+    kept: Arc<HashSet<Digest>>,
+    /// Whether that mattered.
+    relied: Arc<AtomicBool>,
+}
+
+impl Push {
+    fn has(&self, blob: &Digest) -> bool {
+        let kept = self.kept.contains(blob);
+        if kept {
+            self.relied.store(true, Ordering::Relaxed);
+            self.repository.note(blob);
+        }
+        kept
+    }
+
+    fn relies(&self) -> bool {
+        self.relied.load(Ordering::Relaxed)
+    }
+
+    async fn blob(
+        &self,
+        cx: &Cx,
+        work: &Work,
+        blob: &Descriptor,
+        origin: &registry::Origin,
+    ) -> Result<(), Error> {
+        if self.has(&blob.digest) {
+            return Ok(());
+        }
+        let (store, progress) = (&work.store, &work.progress);
+        let pushed = self.repository.push(cx, blob, origin, store, progress);
+        pushed.await.map_err(|err| Error::place(&err))
+    }
+}
 
 #[async_trait]
 impl Target for Push {
     async fn layer(&self, cx: &Cx, work: &Work, blob: &Blob) -> Result<(), Error> {
         let descriptor = &blob.descriptor;
         let origin = registry::Origin::of(descriptor, blob.provider(&work.sessions));
-        let pushed = self
-            .0
-            .push(cx, descriptor, &origin, &work.store, &work.progress);
-        pushed.await.map_err(|err| Error::place(&err))
+        self.blob(cx, work, descriptor, &origin).await
     }
 
     async fn config(
@@ -185,8 +253,7 @@ impl Target for Push {
     ) -> Result<(), Error> {
         store(work, bytes).await?;
         let origin = registry::Origin::default();
-        let pushed = self.0.push(cx, what, &origin, &work.store, &work.progress);
-        pushed.await.map_err(|err| Error::place(&err))
+        self.blob(cx, work, what, &origin).await
     }
 
     async fn manifest(
@@ -197,8 +264,13 @@ impl Target for Push {
         bytes: Bytes,
     ) -> Result<(), Error> {
         store(work, bytes).await?;
-        let pushed = self.0.push_manifest(cx, what, &work.store, &work.progress);
-        pushed.await.map_err(|err| Error::place(&err))
+        let (to, store, progress) = (&self.repository, &work.store, &work.progress);
+        let pushed = if self.relies() {
+            to.put_manifest(cx, what, store, progress).await
+        } else {
+            to.push_manifest(cx, what, store, progress).await
+        };
+        pushed.map_err(|err| Error::place(&err))
     }
 }
 
