@@ -52,6 +52,10 @@ fn generate(proto_dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         .btree_map(["."])
         .enable_type_names()
         .extern_path(".pb.OpMetadata", "crate::metadata::OpMetadata")
+        .extern_path(".pb.Definition", "crate::definition::Definition")
+        .extern_path(".pb.Source", "crate::definition::Source")
+        .extern_path(".pb.Locations", "crate::definition::Locations")
+        .extern_path(".pb.Location", "crate::definition::Location")
         .include_file("tree.rs");
     tonic_prost_build::configure()
         .out_dir(&out)

@@ -73,7 +73,7 @@ fn chain(steps: Vec<Step>) -> pb::Definition {
         let bytes = proto::encode::marshal_op(&op);
         let digest = Digest::of(&bytes).to_string();
         definition.def.push(bytes.into());
-        definition.metadata.insert(digest.clone(), about);
+        definition.metadata.insert(digest.as_str().into(), about);
         digest
     };
     let input = |digest: &str| pb::Input {

@@ -152,7 +152,11 @@ fn definition(no_cache: bool) -> Result<pb::Definition> {
     if no_cache {
         for op in &definition.def {
             let digest = oci::Digest::of(op).to_string();
-            definition.metadata.entry(digest).or_default().ignore_cache = true;
+            definition
+                .metadata
+                .entry(digest.into())
+                .or_default()
+                .ignore_cache = true;
         }
     }
     Ok(definition)

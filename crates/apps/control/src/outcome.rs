@@ -217,9 +217,9 @@ mod tests {
         }
     }
 
-    fn placed(op: &str, places: usize) -> (String, pb::Locations) {
-        let locations = vec![pb::Location::default(); places];
-        (op.to_owned(), pb::Locations { locations })
+    fn placed<N: From<&'static str>>(op: &'static str, places: usize) -> (N, pb::Locations) {
+        let locations = std::iter::repeat_n(pb::Location::default(), places).collect();
+        (op.into(), pb::Locations { locations })
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(crate) fn placed(failure: Failure, definition: &pb::Definition) -> Failure {
     let Some(Ok(op)) = op.map(|bytes| pb::Op::decode(bytes.clone())) else {
         return failure;
     };
-    let metadata = definition.metadata.get(&digest);
+    let metadata = definition.metadata.get(digest.as_str());
     let step = FailedStep {
         remains: Remains::of(&failure),
         op,

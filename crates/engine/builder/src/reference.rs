@@ -92,7 +92,7 @@ fn locate(failure: Failure, definition: &pb::Definition) -> Failure {
         Detail::Vertex { digest } => Some(digest.clone()),
         _ => None,
     });
-    let Some(locations) = vertex.and_then(|digest| source.locations.get(&digest)) else {
+    let Some(locations) = vertex.and_then(|digest| source.locations.get(digest.as_str())) else {
         return failure;
     };
     let mut failure = failure;
@@ -103,7 +103,7 @@ fn locate(failure: Failure, definition: &pb::Definition) -> Failure {
         if let Some(info) = info {
             failure = failure.with(Detail::Source {
                 info: info.clone(),
-                ranges: location.ranges.clone(),
+                ranges: location.ranges.to_vec(),
             });
         }
     }

@@ -316,7 +316,7 @@ impl Steps {
             });
         }
         let locations = source.locations.iter().filter_map(|(digest, places)| {
-            let name = self.names.get(digest)?;
+            let name = self.names.get(&**digest)?;
             Some((name.to_string(), Lines(places.clone())))
         });
         Ok(Some(Places {

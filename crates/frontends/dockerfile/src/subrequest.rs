@@ -112,7 +112,7 @@ async fn convert(files: &Files, source: &Source) -> Result<Answer> {
     let metadata: Map<String, Value> = definition
         .metadata
         .iter()
-        .map(|(digest, metadata)| (digest.clone(), parsed(&gojson::to_string(metadata))))
+        .map(|(digest, metadata)| (digest.to_string(), parsed(&gojson::to_string(metadata))))
         .collect();
     let map = definition.source.unwrap_or_default();
     let json = json!({

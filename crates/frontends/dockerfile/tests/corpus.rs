@@ -123,7 +123,7 @@ fn graph(definition: &pb::Definition) -> String {
             .iter()
             .map(|input| format!("{}:{}", numbers[&input.digest], input.index))
             .collect();
-        let metadata = definition.metadata.get(&digest);
+        let metadata = definition.metadata.get(digest.as_str());
         let name = metadata
             .and_then(|metadata| metadata.description.get("llb.customname"))
             .map_or("", String::as_str);

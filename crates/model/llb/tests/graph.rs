@@ -245,7 +245,7 @@ fn unknown_capabilities_are_refused() {
     let mut metadata = pb::OpMetadata::default();
     metadata.caps.insert("no.such.cap", true);
     let digest = Digest::of(proto::encode::marshal_op(&op)).to_string();
-    definition.metadata.insert(digest, metadata);
+    definition.metadata.insert(digest.into(), metadata);
     let refused = load(&definition).expect_err("refused").to_string();
     assert_eq!(refused, "unknown API capability no.such.cap");
 }

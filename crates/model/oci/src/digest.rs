@@ -104,11 +104,29 @@ pub fn hex(raw: &[u8]) -> String {
 
 /// As [`hex`], behind what is there already.
 pub fn push_hex(text: &mut String, raw: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in raw {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    for part in raw.chunks(32) {
+        let mut digits = [0; 64];
+        for (two, byte) in digits.chunks_exact_mut(2).zip(part) {
+            two.copy_from_slice(&hex_digits(*byte));
+        }
+        let digits = str::from_utf8(&digits[..2 * part.len()]);
+        text.push_str(digits.expect("digits are text"));
     }
+}
+
+/// The two digits of a byte.
+pub fn hex_digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    const ALL: [[u8; 2]; 256] = {
+        let mut all = [[0; 2]; 256];
+        let mut at = 0;
+        while at < 256 {
+            all[at] = [DIGITS[at >> 4], DIGITS[at & 15]];
+            at += 1;
+        }
+        all
+    };
+    ALL[usize::from(byte)]
 }
 
 impl FromStr for Digest {

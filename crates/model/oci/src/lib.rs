@@ -15,7 +15,7 @@ mod time;
 
 pub use config::{ConfigError, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
-pub use digest::{Digest, DigestError, Hasher, hex, push_hex};
+pub use digest::{Digest, DigestError, Hasher, hex, hex_digits, push_hex};
 pub use history::{History, LayerOrigin, align_history};
 pub use manifest::{Index, Manifest};
 pub use platform::{Matcher, Platform, PlatformError};

@@ -4,6 +4,7 @@
 //! messages mean is the business of the crates that use them. [`encode`] makes the bytes that digests are taken of,
 //! [`gojson`] and [`protojson`] the two JSON forms that are on the wire. What is made by the thousands is written by hand.
 
+mod definition;
 pub mod encode;
 pub mod gojson;
 mod metadata;
@@ -63,6 +64,7 @@ pub use generated::opentelemetry::proto::resource::v1 as trace_resource;
 pub use generated::opentelemetry::proto::trace::v1 as trace;
 /// LLB: `pb`.
 pub mod pb {
+    pub use crate::definition::{Definition, Location, Locations, Source};
     pub use crate::generated::pb::*;
     pub use crate::metadata::{OpMetadata, SmallMap};
 }

@@ -177,7 +177,7 @@ fn map_length<V>(tag: u32, map: &SmallMap<V>, length: impl Fn(u32, &V) -> usize)
 }
 
 /// The length of a field that says how long it is.
-fn framed(tag: u32, length: usize) -> usize {
+pub(crate) fn framed(tag: u32, length: usize) -> usize {
     encoding::key_len(tag) + encoding::encoded_len_varint(length as u64) + length
 }
 

@@ -6,12 +6,15 @@
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use oci::Platform;
 use proto::pb;
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 
 use super::node::{Kind, Node, Output};
 use super::options::Options;
@@ -25,6 +28,12 @@ use crate::{Error, attr, caps};
 
 pub(super) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) const ALGORITHM: &str = "sha256:";
+/// How long the text of a digest is.
+pub(super) const DIGEST: usize = ALGORITHM.len() + 64;
+/// The size of ops, as a rule.
+const SMALL_OP: usize = 256;
 
 /// What holds for all ops that do not say otherwise.
 #[derive(Debug, Clone)]
@@ -54,6 +63,7 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
     let (order, places) = inputs_first(root);
     let mut writer = Writer {
         defaults,
+        bytes: Vec::with_capacity(order.len() * SMALL_OP),
         ops: Vec::with_capacity(order.len()),
         by_digest: HashMap::with_capacity_and_hasher(order.len(), Quick::default()),
         done: Done {
@@ -68,7 +78,7 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
         writer.write(node)?;
     }
     let last = writer.done.ops.last().map(|at| &writer.ops[*at]);
-    let digest = last.map(|op| op.digest.clone()).unwrap_or_default();
+    let digest = last.map(|op| digest_text(&op.raw)).unwrap_or_default();
     Ok(writer.finish(pb::Input {
         digest,
         index: i64::from(index),
@@ -77,6 +87,8 @@ pub(super) fn marshal(state: &State, defaults: &Defaults) -> Result<pb::Definiti
 
 struct Writer<'a> {
     defaults: &'a Defaults,
+    /// The ops, one behind the other.
+    bytes: Vec<u8>,
     /// In the order of the definition.
     ops: Vec<Written>,
     /// Where in `ops` the op with these bytes is.
@@ -92,8 +104,6 @@ struct Writer<'a> {
 struct Scratch {
     /// What the op does.
     body: Wire,
-    /// All of it.
-    op: Wire,
     /// Its inputs: places in `ops`, and numbers of outputs.
     inputs: Vec<(usize, u32)>,
 }
@@ -119,11 +129,10 @@ type Places = HashMap<*const Node, usize, Quick>;
 /// Everything a definition says of an op.
 struct Written {
     raw: [u8; 32],
-    /// The same as text.
-    digest: String,
-    bytes: Bytes,
+    /// Where in the writer's `bytes` it is.
+    place: Range<usize>,
     metadata: pb::OpMetadata,
-    locations: Vec<pb::Location>,
+    locations: SmallVec<[pb::Location; 1]>,
 }
 
 /// Everything `root` needs, and itself at last, in the order of the definition.
@@ -153,46 +162,52 @@ fn inputs_first(root: &Arc<Node>) -> (Vec<&Arc<Node>>, Places) {
 impl Writer<'_> {
     /// All inputs of the node are written.
     fn write(&mut self, node: &Arc<Node>) -> Result<(), Error> {
-        let (bytes, metadata) = match &node.kind {
+        let start = self.bytes.len();
+        let metadata = match &node.kind {
             Kind::Written {
                 bytes, metadata, ..
-            } => (bytes.clone(), (**metadata).clone()),
+            } => {
+                self.bytes.extend_from_slice(bytes);
+                (**metadata).clone()
+            }
             Kind::Exec(exec) => {
                 let platform = node.options.platform.as_deref().or(exec.platform());
                 let platform = platform.unwrap_or(&self.defaults.platform);
-                let bytes = self.assembled(Some(platform), &node.options, |wire, number| {
+                self.assemble(Some(platform), &node.options, |wire, number| {
                     wire.message(2, |wire| exec.write(wire, self.defaults, platform, number))
                 })?;
                 let caps = exec.caps(self.defaults, &node.options);
-                (bytes, metadata(node, self.caps.get(&caps)))
+                metadata(node, self.caps.get(&caps))
             }
             Kind::File(file) => {
-                let bytes = self.assembled(None, &node.options, |wire, number| {
+                self.assemble(None, &node.options, |wire, number| {
                     wire.message(4, |wire| file.write(wire, number))
                 })?;
-                (bytes, metadata(node, self.caps.get(file.caps())))
+                metadata(node, self.caps.get(file.caps()))
             }
             _ => {
                 let (op, caps) = self.op(node)?;
                 let caps = self.caps.get(&caps);
-                (Bytes::from(op_bytes(&op)), metadata(node, caps))
+                self.bytes.extend_from_slice(&op_bytes(&op));
+                metadata(node, caps)
             }
         };
-        let raw: [u8; 32] = Sha256::digest(&bytes).into();
+        let place = start..self.bytes.len();
+        let raw: [u8; 32] = Sha256::digest(&self.bytes[place.clone()]).into();
         let locations = &node.options.locations;
         let at = match self.by_digest.entry(raw) {
             Entry::Vacant(entry) => {
                 let at = *entry.insert(self.ops.len());
                 self.ops.push(Written {
                     raw,
-                    digest: digest_text(&raw),
-                    bytes,
+                    place,
                     metadata,
                     locations: self.sources.places(locations).collect(),
                 });
                 at
             }
             Entry::Occupied(entry) => {
+                self.bytes.truncate(start);
                 let at = *entry.get();
                 let op = &mut self.ops[at];
                 op.metadata.update(metadata);
@@ -204,16 +219,15 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The bytes of an op; `write` writes what it does, and is told the numbers of its inputs.
-    fn assembled(
+    /// Adds the bytes of an op; `write` writes what it does, and is told the numbers of its inputs.
+    fn assemble(
         &mut self,
         platform: Option<&Platform>,
         options: &Options,
         write: impl FnOnce(&mut Wire, &mut dyn FnMut(&Output) -> i64) -> Result<(), Error>,
-    ) -> Result<Bytes, Error> {
-        let Scratch { body, op, inputs } = &mut self.scratch;
+    ) -> Result<(), Error> {
+        let Scratch { body, inputs } = &mut self.scratch;
         body.0.clear();
-        op.0.clear();
         inputs.clear();
         let mut number = |output: &Output| {
             let Some((node, index)) = output.resolve() else {
@@ -229,9 +243,10 @@ impl Writer<'_> {
             }) as i64
         };
         write(body, &mut number)?;
+        let mut op = Wire(std::mem::take(&mut self.bytes));
         for &(at, index) in &*inputs {
             op.message(1, |wire| {
-                wire.text(1, &self.ops[at].digest);
+                wire.digest(1, &self.ops[at].raw);
                 wire.int(2, i64::from(index));
             });
         }
@@ -241,7 +256,8 @@ impl Writer<'_> {
         op.message(11, |wire| wire.list(1, &options.filters));
         // Compat: what an op does comes last, whatever its number.
         op.0.extend_from_slice(&body.0);
-        Ok(Bytes::copy_from_slice(&op.0))
+        self.bytes = op.0;
+        Ok(())
     }
 
     /// The ops of which a graph has few.
@@ -340,6 +356,7 @@ impl Writer<'_> {
 
     fn finish(self, input: pb::Input) -> pb::Definition {
         let mut ops = self.ops;
+        let all = Bytes::from(self.bytes);
         let mut definition = pb::Definition {
             def: Vec::with_capacity(ops.len() + 1),
             source: Some(self.sources.finish()),
@@ -347,10 +364,10 @@ impl Writer<'_> {
         };
         let mut needed = vec![caps::CONSTRAINTS, caps::PLATFORM];
         for Written {
-            metadata, bytes, ..
-        } in &mut ops
+            metadata, place, ..
+        } in &ops
         {
-            definition.def.push(std::mem::take(bytes));
+            definition.def.push(all.slice(place.clone()));
             let mut need = |wanted, cap| {
                 if wanted && !needed.contains(&cap) {
                     needed.push(cap);
@@ -367,21 +384,22 @@ impl Writer<'_> {
         };
         let mut order: Vec<(u64, usize)> = ops.iter().map(start).zip(0..).collect();
         order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| ops[a.1].raw.cmp(&ops[b.1].raw)));
+        let mut texts = String::with_capacity(ops.len() * DIGEST);
+        for (_, at) in &order {
+            push_digest(&mut texts, &ops[*at].raw);
+        }
+        let texts = ByteString::from(texts);
+        let names = (0..order.len()).map(|at| texts.slice_ref(&texts[at * DIGEST..][..DIGEST]));
         if let Some(source) = &mut definition.source {
-            let places = order.iter().map(|&(_, at)| {
-                let op = &mut ops[at];
-                let locations = std::mem::take(&mut op.locations);
-                (op.digest.clone(), pb::Locations { locations })
+            let places = names.clone().zip(&order).map(|(name, (_, at))| {
+                let locations = std::mem::take(&mut ops[*at].locations);
+                (name, pb::Locations { locations })
             });
             source.locations = places.collect();
         }
-        let metadata = order.iter().map(|&(_, at)| {
-            let op = &mut ops[at];
-            (
-                std::mem::take(&mut op.digest),
-                std::mem::take(&mut op.metadata),
-            )
-        });
+        let metadata = names
+            .zip(&order)
+            .map(|(name, (_, at))| (name, std::mem::take(&mut ops[*at].metadata)));
         definition.metadata = metadata.collect();
         let terminal = pb::Op {
             inputs: vec![input],
@@ -393,18 +411,22 @@ impl Writer<'_> {
             ..pb::OpMetadata::default()
         };
         let digest = digest_text(&Sha256::digest(&bytes).into());
-        definition.metadata.insert(digest, metadata);
+        definition.metadata.insert(digest.into(), metadata);
         definition.def.push(Bytes::from(bytes));
         definition
     }
 }
 
-/// What names an op. Graphs are written often: the text is made once, in its place.
+/// What names an op.
 fn digest_text(raw: &[u8; 32]) -> String {
-    let mut text = String::with_capacity("sha256:".len() + 64);
-    text.push_str("sha256:");
-    oci::push_hex(&mut text, raw);
+    let mut text = String::with_capacity(DIGEST);
+    push_digest(&mut text, raw);
     text
+}
+
+fn push_digest(text: &mut String, raw: &[u8; 32]) {
+    text.push_str(ALGORITHM);
+    oci::push_hex(text, raw);
 }
 
 type Caps = Cow<'static, [&'static str]>;
@@ -437,10 +459,10 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
-    fn find(&self, output: &Output) -> Option<(&str, i64)> {
+    fn find(&self, output: &Output) -> Option<(String, i64)> {
         let (node, index) = output.resolve()?;
         let at = self.writer.done.find(node)?;
-        Some((&self.writer.ops[at].digest, i64::from(index)))
+        Some((digest_text(&self.writer.ops[at].raw), i64::from(index)))
     }
 
     /// Equal inputs share a number; an empty tree is -1.
@@ -452,7 +474,6 @@ impl Inputs<'_> {
         if let Some(at) = self.list.iter().position(known) {
             return at as i64;
         }
-        let digest = digest.to_owned();
         self.list.push(pb::Input { digest, index });
         self.list.len() as i64 - 1
     }
@@ -460,7 +481,6 @@ impl Inputs<'_> {
     /// Every input gets a number of its own.
     fn append(&mut self, output: &Output) -> Option<i64> {
         let (digest, index) = self.find(output)?;
-        let digest = digest.to_owned();
         self.list.push(pb::Input { digest, index });
         Some(self.list.len() as i64 - 1)
     }

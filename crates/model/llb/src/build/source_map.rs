@@ -63,7 +63,7 @@ impl Collector {
             });
             pb::Location {
                 source_index: i32::try_from(index).unwrap_or(i32::MAX),
-                ranges: location.ranges.to_vec(),
+                ranges: location.ranges.clone(),
             }
         })
     }

@@ -8,6 +8,8 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use oci::Platform;
 
+use super::marshal::{ALGORITHM, DIGEST};
+
 /// The bytes of a message, so far.
 #[derive(Default)]
 pub(super) struct Wire(pub(super) Vec<u8>);
@@ -36,6 +38,18 @@ impl Wire {
         self.bytes(tag, value.as_bytes());
     }
 
+    /// The text of a digest.
+    pub(super) fn digest(&mut self, tag: u32, raw: &[u8; 32]) {
+        encode_key(tag, WireType::LengthDelimited, &mut self.0);
+        encode_varint(DIGEST as u64, &mut self.0);
+        self.0.extend_from_slice(ALGORITHM.as_bytes());
+        let mut digits = [[0; 2]; 32];
+        for (two, byte) in digits.iter_mut().zip(raw) {
+            *two = oci::hex_digits(*byte);
+        }
+        self.0.extend_from_slice(digits.as_flattened());
+    }
+
     /// Bytes; none if there are none.
     pub(super) fn bytes(&mut self, tag: u32, value: &[u8]) {
         if !value.is_empty() {
@@ -44,9 +58,9 @@ impl Wire {
     }
 
     /// Texts of a list; empty ones count.
-    pub(super) fn list<'a>(&mut self, tag: u32, values: impl IntoIterator<Item = &'a String>) {
+    pub(super) fn list(&mut self, tag: u32, values: &[impl AsRef<str>]) {
         for value in values {
-            self.parts(tag, &[value.as_bytes()]);
+            self.parts(tag, &[value.as_ref().as_bytes()]);
         }
     }
 

@@ -36,7 +36,7 @@ impl State {
             let inputs = inputs.collect::<Result<Vec<_>, Error>>()?;
             let metadata = definition
                 .metadata
-                .get(&digest)
+                .get(digest.as_str())
                 .cloned()
                 .unwrap_or_default();
             let kind = Kind::Written {
@@ -103,7 +103,7 @@ fn locations(
         let map = maps.get(usize::try_from(location.source_index).ok()?)?;
         Some(Location {
             map: map.clone(),
-            ranges: location.ranges.clone().into(),
+            ranges: location.ranges.clone(),
         })
     });
     locations.collect()

@@ -70,7 +70,7 @@ pub struct Ref {
     pub id: ::prost::alloc::string::String,
     /// LLB that makes it
     #[prost(message, optional, tag = "2")]
-    pub def: ::core::option::Option<super::super::super::super::pb::Definition>,
+    pub def: ::core::option::Option<crate::definition::Definition>,
 }
 impl ::prost::Name for Ref {
     const NAME: &'static str = "Ref";
@@ -226,7 +226,7 @@ pub struct NamedDefinition {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
-    pub definition: ::core::option::Option<super::super::super::super::pb::Definition>,
+    pub definition: ::core::option::Option<crate::definition::Definition>,
 }
 impl ::prost::Name for NamedDefinition {
     const NAME: &'static str = "NamedDefinition";
@@ -572,7 +572,7 @@ impl ::prost::Name for ChecksumResponse {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SolveRequest {
     #[prost(message, optional, tag = "1")]
-    pub definition: ::core::option::Option<super::super::super::super::pb::Definition>,
+    pub definition: ::core::option::Option<crate::definition::Definition>,
     #[prost(string, tag = "2")]
     pub frontend: ::prost::alloc::string::String,
     #[prost(btree_map = "string, string", tag = "3")]
@@ -597,7 +597,7 @@ pub struct SolveRequest {
     #[prost(btree_map = "string, message", tag = "13")]
     pub frontend_inputs: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
-        super::super::super::super::pb::Definition,
+        crate::definition::Definition,
     >,
     /// run now, so that errors come from this call
     #[prost(bool, tag = "14")]

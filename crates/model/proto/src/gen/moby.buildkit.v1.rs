@@ -120,7 +120,7 @@ pub struct SolveRequest {
     pub r#ref: ::prost::alloc::string::String,
     /// LLB to solve; must be absent when Frontend is set. Both absent = gateway build: the daemon waits for LLBBridge/Return
     #[prost(message, optional, tag = "2")]
-    pub definition: ::core::option::Option<super::super::super::pb::Definition>,
+    pub definition: ::core::option::Option<crate::definition::Definition>,
     /// DEPRECATED: clients still fill it with the first exporter; used only when Exporters is empty
     #[prost(string, tag = "3")]
     pub exporter_deprecated: ::prost::alloc::string::String,
@@ -151,7 +151,7 @@ pub struct SolveRequest {
     #[prost(btree_map = "string, message", tag = "10")]
     pub frontend_inputs: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
-        super::super::super::pb::Definition,
+        crate::definition::Definition,
     >,
     /// no history record; progress ends as soon as the solve returns
     #[prost(bool, tag = "11")]

@@ -389,7 +389,7 @@ pub struct BuildOp {
     >,
     /// inline definition (unused)
     #[prost(message, optional, tag = "3")]
-    pub def: ::core::option::Option<Definition>,
+    pub def: ::core::option::Option<crate::definition::Definition>,
     /// llbbuild.filename: file inside that input
     #[prost(btree_map = "string, string", tag = "4")]
     pub attrs: ::prost::alloc::collections::BTreeMap<
@@ -423,42 +423,6 @@ impl ::prost::Name for BuildInput {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Source {
-    /// by op digest
-    #[prost(btree_map = "string, message", tag = "1")]
-    pub locations: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        Locations,
-    >,
-    #[prost(message, repeated, tag = "2")]
-    pub infos: ::prost::alloc::vec::Vec<SourceInfo>,
-}
-impl ::prost::Name for Source {
-    const NAME: &'static str = "Source";
-    const PACKAGE: &'static str = "pb";
-    fn full_name() -> ::prost::alloc::string::String {
-        "pb.Source".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/pb.Source".into()
-    }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Locations {
-    #[prost(message, repeated, tag = "1")]
-    pub locations: ::prost::alloc::vec::Vec<Location>,
-}
-impl ::prost::Name for Locations {
-    const NAME: &'static str = "Locations";
-    const PACKAGE: &'static str = "pb";
-    fn full_name() -> ::prost::alloc::string::String {
-        "pb.Locations".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/pb.Locations".into()
-    }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SourceInfo {
     #[prost(string, tag = "1")]
     pub filename: ::prost::alloc::string::String,
@@ -467,7 +431,7 @@ pub struct SourceInfo {
     pub data: ::prost::bytes::Bytes,
     /// how the file can be fetched
     #[prost(message, optional, tag = "3")]
-    pub definition: ::core::option::Option<Definition>,
+    pub definition: ::core::option::Option<crate::definition::Definition>,
     /// e.g. Dockerfile
     #[prost(string, tag = "4")]
     pub language: ::prost::alloc::string::String,
@@ -480,24 +444,6 @@ impl ::prost::Name for SourceInfo {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/pb.SourceInfo".into()
-    }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Location {
-    /// index into Source.infos
-    #[prost(int32, tag = "1")]
-    pub source_index: i32,
-    #[prost(message, repeated, tag = "2")]
-    pub ranges: ::prost::alloc::vec::Vec<Range>,
-}
-impl ::prost::Name for Location {
-    const NAME: &'static str = "Location";
-    const PACKAGE: &'static str = "pb";
-    fn full_name() -> ::prost::alloc::string::String {
-        "pb.Location".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/pb.Location".into()
     }
 }
 /// End is inclusive.
@@ -640,30 +586,6 @@ impl ::prost::Name for WorkerConstraints {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/pb.WorkerConstraints".into()
-    }
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Definition {
-    /// marshalled Op messages, inputs before users; the last one has exactly one input and no kind
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub def: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// by op digest
-    #[prost(btree_map = "string, message", tag = "2")]
-    pub metadata: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        crate::metadata::OpMetadata,
-    >,
-    #[prost(message, optional, tag = "3")]
-    pub source: ::core::option::Option<Source>,
-}
-impl ::prost::Name for Definition {
-    const NAME: &'static str = "Definition";
-    const PACKAGE: &'static str = "pb";
-    fn full_name() -> ::prost::alloc::string::String {
-        "pb.Definition".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/pb.Definition".into()
     }
 }
 /// Number 1 unused.
