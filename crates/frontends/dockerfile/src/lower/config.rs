@@ -133,13 +133,15 @@ impl Lower<'_> {
     }
 
     /// The command with its shell in front, if it needs one.
-    pub(super) fn with_shell(&self, at: usize, line: String) -> Vec<String> {
+    pub(super) fn with_shell(&self, at: usize, line: ByteString) -> Vec<ByteString> {
         let image = &self.records[at].image;
         let mut args = Vec::with_capacity(image.config.shell.len().max(3) + 1);
         match image.config.shell.as_slice() {
-            [] if image.os == "windows" => args.extend(["cmd", "/S", "/C"].map(str::to_owned)),
-            [] => args.extend(["/bin/sh", "-c"].map(str::to_owned)),
-            shell => args.extend_from_slice(shell),
+            [] if image.os == "windows" => {
+                args.extend(["cmd", "/S", "/C"].map(ByteString::from_static))
+            }
+            [] => args.extend(["/bin/sh", "-c"].map(ByteString::from_static)),
+            shell => args.extend(shell.iter().map(|word| ByteString::from(word.as_str()))),
         }
         args.push(line);
         args
@@ -161,7 +163,7 @@ impl Lower<'_> {
                     self.linter
                         .report(lint, instruction.span, &instruction.comments);
                 }
-                self.with_shell(at, line.to_string())
+                owned(&self.with_shell(at, line.clone()))
             }
         }
     }

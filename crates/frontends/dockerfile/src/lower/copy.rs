@@ -131,7 +131,7 @@ impl Lower<'_> {
 
     fn lower_copy(&mut self, at: usize, job: &mut Job<'_>) -> Result<()> {
         let dest = self.destination(at, &job.dest)?;
-        let common = Copy {
+        let mut common = Copy {
             dest,
             owner: parse_owner(&job.chown),
             mode: parse_mode(&job.chmod)?,
@@ -145,8 +145,14 @@ impl Lower<'_> {
         let name = self.instruction_name(at, &job.instruction.text);
         let mut op = FileOp::new();
         let sources = std::mem::take(&mut job.paths);
+        let mut left = sources.len() + job.files.len();
         for path in &sources {
-            op = self.add_path(at, op, job, &common, path, &name)?;
+            left -= 1;
+            let common = match left {
+                0 => std::mem::take(&mut common),
+                _ => common.clone(),
+            };
+            op = self.add_path(at, op, job, common, path, &name)?;
         }
         job.paths = sources;
         let os = self.os(at);
@@ -226,7 +232,7 @@ impl Lower<'_> {
         at: usize,
         op: FileOp,
         job: &mut Job<'_>,
-        common: &Copy,
+        common: Copy,
         path: &str,
         name: &str,
     ) -> Result<FileOp> {
@@ -241,7 +247,7 @@ impl Lower<'_> {
                     &source,
                     Copy {
                         src: "/".to_owned(),
-                        ..common.clone()
+                        ..common
                     },
                 ));
             }
@@ -267,7 +273,7 @@ impl Lower<'_> {
                 Copy {
                     src,
                     unpack,
-                    ..common.clone()
+                    ..common
                 },
             ));
         }
@@ -315,7 +321,7 @@ impl Lower<'_> {
 }
 
 /// A path of the context or a stage.
-fn local_copy(job: &Job<'_>, common: &Copy, path: &str, os: &str) -> Result<Copy> {
+fn local_copy(job: &Job<'_>, common: Copy, path: &str, os: &str) -> Result<Copy> {
     let normalized =
         |path: &str| paths::normalize("/", path, os, false).context("removing drive letter");
     let mut copy = Copy {
@@ -324,7 +330,7 @@ fn local_copy(job: &Job<'_>, common: &Copy, path: &str, os: &str) -> Result<Copy
         wildcard: true,
         empty_wildcard: true,
         unpack: job.add.is_some_and(|add| add.unpack.unwrap_or(true)),
-        ..common.clone()
+        ..common
     };
     let mut src = path;
     if job.parents {

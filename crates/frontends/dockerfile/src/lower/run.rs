@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use bytestring::ByteString;
 use dockerfile_syntax::shell::{Env as Lookup, Lex};
 use dockerfile_syntax::{self as syntax, Command, Heredoc, MountKind, Network, Security};
 use llb::build::{FileOp, Mount, Options as OpOptions, Run, State};
@@ -10,7 +11,6 @@ use llb::caps;
 use proto::pb;
 
 use super::Lower;
-use super::config::owned;
 use super::name::{COMMAND, upper_first};
 use super::record::Step;
 use super::words::{Vars, note_path};
@@ -36,7 +36,7 @@ impl Lower<'_> {
 
         let mut exec = Run::default();
         exec.args = match &run.command {
-            Command::Exec(args) => owned(args),
+            Command::Exec(args) => args.clone(),
             Command::Shell(line) => {
                 let line = self.script(at, run, line, &mut exec);
                 self.with_shell(at, line)
@@ -67,19 +67,28 @@ impl Lower<'_> {
     }
 
     /// What the shell is to run: the line, with its documents put back in.
-    fn script(&self, at: usize, run: &syntax::Run, line: &str, exec: &mut Run) -> String {
+    fn script(
+        &self,
+        at: usize,
+        run: &syntax::Run,
+        line: &ByteString,
+        exec: &mut Run,
+    ) -> ByteString {
         let Some(document) = run.script() else {
-            let mut script = line.to_owned();
+            if run.heredocs.is_empty() {
+                return line.clone();
+            }
+            let mut script = line.to_string();
             for document in &run.heredocs {
                 script.push('\n');
                 script.push_str(&document.text());
                 script.push_str(&document.name);
             }
-            return script;
+            return script.into();
         };
         let content = document.file_text();
         if self.records[at].image.os == "windows" || !content.starts_with("#!") {
-            return content.into_owned();
+            return content.into_owned().into();
         }
         let file = FileOp::new().mkfile(
             &crate::paths::rooted(&document.name),
@@ -93,7 +102,7 @@ impl Lower<'_> {
             ..Mount::readonly(PIPES, &source)
         };
         exec.mounts.push(mount);
-        crate::paths::join(PIPES, &document.name)
+        crate::paths::join(PIPES, &document.name).into()
     }
 
     fn run_name(
@@ -149,7 +158,7 @@ impl Lower<'_> {
         }
     }
 
-    fn run_history(&self, at: usize, args: &[String]) -> String {
+    fn run_history(&self, at: usize, args: &[ByteString]) -> String {
         let record = &self.records[at];
         let mut values: Vec<(&str, &str)> = Vec::with_capacity(record.args.len());
         for arg in &record.args {
@@ -174,7 +183,7 @@ impl Lower<'_> {
             }
         }
         for arg in args {
-            text.extend([arg, " "]);
+            text.extend([&**arg, " "]);
         }
         text.push_str("# buildkit");
         text

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use proto::pb;
 use smallvec::SmallVec;
 
@@ -17,7 +18,7 @@ use crate::{Error, caps};
 #[derive(Debug, Clone, Default)]
 pub struct Run {
     /// Program and arguments.
-    pub args: Vec<String>,
+    pub args: Vec<ByteString>,
     /// What is mounted besides the root.
     pub mounts: Vec<Mount>,
     /// Secrets as files or variables.
@@ -167,7 +168,7 @@ pub struct Ssh {
 
 impl Run {
     /// Runs a program.
-    pub fn args<S: Into<String>>(args: impl IntoIterator<Item = S>) -> Self {
+    pub fn args<S: Into<ByteString>>(args: impl IntoIterator<Item = S>) -> Self {
         Self {
             args: args.into_iter().map(Into::into).collect(),
             ..Self::default()
