@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Input};
+use crate::{Error, Input, parse_integer};
 
 const KEY: &str = "source-date-epoch";
 
@@ -46,6 +46,9 @@ impl Epoch {
             let Some(value) = input.metadata.get(key) else {
                 continue;
             };
+            if value.is_empty() {
+                return Ok(None);
+            }
             let text = String::from_utf8_lossy(value);
             return seconds("", &text).map(Some).map_err(|why| {
                 Error::user(format!(
@@ -59,10 +62,7 @@ impl Epoch {
 
 /// Compat: says twice what is wrong (exporter/util/epoch/parse.go).
 fn seconds(key: &str, text: &str) -> Result<i64, String> {
-    text.parse().map_err(|_| {
-        let why = format!("strconv.ParseInt: parsing {text:?}: invalid syntax");
-        format!("invalid {key}: {why}: {why}")
-    })
+    parse_integer(text).map_err(|why| format!("invalid {key}: {why}: {why}"))
 }
 
 #[cfg(test)]
@@ -89,5 +89,10 @@ mod tests {
         assert_eq!(seconds(Epoch::OfBuild, "linux/arm"), Some(6));
         assert_eq!(seconds(Epoch::OfBuild, "linux/amd64"), Some(5));
         assert!(parse("now").is_err());
+        input
+            .metadata
+            .insert("source.date.epoch".to_owned(), "".into());
+        let none = Epoch::OfBuild.seconds(&input, "linux/amd64", Some(9));
+        assert_eq!(none.expect("none"), None);
     }
 }

@@ -17,7 +17,7 @@ use session::Group;
 use tasks::Cx;
 
 pub use attestation::Attestation;
-pub use attrs::{parse_bool, parse_flag};
+pub use attrs::{parse_bool, parse_flag, parse_integer};
 pub use epoch::Epoch;
 pub use platforms::Part;
 
