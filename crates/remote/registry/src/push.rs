@@ -35,7 +35,7 @@ pub(crate) async fn push(
     progress: &Progress,
 ) -> Result<(), Error> {
     let reference = push.reference;
-    if push.by_digest && reference.tag().is_some() {
+    if push.by_digest && (reference.tag().is_some() || reference.digest().is_some()) {
         return Err(Error::Tagged {
             name: reference.to_string(),
         });
@@ -63,10 +63,12 @@ pub(crate) async fn push(
     }
     scope.join().await?;
     drop(status);
+    // Compat: whatever digest a name has, it is pushed what was built; and a name with a digest alone gets no tag.
+    let named = reference.with_default_tag();
     let name = if push.by_digest {
         reference.without_object().to_string()
     } else {
-        format!("{}@{}", reference.with_default_tag(), push.root.digest)
+        named.with_digest(push.root.digest.clone()).to_string()
     };
     let _status = progress.status(&format!("pushing manifest for {name}"), "");
     for manifest in &plan.manifests {
@@ -74,12 +76,11 @@ pub(crate) async fn push(
             .manifest(cx, manifest, &manifest.digest.to_string())
             .await?;
     }
-    let root = if push.by_digest {
-        push.root.digest.to_string()
-    } else {
-        reference.tag().unwrap_or("latest").to_owned()
+    let root = match named.tag() {
+        Some(tag) if !push.by_digest => tag,
+        _ => push.root.digest.as_str(),
     };
-    target.manifest(cx, push.root, &root).await
+    target.manifest(cx, push.root, root).await
 }
 
 /// Where to, and what with.

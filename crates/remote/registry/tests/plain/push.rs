@@ -131,6 +131,29 @@ async fn by_digest_there_is_no_tag() {
         push(&world, &format!("{name}:v1"), &image.root, true, &none).await,
         Err(format!("can't push tagged ref {name}:v1 by digest"))
     );
+    let named = format!("{name}@{}", Digest::of("something else"));
+    assert_eq!(
+        push(&world, &named, &image.root, true, &none).await,
+        Err(format!("can't push tagged ref {named} by digest"))
+    );
+}
+
+#[tokio::test]
+async fn a_name_with_a_digest_and_no_tag_gets_none() {
+    let server = registry(|_| None);
+    let world = World::new();
+    let image = image(&world);
+    let name = format!("{}/my/image", server.host());
+    let digest = Digest::of("something else");
+    let none = BTreeMap::new();
+    for (object, target) in [("", image.root.digest.as_str()), (":v1", "v1")] {
+        let name = format!("{name}{object}@{digest}");
+        push(&world, &name, &image.root, false, &none)
+            .await
+            .expect("pushed");
+        let last = server.lines().pop().expect("some");
+        assert_eq!(last, format!("PUT /v2/my/image/manifests/{target}"));
+    }
 }
 
 #[tokio::test]
