@@ -108,6 +108,7 @@
 //! # Ok::<(), llb::Error>(())
 //! ```
 
+mod capsets;
 mod env;
 mod exec;
 mod file;

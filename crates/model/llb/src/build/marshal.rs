@@ -16,12 +16,13 @@ use proto::pb;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
+use super::capsets::CapSets;
 use super::node::{Kind, Node, Output};
 use super::options::Options;
 use super::quick::Quick;
 use super::source_map::Collector;
 use super::state::State;
-use super::wire::Wire;
+use super::wire::{DIGEST, Wire, digest_text, push_digest};
 use crate::encode::op_bytes;
 use crate::graph::to_pb;
 use crate::{Error, attr, caps};
@@ -29,9 +30,6 @@ use crate::{Error, attr, caps};
 pub(super) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-pub(super) const ALGORITHM: &str = "sha256:";
-/// How long the text of a digest is.
-pub(super) const DIGEST: usize = ALGORITHM.len() + 64;
 /// The size of ops, as a rule.
 const SMALL_OP: usize = 256;
 
@@ -417,18 +415,6 @@ impl Writer<'_> {
     }
 }
 
-/// What names an op.
-fn digest_text(raw: &[u8; 32]) -> String {
-    let mut text = String::with_capacity(DIGEST);
-    push_digest(&mut text, raw);
-    text
-}
-
-fn push_digest(text: &mut String, raw: &[u8; 32]) {
-    text.push_str(ALGORITHM);
-    oci::push_hex(text, raw);
-}
-
 type Caps = Cow<'static, [&'static str]>;
 
 /// A build op for the definition in this input.
@@ -495,20 +481,5 @@ fn metadata(node: &Node, caps: pb::SmallMap<bool>) -> pb::OpMetadata {
         caps,
         progress_group: options.group.clone(),
         linux_resources: options.resources.clone(),
-    }
-}
-
-/// Sets of capabilities, each made once: few differ.
-#[derive(Default)]
-struct CapSets(Vec<(Box<[&'static str]>, pb::SmallMap<bool>)>);
-
-impl CapSets {
-    fn get(&mut self, caps: &[&'static str]) -> pb::SmallMap<bool> {
-        if let Some((_, set)) = self.0.iter().find(|(known, _)| **known == *caps) {
-            return set.clone();
-        }
-        let set: pb::SmallMap<bool> = caps.iter().map(|cap| (*cap, true)).collect();
-        self.0.push((caps.into(), set.clone()));
-        set
     }
 }

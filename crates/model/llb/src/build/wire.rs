@@ -8,7 +8,9 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use oci::Platform;
 
-use super::marshal::{ALGORITHM, DIGEST};
+const ALGORITHM: &str = "sha256:";
+/// How long the text of a digest is.
+pub(super) const DIGEST: usize = ALGORITHM.len() + 64;
 
 /// The bytes of a message, so far.
 #[derive(Default)]
@@ -109,6 +111,19 @@ impl Wire {
             wire.list(5, &platform.os_features);
         });
     }
+}
+
+/// What names an op.
+pub(super) fn digest_text(raw: &[u8; 32]) -> String {
+    let mut text = String::with_capacity(DIGEST);
+    push_digest(&mut text, raw);
+    text
+}
+
+/// The same, behind what is there already.
+pub(super) fn push_digest(text: &mut String, raw: &[u8; 32]) {
+    text.push_str(ALGORITHM);
+    oci::push_hex(text, raw);
 }
 
 #[cfg(test)]
