@@ -61,7 +61,7 @@ pub(crate) async fn statements(
                 "duplicate attestation path name {name}"
             )));
         }
-        files.push((name, statement.indented()?.into()));
+        files.push((in_tree(&name).to_owned(), statement.indented()?.into()));
     }
     files.sort_by(|left, right| walk_order(left.0.as_bytes(), right.0.as_bytes()));
     let time = started.saturating_mul(1_000_000_000);
@@ -80,6 +80,11 @@ fn name(prefix: &str, path: &str, platform: Option<&str>) -> String {
         Some(dot) => format!("{}.{platform}{}", &name[..dot], &name[dot..]),
         None => format!("{name}.{platform}"),
     }
+}
+
+/// Compat: a prefix may begin with a slash.
+fn in_tree(name: &str) -> &str {
+    name.strip_prefix('/').unwrap_or(name)
 }
 
 /// All regular files of a tree with their digests, in the order of a walk.
@@ -177,6 +182,7 @@ mod tests {
         ] {
             assert_eq!(name(prefix, path, platform), wanted);
         }
+        assert_eq!(in_tree(&name("/p-", "x.json", None)), "p-x.json");
     }
 
     #[test]

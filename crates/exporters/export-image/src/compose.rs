@@ -12,6 +12,9 @@ use crate::annotations::Places;
 /// What daemons put on PATH when nobody says anything.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The years 0 to 9999, in seconds after 1970.
+const YEARS: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+
 /// A layer as a manifest lists it.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
@@ -161,6 +164,7 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
     }
     let (mut history, unaccounted) = oci::align_history(steps, &origins);
     if let Some(epoch) = source.epoch {
+        check_year(epoch)?;
         let base = match source.base {
             Some(bytes) => ImageConfig::parse(bytes)
                 .and_then(|config| config.history())
@@ -190,6 +194,17 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
         config.set_inline_cache(source.inline_cache).map_err(fail)?;
     }
     Ok((config.to_bytes(), unaccounted))
+}
+
+/// What documents cannot say is refused.
+fn check_year(time: Timestamp) -> Result<(), Error> {
+    if YEARS.contains(&time.seconds()) {
+        return Ok(());
+    }
+    Err(Error::user(
+        "failed to marshal history: json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year \
+         outside of range [0,9999]",
+    ))
 }
 
 /// Nothing is later than the epoch, but for the steps that come from the base image.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use export::{Epoch, Error, Input, parse_bool, parse_flag};
+use export::{Epoch, Error, Input, parse_bool, parse_flag, parse_integer};
 use layer::Compression;
 
 use crate::Kind;
@@ -192,12 +192,13 @@ fn parse_compression(text: &str) -> Result<Compression, Error> {
 }
 
 fn parse_level(text: &str) -> Result<i32, Error> {
-    text.parse().map_err(|_| {
+    let level = parse_integer(text).map_err(|why| {
         Error::user(format!(
-            "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: invalid \
-             syntax"
+            "non-integer value {text} specified for compression-level: {why}"
         ))
-    })
+    })?;
+    let farthest = if level < 0 { i32::MIN } else { i32::MAX };
+    Ok(i32::try_from(level).unwrap_or(farthest))
 }
 
 /// Options of `image` alone.
@@ -304,6 +305,12 @@ mod tests {
             error(&[("compression-level", "max")])
                 .starts_with("non-integer value max specified for compression-level")
         );
+        assert_eq!(
+            error(&[("compression-level", "9223372036854775808")]),
+            "non-integer value 9223372036854775808 specified for compression-level: strconv.ParseInt: parsing \
+             \"9223372036854775808\": value out of range"
+        );
+        assert_eq!(parse_level("4294967296").ok(), Some(i32::MAX));
         assert_eq!(
             error(&[("oci-mediatypes", "false"), ("compression", "estargz")]),
             "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\""

@@ -195,3 +195,28 @@ fn steps_of_squashed_layers_stay_as_steps_that_made_none() {
         expected([false, false, false, false, true])
     );
 }
+
+#[test]
+fn times_that_no_document_can_say_are_refused() {
+    let composed = |seconds| {
+        single(&Source {
+            config: None,
+            base: None,
+            layers: Vec::new(),
+            annotations: &Places::default(),
+            epoch: Some(Timestamp::from_seconds(seconds)),
+            inline_cache: None,
+            squashed: None,
+            oci_types: true,
+            prefer_nondistributable: false,
+        })
+        .map(drop)
+        .map_err(|err| err.message)
+    };
+    assert_eq!(composed(253_402_300_799), Ok(()));
+    let refused = composed(253_402_300_800).expect_err("refused");
+    assert!(
+        refused.ends_with("Time.MarshalJSON: year outside of range [0,9999]"),
+        "{refused}"
+    );
+}
