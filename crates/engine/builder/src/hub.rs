@@ -92,6 +92,12 @@ impl Sink for Hub {
         if state.closed {
             return;
         }
+        if let Event::Warning(warning) = &event {
+            // Compat: upstream's client prints a warning only beside news of its step.
+            let of_step = |event: &&Event| matches!(event, Event::Vertex(vertex) if vertex.digest == warning.vertex);
+            let step = state.events.iter().rev().find(of_step).cloned();
+            state.events.extend(step);
+        }
         state.events.push(event);
         drop(state);
         self.more.notify_waiters();
@@ -192,6 +198,22 @@ mod tests {
         hub.emit(Event::from(vertex.clone()));
         let expected = Some(vec![event("other"), Event::from(vertex)]);
         assert_eq!(hub.reader().next().await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_warning_comes_with_its_step() {
+        let hub = Arc::new(Hub::default());
+        let mut reader = hub.reader();
+        hub.emit(event("a"));
+        hub.emit(event("b"));
+        reader.next().await.expect("both");
+        let warning = Event::Warning(progress::Warning {
+            vertex: "a".to_owned(),
+            short: "hm".to_owned(),
+            ..progress::Warning::default()
+        });
+        hub.emit(warning.clone());
+        assert_eq!(reader.next().await, Some(vec![event("a"), warning]));
     }
 
     #[test]

@@ -134,7 +134,8 @@ fn convert(rule: &Rule, selector: &Selector, source: &mut SourceOp) -> Result<Ve
         verdict = Verdict::Changed;
     }
     for (key, value) in &updates.attrs {
-        if source.attrs.get(key) != Some(value) {
+        // Compat: one that is not there is an empty one.
+        if source.attrs.get(key).map_or("", String::as_str) != value {
             source.attrs.insert(key.clone(), value.clone());
             verdict = Verdict::Changed;
         }
@@ -283,6 +284,7 @@ mod tests {
         let mut change = exact(to("a", ""));
         if let (Some(updates), Some(selector)) = (&mut change.updates, &mut change.selector) {
             updates.attrs.insert("http.checksum".into(), "x".into());
+            updates.attrs.insert("http.filename".into(), String::new());
             selector.constraints.push(AttrConstraint {
                 key: "k".into(),
                 value: "v.*".into(),
@@ -300,6 +302,7 @@ mod tests {
         };
         rules.apply(&mut source).expect("applied");
         assert_eq!(source.attrs["http.checksum"], "x");
+        assert!(!source.attrs.contains_key("http.filename"));
         let mut other = SourceOp {
             identifier: "a".into(),
             ..SourceOp::default()
