@@ -39,6 +39,7 @@ use wire::Access;
 pub use config::{Config, HostConfig, KeyPair};
 pub use credentials::{Anonymous, Credentials, Login, Sessions};
 pub use error::{Broken, Error, Refusal, UnexpectedStatus};
+pub use push::Standing;
 pub use repository::Repository;
 pub use wire::unanswered;
 

@@ -73,14 +73,23 @@ pub(crate) async fn push(
     let _status = progress.status(&format!("pushing manifest for {name}"), "");
     for manifest in &plan.manifests {
         target
-            .manifest(cx, manifest, &manifest.digest.to_string())
+            .manifest(cx, manifest, manifest.digest.as_str(), Standing::Kept)
             .await?;
     }
     let root = match named.tag() {
         Some(tag) if !push.by_digest => tag,
         _ => push.root.digest.as_str(),
     };
-    target.manifest(cx, push.root, root).await
+    target.manifest(cx, push.root, root, Standing::Kept).await
+}
+
+/// What becomes of a manifest that stands there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It stays as it is.
+    Kept,
+    /// It is put once more: the registry is to look whether it has what the manifest lists.
+    PutAgain,
 }
 
 /// Where to, and what with.
@@ -311,6 +320,7 @@ impl Target {
         cx: &Cx,
         manifest: &Descriptor,
         name: &str,
+        standing: Standing,
     ) -> Result<(), Error> {
         let inner = &self.client.0;
         let (access, host) = (self.access(cx), self.endpoint().await?);
@@ -323,7 +333,9 @@ impl Target {
         let place = format!("manifests/{name}");
         let tag = (name != manifest.digest.as_str()).then_some(name);
         let work = || async {
-            if self.exists(&access, &host, &place, manifest, tag).await? {
+            if standing == Standing::Kept
+                && self.exists(&access, &host, &place, manifest, tag).await?
+            {
                 return Ok(());
             }
             let mut request =

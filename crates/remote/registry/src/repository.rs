@@ -13,7 +13,7 @@ use tasks::Cx;
 use crate::fetch::Fetch;
 use crate::resolve::others;
 use crate::wire::{Access, Request};
-use crate::{Client, Credentials, Error, Origin, push, resolve};
+use crate::{Client, Credentials, Error, Origin, Standing, push, resolve};
 
 /// A repository as a place to get blobs from and to put them.
 #[derive(Clone)]
@@ -142,6 +142,7 @@ impl Repository {
         &self,
         cx: &Cx,
         manifest: &Descriptor,
+        standing: Standing,
         store: &Store,
         progress: &Progress,
     ) -> Result<(), Error> {
@@ -152,7 +153,7 @@ impl Repository {
             (None, None) => "latest",
         };
         self.target(store, progress)
-            .manifest(cx, manifest, name)
+            .manifest(cx, manifest, name, standing)
             .await
     }
 }

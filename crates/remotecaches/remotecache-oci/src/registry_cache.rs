@@ -9,7 +9,7 @@ use bytes::Bytes;
 use content::{Provider, Store};
 use oci::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use oci::{Descriptor, Digest, Manifest, Reference};
-use registry::{Client, Sessions};
+use registry::{Client, Sessions, Standing};
 use remotecache::manifest::flag;
 use remotecache::{Blob, Documents, Error, Exporter, Graph, Importer, Kind, Origin, Work};
 use session::Group;
@@ -265,12 +265,13 @@ impl Target for Push {
     ) -> Result<(), Error> {
         store(work, bytes).await?;
         let (to, store, progress) = (&self.repository, &work.store, &work.progress);
-        let pushed = if self.relies() {
-            to.put_manifest(cx, what, store, progress).await
+        let standing = if self.relies() {
+            Standing::PutAgain
         } else {
-            to.push_manifest(cx, what, store, progress).await
+            Standing::Kept
         };
-        pushed.map_err(|err| Error::place(&err))
+        let pushed = to.push_manifest(cx, what, standing, store, progress);
+        pushed.await.map_err(|err| Error::place(&err))
     }
 }
 
