@@ -3,6 +3,7 @@
 mod credentials;
 mod multipart;
 mod options;
+mod pace;
 mod profiles;
 mod roles;
 mod sign;
@@ -23,6 +24,7 @@ use crate::objects::Objects;
 
 use credentials::Credentials;
 use options::Options;
+use pace::Pace;
 use sign::Request;
 
 /// Objects that are not smaller cannot be copied onto themselves in one request.
@@ -35,6 +37,8 @@ pub(crate) struct Bucket {
     http: reqwest::Client,
     credentials: Credentials,
     options: Options,
+    /// With `retry_mode=adaptive`.
+    pace: Option<Pace>,
     /// Larger objects are sent in parts of that size.
     part: u64,
     /// Larger objects are copied in parts of that size.
@@ -69,7 +73,21 @@ impl<'a> Ask<'a> {
 impl Bucket {
     /// Asks, and asks again where that may help.
     async fn ask(&self, cx: &Cx, ask: &Ask<'_>) -> Result<Response, Error> {
-        patiently(cx, self.options.patience, || self.once(cx, ask)).await
+        patiently(cx, self.options.patience, || self.in_turn(cx, ask)).await
+    }
+
+    async fn in_turn(&self, cx: &Cx, ask: &Ask<'_>) -> Result<Response, Error> {
+        let Some(pace) = &self.pace else {
+            return self.once(cx, ask).await;
+        };
+        pace.turn(cx).await?;
+        let answer = self.once(cx, ask).await?;
+        // A bucket says `503 SlowDown`.
+        pace.answered(matches!(
+            answer.status(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ));
+        Ok(answer)
     }
 
     async fn once(&self, cx: &Cx, ask: &Ask<'_>) -> Result<Response, Error> {
@@ -164,6 +182,7 @@ impl Objects for Bucket {
         let keys = options.keys.clone();
         Ok(Self {
             credentials: Credentials::new(keys, attrs.environment, &options.region, &http),
+            pace: options.adaptive.then(Pace::new),
             options,
             http,
             part: PART,

@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) touch_refresh: Duration,
     pub(crate) parallelism: usize,
     pub(crate) patience: Patience,
+    /// Whether the rate of requests is learnt.
+    pub(crate) adaptive: bool,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ impl Options {
                 attempts,
                 throttled: Duration::ZERO,
             },
+            adaptive: attrs.get("retry_mode") == Some("adaptive"),
             bucket,
             region,
         })

@@ -76,6 +76,20 @@ async fn old_objects_are_touched_and_very_large_ones_in_parts() {
 }
 
 #[tokio::test]
+async fn who_adapts_slows_down_after_a_refusal() {
+    for (mode, waits) in [("standard", false), ("adaptive", true)] {
+        let server = Server::start();
+        let bucket = bucket(&server, &[("retry_mode", mode)]);
+        let busy = Response::status(503);
+        server.troubles.refuse("PUT", "blobs/", 1, busy);
+        let began = std::time::Instant::now();
+        send(&bucket, &bytes(10)).await.expect("sent");
+        // One request in two seconds is the slowest rate, and that of who has just begun.
+        assert_eq!(began.elapsed().as_secs() >= 1, waits, "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn trouble_passes_or_is_told() {
     let server = Server::start();
     let bucket = Arc::new(bucket(&server, &[]));
