@@ -1,7 +1,7 @@
 //! Blobs by digest, in a directory: written once, verified, never changed.
 //!
-//! `blobs/<algorithm>/<hex>` holds what is complete; `ingest/` what is being written. A blob gets its name by a rename
-//! after its digest was verified, so whatever has a name is whole. Nothing here waits for the disk: a killed daemon
+//! `blobs/<algorithm>/<hex>` holds what is complete; the directories in `ingest/` what is being written, several because
+//! who makes a file has its directory for itself. A blob gets its name by a rename after its digest was verified, so whatever has a name is whole. Nothing here waits for the disk: a killed daemon
 //! loses nothing, and after a power cut the owner of the store drops what was written after its last sync
 //! ([`Store::drop_written_since`]).
 //!
@@ -107,8 +107,16 @@ impl Store {
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other,
         }
+        fstree::dir::spread_children(File::open(&ingest)?);
         for entry in std::fs::read_dir(&ingest)? {
-            std::fs::remove_file(entry?.path())?;
+            let entry = entry?;
+            if !entry.file_type()?.is_dir() {
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
+            for unfinished in std::fs::read_dir(entry.path())? {
+                std::fs::remove_file(unfinished?.path())?;
+            }
         }
         Ok(())
     }

@@ -13,9 +13,10 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn ingests(store: &Store) -> usize {
-    std::fs::read_dir(store.root().join("ingest"))
-        .expect("an ingest folder")
-        .count()
+    let list = |path| std::fs::read_dir(path).expect("a folder");
+    list(store.root().join("ingest"))
+        .map(|place| list(place.expect("an entry").path()).count())
+        .sum()
 }
 
 #[test]
@@ -115,9 +116,15 @@ fn what_nobody_asked_for_is_removed_and_asking_keeps_it() {
 #[test]
 fn unfinished_files_are_swept_at_start() {
     let (_dir, store) = store();
-    std::fs::write(store.root().join("ingest/7"), "left by a killed daemon").expect("written");
+    let left = "left by a killed daemon";
+    let place = writer::place(&store, 7);
+    std::fs::create_dir_all(place.parent().expect("a folder")).expect("made");
+    std::fs::write(&place, left).expect("written");
+    // As daemons left it when unfinished blobs had one folder.
+    std::fs::write(store.root().join("ingest/7000"), left).expect("written");
     let again = Store::open(store.root()).expect("a store");
     assert_eq!(ingests(&again), 0);
+    assert!(!store.root().join("ingest/7000").exists());
 }
 
 #[test]

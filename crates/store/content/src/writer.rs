@@ -13,6 +13,8 @@ use crate::{Error, Store};
 
 /// Small writes are gathered up to here; larger ones go straight through, hashed while they are hot.
 const GATHER: usize = 128 << 10;
+/// Directories of unfinished blobs.
+const INGESTS: u64 = 32;
 
 /// Takes the bytes of a blob and hashes them on the way. Dropping it forgets the blob.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl Write for Writer {
 fn create(store: &Store) -> io::Result<(File, PathBuf)> {
     loop {
         let number = store.inner.next.fetch_add(1, Ordering::Relaxed);
-        let path = store.inner.root.join(format!("ingest/{number}"));
+        let path = place(store, number);
         // A finished blob never changes: nobody but the writer may have it open for writing.
         let file = OpenOptions::new()
             .write(true)
@@ -132,9 +134,20 @@ fn create(store: &Store) -> io::Result<(File, PathBuf)> {
         match file {
             Ok(file) => return Ok((file, path)),
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(err) if err.kind() == io::ErrorKind::NotFound && store.inner.root.exists() => {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+            }
             Err(err) => return Err(err),
         }
     }
+}
+
+/// Where an unfinished blob is written.
+pub(crate) fn place(store: &Store, number: u64) -> PathBuf {
+    let root = &store.inner.root;
+    root.join(format!("ingest/{}/{number}", number % INGESTS))
 }
 
 #[derive(Debug)]

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use mount::Mount;
-use rustix::fs::IFlags;
 
 pub use error::Error;
 pub use native::Native;
@@ -123,21 +122,12 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     fn keys(&self) -> Result<Vec<Key>, Error>;
 }
 
-/// Makes the directory of all snapshots, if need be.
-///
-/// ext4 puts what is made in a directory near it, and passes over inodes that were deleted within the last minutes, one
-/// by one. Where snapshots come and go, making a file soon takes a hundred times as long as it should. So each snapshot
-/// is to have a place of its own.
+/// Makes the directory of all snapshots, if need be. Each snapshot is to have a place of its own on the disk.
 fn make_root(root: &Path) -> Result<(), Error> {
     let fail = Error::io("prepare", root);
     std::fs::create_dir_all(root).map_err(&fail)?;
     let dir = std::fs::File::open(root).map_err(&fail)?;
-    // Other filesystems know of no such thing.
-    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir)
-        && !flags.contains(IFlags::TOPDIR)
-    {
-        let _ = rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR);
-    }
+    fstree::dir::spread_children(&dir);
     Ok(())
 }
 
