@@ -341,30 +341,48 @@ impl Inner {
 
     /// A view that something is to stand on takes the tree over from its mutable for good.
     fn settle(&self, node: &Arc<Node>) -> Result<(), Error> {
-        for layer in node.layers() {
-            let Body::View { snapshot, of } = layer.record.read().body.clone() else {
-                continue;
-            };
-            let _nodes = self.nodes.lock();
-            if let Some(owner) = &layer.owner
-                && owner.given_away.swap(true, Ordering::Relaxed)
-            {
-                continue;
+        let mut settled = Vec::new();
+        let mut next = Some(node);
+        while let Some(at) = next.filter(|at| !at.settled.load(Ordering::Acquire)) {
+            settled.push(at);
+            if at.record.read().made_of() == MadeOf::ItsOwn {
+                self.settle_own(at)?;
+                next = at.parents.first();
+            } else {
+                for layer in at.layers() {
+                    self.settle_own(&layer)?;
+                }
+                next = None;
             }
-            let mut batch = Batch::new();
-            if let Some(owner) = record::read(&self.db, &of)? {
-                owner.erase(&of, &self.db, &mut batch)?;
-            }
-            let mut record = layer.record.write();
-            record.body = Body::Layer {
-                snapshot: Some(snapshot),
-                unchanged: false,
-                elsewhere: None,
-                blob: None,
-            };
-            record.put(&layer.id, &mut batch);
-            self.db.commit(batch)?;
+        }
+        for at in settled {
+            at.settled.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    fn settle_own(&self, layer: &Node) -> Result<(), Error> {
+        let Body::View { snapshot, of } = layer.record.read().body.clone() else {
+            return Ok(());
+        };
+        let _nodes = self.nodes.lock();
+        if let Some(owner) = &layer.owner
+            && owner.given_away.swap(true, Ordering::Relaxed)
+        {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        if let Some(owner) = record::read(&self.db, &of)? {
+            owner.erase(&of, &self.db, &mut batch)?;
+        }
+        let mut record = layer.record.write();
+        record.body = Body::Layer {
+            snapshot: Some(snapshot),
+            unchanged: false,
+            elsewhere: None,
+            blob: None,
+        };
+        record.put(&layer.id, &mut batch);
+        Ok(self.db.commit(batch)?)
     }
 }

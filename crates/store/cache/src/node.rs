@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) record: RwLock<Record>,
     /// For a mutable: its tree now belongs to an immutable record.
     pub(crate) given_away: AtomicBool,
+    /// None of its layers belongs to a mutable; that never changes again.
+    pub(crate) settled: AtomicBool,
     /// Refs that name this node directly.
     pub(crate) users: AtomicUsize,
     /// Where the blob can be had.
@@ -65,6 +67,7 @@ impl Node {
             owner: None,
             record: RwLock::new(record),
             given_away: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             provider: Mutex::new(None),
             working: Arc::default(),
