@@ -12,12 +12,13 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fstree::{Meta, Root, path};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 /// A layer with more names is not listed: it is asked for each.
@@ -163,8 +164,9 @@ fn list(directory: &Path, marks: Marks) -> io::Result<Option<Names>> {
     let root = rustix::fs::open(directory, DIRECTORY, Mode::empty())?;
     let mut pending = vec![(Vec::new(), root)];
     while let Some((at, dir)) = pending.pop() {
-        let mut reader = Dir::read_from(&dir)?;
-        while let Some(found) = reader.read() {
+        let mut buffer = [MaybeUninit::uninit(); 8 << 10];
+        let mut reader = RawDir::new(&dir, &mut buffer);
+        while let Some(found) = reader.next() {
             let found = found?;
             let name = found.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {

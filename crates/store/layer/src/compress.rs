@@ -112,7 +112,7 @@ impl Codec {
         Ok(match self {
             Self::Gzip(level) => Encoder::Gzip {
                 packing: Compressor::new(level),
-                storing: Compressor::new(CompressionLvl::new(0).unwrap_or_default()),
+                storing: None,
             },
             Self::Zstd(level) => Encoder::Zstd(zstd::bulk::Compressor::new(level)?),
         })
@@ -123,7 +123,7 @@ pub(crate) enum Encoder {
     Gzip {
         packing: Compressor,
         /// For what does not become smaller.
-        storing: Compressor,
+        storing: Option<Compressor>,
     },
     Zstd(zstd::bulk::Compressor<'static>),
 }
@@ -134,7 +134,9 @@ impl Encoder {
         match self {
             Self::Gzip { packing, storing } => {
                 let encoder = if is_packed(packing, block, out)? {
-                    storing
+                    storing.get_or_insert_with(|| {
+                        Compressor::new(CompressionLvl::new(0).unwrap_or_default())
+                    })
                 } else {
                     packing
                 };

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use fstree::{Kind, Meta, path};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::{self, Answer, Layers};
@@ -164,7 +164,8 @@ impl<'a> Level<'a> {
         hide_marks: bool,
     ) -> Result<Self, Error> {
         let list = |fd: &OwnedFd| {
-            names(fd).map_err(|err| fstree::Error::new("readdirent", path::rooted(&at), err))
+            fstree::dir::names(fd)
+                .map_err(|err| fstree::Error::new("readdirent", path::rooted(&at), err))
         };
         let mut names = list(&upper)?;
         if let (true, Lower::Dir(lower)) = (whole, &lower) {
@@ -331,15 +332,4 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 
 fn open_dir(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
-}
-
-fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
 }
