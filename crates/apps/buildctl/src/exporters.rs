@@ -1,10 +1,10 @@
 //! What exporters are known to take, so that a misspelt option is not lost in silence.
 //!
-//! The daemon has to pass on what it does not know (other clients count on that); a person at a command line is told.
+//! Whoever wrote a script with an option that means nothing counts on its being passed on; a person at a command line
+//! is told.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
 use dockerfile_syntax::suggest::{Case, hint};
 
 const IMAGE: &[&str] = &[
@@ -39,50 +39,50 @@ const FILES: &[&str] = &[
     "source-date-epoch",
 ];
 
-/// Fails on an option that no exporter of this kind has. What has a dot or an index is metadata, and free.
-pub(crate) fn check(kind: &str, attrs: &BTreeMap<String, String>) -> Result<()> {
+/// What to say of options that no exporter of this kind has. What has a dot or an index is metadata, and free.
+pub(crate) fn unknown(kind: &str, attrs: &BTreeMap<String, String>) -> Vec<String> {
     let known: &[&[&str]] = match kind {
         "image" => &[IMAGE],
         "oci" | "docker" => &[IMAGE, LAYOUT],
         "local" | "tar" => &[FILES],
-        _ => return Ok(()),
+        _ => return Vec::new(),
     };
     let known: Vec<&str> = known.concat();
-    for key in attrs.keys() {
-        if key == "dest" || key.contains(['.', '[']) || known.contains(&key.as_str()) {
-            continue;
-        }
-        let meant = hint(key, known.iter().copied(), Case::Sensitive);
-        bail!("unknown option {key:?} of the {kind} exporter{meant}");
-    }
-    Ok(())
+    let free =
+        |key: &&String| *key == "dest" || key.contains(['.', '[']) || known.contains(&key.as_str());
+    let unknown = attrs.keys().filter(|key| !free(key));
+    unknown
+        .map(|key| {
+            let meant = hint(key, known.iter().copied(), Case::Sensitive);
+            format!("unknown option {key:?} of the {kind} exporter{meant}")
+        })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(kind: &str, keys: &[&str]) -> Option<String> {
+    fn said(kind: &str, keys: &[&str]) -> Vec<String> {
         let attrs = keys.iter().map(|key| ((*key).to_owned(), String::new()));
-        let refused = check(kind, &attrs.collect()).err();
-        refused.map(|err| err.to_string())
+        unknown(kind, &attrs.collect())
     }
 
     #[test]
     fn a_misspelt_option_is_named_with_what_was_meant() {
         assert_eq!(
-            said("image", &["name", "nmae"]).as_deref(),
-            Some("unknown option \"nmae\" of the image exporter (did you mean name?)")
+            said("image", &["name", "nmae"]),
+            ["unknown option \"nmae\" of the image exporter (did you mean name?)"]
         );
         assert_eq!(
-            said("local", &["platfrom-split"]).as_deref(),
-            Some(
+            said("local", &["platfrom-split"]),
+            [
                 "unknown option \"platfrom-split\" of the local exporter (did you mean platform-split?)"
-            )
+            ]
         );
         assert_eq!(
-            said("tar", &["quite-something-else"]).as_deref(),
-            Some("unknown option \"quite-something-else\" of the tar exporter")
+            said("tar", &["quite-something-else"]),
+            ["unknown option \"quite-something-else\" of the tar exporter"]
         );
     }
 
@@ -93,9 +93,13 @@ mod tests {
             "annotation.a",
             "annotation[linux/amd64].b",
         ];
-        assert_eq!(said("image", &metadata), None);
-        assert_eq!(said("image", &["registry.insecure", "push", "dest"]), None);
-        assert_eq!(said("oci", &["tar", "compression"]), None);
-        assert_eq!(said("earthly", &["whatever"]), None);
+        let nothing = [""; 0];
+        assert_eq!(said("image", &metadata), nothing);
+        assert_eq!(
+            said("image", &["registry.insecure", "push", "dest"]),
+            nothing
+        );
+        assert_eq!(said("oci", &["tar", "compression"]), nothing);
+        assert_eq!(said("earthly", &["whatever"]), nothing);
     }
 }
