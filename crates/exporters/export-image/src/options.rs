@@ -22,7 +22,7 @@ pub(crate) struct CommitOptions {
     /// Comma list of names as given; `*`: what the frontend says.
     pub name: String,
     pub compression: Compression,
-    pub level: Option<i32>,
+    pub level: Option<i64>,
     pub force_compression: bool,
     pub prefer_nondistributable: bool,
     pub oci_types: Option<bool>,
@@ -191,14 +191,12 @@ fn parse_compression(text: &str) -> Result<Compression, Error> {
         .ok_or_else(|| Error::user(format!("unsupported compression type {text}")))
 }
 
-fn parse_level(text: &str) -> Result<i32, Error> {
-    let level = parse_integer(text).map_err(|why| {
+fn parse_level(text: &str) -> Result<i64, Error> {
+    parse_integer(text).map_err(|why| {
         Error::user(format!(
             "non-integer value {text} specified for compression-level: {why}"
         ))
-    })?;
-    let farthest = if level < 0 { i32::MIN } else { i32::MAX };
-    Ok(i32::try_from(level).unwrap_or(farthest))
+    })
 }
 
 /// Options of `image` alone.
@@ -310,7 +308,7 @@ mod tests {
             "non-integer value 9223372036854775808 specified for compression-level: strconv.ParseInt: parsing \
              \"9223372036854775808\": value out of range"
         );
-        assert_eq!(parse_level("4294967296").ok(), Some(i32::MAX));
+        assert_eq!(parse_level("4294967296").ok(), Some(1 << 32));
         assert_eq!(
             error(&[("oci-mediatypes", "false"), ("compression", "estargz")]),
             "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\""

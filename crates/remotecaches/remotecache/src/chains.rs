@@ -32,7 +32,8 @@ impl Chains {
         }
     }
 
-    /// Makes the blobs of these refs and of all below them. One that cannot be made is missing afterwards.
+    /// Makes the blobs of these refs and of all below them. One that cannot be made is missing afterwards, unless it is
+    /// the options that are wrong.
     pub(crate) async fn make(&mut self, work: &Work, refs: &[Ref]) -> Result<(), Error> {
         let mut scope: Scope<Error> = Scope::new(&work.cx, "make layers");
         let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -50,6 +51,7 @@ impl Chains {
                     // The receiver lives until all tasks have ended.
                     Ok(blob) => drop(told.send((layer.id().clone(), blob))),
                     Err(cache::Error::Cancelled(err)) => return Err(err.into()),
+                    Err(err) if is_asked_for(&err) => return Err(err.into()),
                     Err(err) => {
                         let error = fault::chain(&err);
                         tracing::warn!(id = %layer.id(), error, "no layer for the cache export");
@@ -158,5 +160,22 @@ impl Chains {
             self.tops.insert(of.id().clone(), top);
         }
         Ok(below)
+    }
+}
+
+/// Whether it is the user's options that no layer can be made with.
+fn is_asked_for(err: &cache::Error) -> bool {
+    matches!(err, cache::Error::Layer(layer::Error::Level { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_wrong_options_fail_an_export() {
+        let of_layer = |err| is_asked_for(&cache::Error::Layer(err));
+        assert!(of_layer(layer::Error::Level { level: 10 }));
+        assert!(!of_layer(layer::Error::Redirect));
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn write(
     out: content::Writer,
     produce: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
 ) -> Result<Made, Error> {
-    let codec = Codec::new(options);
+    let codec = Codec::new(options)?;
     let compression = options.compression;
     let threads = threads.min(MAX_THREADS);
     let split = std::thread::scope(|scope| {

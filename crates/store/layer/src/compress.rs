@@ -48,7 +48,7 @@ pub(crate) fn store_with(
         }
         Compression::Gzip | Compression::Zstd => {
             let written = std::thread::scope(|scope| {
-                let codec = Codec::new(options);
+                let codec = Codec::new(options)?;
                 let mut blocks = Blocks::new(scope, codec, codec.block(), threads, out);
                 let produced = produce(&mut blocks);
                 blocks.finish(produced)
@@ -82,23 +82,29 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    pub(crate) fn new(options: &Options) -> Self {
-        match options.compression {
+    /// Compat: only who makes a layer finds out that there is no such level (util/compression/gzip.go).
+    pub(crate) fn new(options: &Options) -> Result<Self, Error> {
+        Ok(match options.compression {
             Compression::Zstd | Compression::ZstdChunked => {
-                let level = options.level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL);
-                let level = level.clamp(1, *zstd::compression_level_range().end());
+                let most = *zstd::compression_level_range().end();
+                let level = options
+                    .level
+                    .map_or(zstd::DEFAULT_COMPRESSION_LEVEL, |level| {
+                        i32::try_from(level.clamp(1, most.into())).unwrap_or(most)
+                    });
                 Self::Zstd(level)
             }
             Compression::Gzip | Compression::Estargz | Compression::Uncompressed => {
                 // Level 1 of this encoder is smaller than the default of Go's, which it replaces, and 1.5 times as
                 // fast. Compat: -1 asks for the default, -2 for speed.
                 let level = match options.level {
-                    None | Some(..0) => 1,
-                    Some(level) => level.min(9),
+                    None | Some(-2 | -1) => 1,
+                    Some(level @ 0..=9) => level as i32,
+                    Some(level) => return Err(Error::Level { level }),
                 };
                 Self::Gzip(CompressionLvl::new(level).unwrap_or_default())
             }
-        }
+        })
     }
 
     fn block(self) -> usize {
@@ -484,7 +490,7 @@ mod tests {
             (state >> 56) as u8
         };
         let mut block: Vec<u8> = (0..GZIP_BLOCK).map(|_| random()).collect();
-        let codec = Codec::new(&Options::default());
+        let codec = Codec::new(&Options::default()).expect("a codec");
         let mut encoder = codec.encoder().expect("an encoder");
         let mut packed = |block: &[u8]| {
             let mut out = Vec::new();
@@ -510,6 +516,46 @@ mod tests {
             let mut encoder = codec.encoder().expect("an encoder");
             encoder.encode(b"hello", &mut out).expect("encoded");
             assert_eq!(out[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]);
+        }
+    }
+
+    #[test]
+    fn gzip_has_the_levels_of_go_and_zstd_takes_any() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let blobs = content::Store::open(dir.path()).expect("a store");
+        let made = |compression, level| {
+            let options = Options {
+                compression,
+                level: Some(level),
+                ..Options::default()
+            };
+            // The end of an archive without members.
+            store(&options, &blobs, |out| {
+                out.write_all(&[0; 1024])
+                    .map_err(|source| Error::Write { source })
+            })
+        };
+        for compression in [Compression::Gzip, Compression::Estargz] {
+            for level in [-2, -1, 0, 1, 9] {
+                made(compression, level).expect("a layer");
+            }
+            for level in [-3, 10, i64::MIN, i64::MAX] {
+                let err = made(compression, level).expect_err("refused");
+                let said = format!(
+                    "failed to get compressed stream: gzip: invalid compression level: {level}"
+                );
+                assert_eq!(fault::chain(&err), said);
+                assert_eq!(fault::Classify::class(&err), fault::Class::User);
+            }
+        }
+        for compression in [
+            Compression::Zstd,
+            Compression::ZstdChunked,
+            Compression::Uncompressed,
+        ] {
+            for level in [i64::MIN, -3, 0, 10, 1 << 32, i64::MAX] {
+                made(compression, level).expect("a layer");
+            }
         }
     }
 

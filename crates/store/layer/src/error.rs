@@ -27,6 +27,12 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// The encoder has no such level.
+    #[error("failed to get compressed stream: gzip: invalid compression level: {level}")]
+    Level {
+        /// What was asked for.
+        level: i64,
+    },
     /// Writing the archive failed.
     #[error("failed to write layer")]
     Write {
@@ -89,7 +95,9 @@ impl Classify for Error {
             Self::Cancelled(_) => Class::Cancelled,
             Self::Redirect | Self::Changed { .. } => Class::Internal,
             Self::Write { source } => fault::class_of(source, Class::Internal),
-            Self::Read { .. } | Self::Archive { .. } | Self::DiffId { .. } => Class::User,
+            Self::Level { .. } | Self::Read { .. } | Self::Archive { .. } | Self::DiffId { .. } => {
+                Class::User
+            }
             Self::Target { source, .. } => fault::class_of(&source.0, Class::Internal),
         }
     }

@@ -46,7 +46,7 @@ pub struct Options {
     /// The compression.
     pub compression: Compression,
     /// How hard to try; absent: as fast as is still smaller than upstream.
-    pub level: Option<i32>,
+    pub level: Option<i64>,
     /// Layers that exist with another compression are converted as well.
     pub force: bool,
     /// Media types of OCI rather than of docker.
