@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use export::{Epoch, Error, Input, parse_bool, parse_flag, parse_integer};
+use export::{Epoch, Error, Input, parse_bool, parse_flag};
 use layer::Compression;
 
 use crate::Kind;
@@ -192,11 +192,7 @@ fn parse_compression(text: &str) -> Result<Compression, Error> {
 }
 
 fn parse_level(text: &str) -> Result<i64, Error> {
-    parse_integer(text).map_err(|why| {
-        Error::user(format!(
-            "non-integer value {text} specified for compression-level: {why}"
-        ))
-    })
+    layer::parse_level(text).map_err(Error::user)
 }
 
 /// Options of `image` alone.

@@ -33,12 +33,7 @@ impl Options {
         };
         let level = match attrs.get("compression-level") {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| {
-                Error::option(format!(
-                    "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: \
-                     invalid syntax"
-                ))
-            })?),
+            Some(text) => Some(layer::parse_level(text).map_err(Error::option)?),
         };
         Ok(Self {
             form,
@@ -59,6 +54,26 @@ mod tests {
     fn parse(attrs: &[(&str, &str)]) -> Result<Options, String> {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         Options::parse(&attrs.iter().map(owned).collect()).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn levels_have_64_bits() {
+        for text in ["2147483648", "4294967296", "-9223372036854775808"] {
+            let options = parse(&[("compression-level", text)]).expect("options");
+            assert_eq!(
+                options
+                    .layers
+                    .level
+                    .map(|level| level.to_string())
+                    .as_deref(),
+                Some(text)
+            );
+        }
+        assert_eq!(
+            parse(&[("compression-level", "9223372036854775808")]).expect_err("refused"),
+            "non-integer value 9223372036854775808 specified for compression-level: strconv.ParseInt: parsing \
+             \"9223372036854775808\": value out of range"
+        );
     }
 
     #[test]

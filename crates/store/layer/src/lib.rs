@@ -33,7 +33,9 @@ pub use base::{Base, Layers, Listing};
 pub use carve::{carve, is_carved};
 pub use error::Error;
 pub use names::names;
-pub use options::{Compression, Options, annotation, convert_media_type, is_nondistributable};
+pub use options::{
+    Compression, Options, annotation, convert_media_type, is_nondistributable, parse_level,
+};
 
 /// A change to a tree.
 #[derive(Debug, Clone)]

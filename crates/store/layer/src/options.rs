@@ -1,5 +1,7 @@
 //! How layers are compressed, and what that is called.
 
+use std::num::IntErrorKind;
+
 use oci::{Descriptor, media_type};
 
 /// What the descriptors of layers with an index tell of it.
@@ -65,6 +67,19 @@ impl Default for Options {
             prefer_nondistributable: false,
         }
     }
+}
+
+/// The value of the option `compression-level`, or all that is wrong with it.
+pub fn parse_level(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|err: std::num::ParseIntError| {
+        let why = match err.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        format!(
+            "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: {why}"
+        )
+    })
 }
 
 impl Compression {
@@ -217,6 +232,24 @@ mod tests {
             (media_type::INTOTO, true, false, media_type::INTOTO),
         ] {
             assert_eq!(convert_media_type(given, oci, keep), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn levels_have_64_bits() {
+        for level in [i64::MIN, -1, 0, 1 << 31, 1 << 32, i64::MAX] {
+            assert_eq!(parse_level(&level.to_string()), Ok(level));
+        }
+        for (text, why) in [
+            ("9223372036854775808", "value out of range"),
+            ("-9223372036854775809", "value out of range"),
+            ("max", "invalid syntax"),
+            ("", "invalid syntax"),
+        ] {
+            let said = format!(
+                "non-integer value {text} specified for compression-level: strconv.ParseInt: parsing {text:?}: {why}"
+            );
+            assert_eq!(parse_level(text), Err(said));
         }
     }
 
