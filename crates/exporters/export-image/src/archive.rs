@@ -169,7 +169,7 @@ impl Archive {
         let named = |name: &Reference| {
             let mut entry = self.root.clone();
             let full = name.to_string();
-            let short = name.tag().map_or_else(|| full.clone(), str::to_owned);
+            let short = object(name).unwrap_or_else(|| full.clone());
             let annotations = &mut entry.annotations;
             annotations.insert("io.containerd.image.name".to_owned(), full);
             annotations.insert("org.opencontainers.image.ref.name".to_owned(), short);
@@ -198,6 +198,15 @@ impl Archive {
             layers: Some(layers),
         }]))
     }
+}
+
+/// What a name says behind its first colon; nothing if it has no tag. Compat: containerd's OCI name of an image.
+fn object(name: &Reference) -> Option<String> {
+    let tag = name.tag()?;
+    Some(match name.digest() {
+        Some(digest) => format!("{tag}@{digest}"),
+        None => tag.to_owned(),
+    })
 }
 
 fn is_index(blob: &Descriptor) -> bool {
@@ -339,6 +348,43 @@ mod tests {
             }
         }
         assert!(reader.next_member().expect("readable").is_none());
+    }
+
+    /// An image without layers, and the names of its archive.
+    fn scratch(store: &Store, names: &[&str]) -> Archive {
+        let put = |media_type: &str, bytes: Vec<u8>| {
+            let size = i64::try_from(bytes.len()).expect("small");
+            let descriptor = Descriptor::new(media_type, Digest::of(&bytes), size);
+            store.put(bytes).expect("stored");
+            descriptor
+        };
+        let config = put(media_type::OCI_CONFIG, b"{}".to_vec());
+        let manifest = Manifest::new(media_type::OCI_MANIFEST, config, Vec::new());
+        let bytes = manifest.to_bytes().expect("a manifest");
+        let parse = |name: &&str| Reference::parse(name).expect("a name").with_default_tag();
+        Archive {
+            root: put(media_type::OCI_MANIFEST, bytes),
+            names: names.iter().map(parse).collect(),
+            docker: true,
+        }
+    }
+
+    #[test]
+    fn an_entry_is_called_what_follows_the_repository() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let store = Store::open(dir.path()).expect("a store");
+        let digest = Digest::of(b"x");
+        let (both, alone) = (format!("a/b:tag@{digest}"), format!("a/b@{digest}"));
+        let index = scratch(&store, &["a/b", &both, &alone]).index();
+        let called: Vec<String> = (index.manifests.iter())
+            .map(|entry| entry.annotations["org.opencontainers.image.ref.name"].clone())
+            .collect();
+        let wanted = [
+            "latest".to_owned(),
+            format!("tag@{digest}"),
+            format!("docker.io/{alone}"),
+        ];
+        assert_eq!(called, wanted);
     }
 
     #[test]
