@@ -195,7 +195,8 @@ impl Archive {
         Ok(Some([DockerImage {
             config: blob_path(&manifest.config.digest),
             repo_tags: (!names.is_empty()).then_some(names),
-            layers: Some(layers),
+            // Compat: Go's lists of nothing are null.
+            layers: (!layers.is_empty()).then_some(layers),
         }]))
     }
 }
@@ -385,6 +386,19 @@ mod tests {
             format!("docker.io/{alone}"),
         ];
         assert_eq!(called, wanted);
+    }
+
+    #[test]
+    fn an_image_without_layers_has_no_list_of_them() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let store = Store::open(dir.path()).expect("a store");
+        let members = scratch(&store, &[]).members(&store).expect("members");
+        let Body::Text(text, _) = &members["manifest.json"] else {
+            panic!("a text");
+        };
+        let config = blob_path(&Digest::of(b"{}"));
+        let wanted = format!(r#"[{{"Config":"{config}","RepoTags":null,"Layers":null}}]"#);
+        assert_eq!(String::from_utf8_lossy(text), wanted);
     }
 
     #[test]
