@@ -31,9 +31,9 @@ impl Annotations {
             return Ok(false);
         };
         let platform = match platform {
+            // Compat: as it was given, though results are known by the shortest name of their platform.
             Some(text) => Platform::parse(text)
                 .map_err(|err| Error::new(&err))?
-                .normalized()
                 .to_string(),
             None => String::new(),
         };
@@ -152,11 +152,27 @@ mod tests {
     }
 
     #[test]
+    fn platforms_are_those_that_were_given() {
+        for (given, built) in [
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+        ] {
+            let mut all = Annotations::default();
+            let key = format!("annotation[{given}].k");
+            assert!(all.take(&key, "v").expect("an annotation"));
+            let err = all.check(Some(&[built]), true).expect_err("refused");
+            let said = format!("invalid annotation: no platform {given} found in source");
+            assert_eq!(err.message, said);
+            assert_eq!(all.places(Some(built)), Places::default());
+        }
+    }
+
+    #[test]
     fn a_platform_of_its_own_overrides_and_must_exist() {
         let mut all = Annotations::default();
         for (key, value) in [
             ("annotation.k", "1"),
-            ("annotation[linux/arm64/v8].k", "2"),
+            ("annotation[linux/arm64].k", "2"),
             ("annotation-index.i", "3"),
             ("annotation-index[linux/arm64].j", "4"),
         ] {
