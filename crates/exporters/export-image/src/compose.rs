@@ -164,7 +164,6 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
     }
     let (mut history, unaccounted) = oci::align_history(steps, &origins);
     if let Some(epoch) = source.epoch {
-        check_year(epoch)?;
         let base = match source.base {
             Some(bytes) => ImageConfig::parse(bytes)
                 .and_then(|config| config.history())
@@ -177,9 +176,14 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
             None => Vec::new(),
         };
         clamp(&mut history, &base, epoch);
+        let times = history.iter().filter_map(|step| step.created);
+        times
+            .into_iter()
+            .try_for_each(|time| check_year("history", time))?;
         if let Some(created) = config.created().map_err(fail)?
             && created > epoch
         {
+            check_year("creation time", epoch)?;
             config.set_created(Some(epoch)).map_err(fail)?;
         }
     }
@@ -197,14 +201,14 @@ fn config(source: &Source<'_>) -> Result<(Vec<u8>, bool), Error> {
 }
 
 /// What documents cannot say is refused.
-fn check_year(time: Timestamp) -> Result<(), Error> {
+fn check_year(what: &str, time: Timestamp) -> Result<(), Error> {
     if YEARS.contains(&time.seconds()) {
         return Ok(());
     }
-    Err(Error::user(
-        "failed to marshal history: json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year \
-         outside of range [0,9999]",
-    ))
+    Err(Error::user(format!(
+        "failed to marshal {what}: json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year \
+         outside of range [0,9999]"
+    )))
 }
 
 /// Nothing is later than the epoch, but for the steps that come from the base image.

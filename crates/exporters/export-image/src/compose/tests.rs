@@ -197,10 +197,10 @@ fn steps_of_squashed_layers_stay_as_steps_that_made_none() {
 }
 
 #[test]
-fn times_that_no_document_can_say_are_refused() {
-    let composed = |seconds| {
+fn only_times_that_documents_would_say_must_be_sayable() {
+    let composed = |config: &str, seconds| {
         single(&Source {
-            config: None,
+            config: Some(config.as_bytes()),
             base: None,
             layers: Vec::new(),
             annotations: &Places::default(),
@@ -213,10 +213,28 @@ fn times_that_no_document_can_say_are_refused() {
         .map(drop)
         .map_err(|err| err.message)
     };
-    assert_eq!(composed(253_402_300_799), Ok(()));
-    let refused = composed(253_402_300_800).expect_err("refused");
-    assert!(
-        refused.ends_with("Time.MarshalJSON: year outside of range [0,9999]"),
-        "{refused}"
+    let config =
+        |more: &str| format!(r#"{{"os":"linux","architecture":"amd64","rootfs":{{}},{more}}}"#);
+    let created = config(r#""created":"2020-01-01T00:00:00Z""#);
+    let step = config(
+        r#""history":[{"created":"2020-01-01T00:00:00Z","created_by":"a","empty_layer":true}]"#,
     );
+    // Whatever is later than the last time there is stays as it is.
+    for config in [&created, &step] {
+        for seconds in [253_402_300_799, 253_402_300_800, i64::MAX] {
+            assert_eq!(composed(config, seconds), Ok(()));
+        }
+    }
+    let refused = |what| {
+        Err(format!(
+            "failed to marshal {what}: json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year \
+             outside of range [0,9999]"
+        ))
+    };
+    assert_eq!(
+        composed(&created, -62_167_219_201),
+        refused("creation time")
+    );
+    assert_eq!(composed(&step, -62_167_219_201), refused("history"));
+    assert_eq!(composed(&step, -62_167_219_200), Ok(()));
 }
