@@ -8,7 +8,7 @@ use frontend::{Outcome, Reference};
 use oci::Platform;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Locate, Result};
 use crate::files::Files;
 use crate::image::Image;
 use crate::lower::Lowered;
@@ -50,6 +50,10 @@ pub(crate) async fn answer(
         } else {
             String::new()
         };
+        one.lowered
+            .image
+            .check_times()
+            .context("failed to marshal image config")?;
         add_metadata(&mut outcome.metadata, &suffix, &one.lowered);
         if by_platform {
             outcome

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use oci::{Platform, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::error::Error;
+
 /// What every history entry of ours carries.
 pub(crate) const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -294,6 +296,19 @@ impl Image {
         }
     }
 
+    /// Refuses times that JSON cannot say. Compat: Go's words.
+    pub(crate) fn check_times(&self) -> Result<(), Error> {
+        // What cannot be read again is in no year of four digits.
+        let sayable = |time: Timestamp| time.to_string().parse::<Timestamp>().is_ok();
+        let steps = self.history.iter().filter_map(|step| step.0.created);
+        if self.created.into_iter().chain(steps).all(sayable) {
+            return Ok(());
+        }
+        Err(Error::Says(
+            "json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year outside of range [0,9999]",
+        ))
+    }
+
     /// JSON as Go writes it.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         // Nothing in it can fail to be written: all keys are texts.
@@ -316,6 +331,30 @@ mod tests {
             String::from_utf8(image.to_json()).expect("text"),
             r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"","diff_ids":null},"config":{}}"#
         );
+    }
+
+    #[test]
+    fn years_have_four_digits() {
+        let said = |seconds| {
+            let step = History {
+                created: Some(Timestamp::from_seconds(seconds)),
+                ..History::default()
+            };
+            let image = Image {
+                history: vec![step.into()],
+                ..Image::default()
+            };
+            image.check_times().map_err(|err| err.to_string())
+        };
+        for seconds in [-62_167_219_200, 0, 253_402_300_799] {
+            assert_eq!(said(seconds), Ok(()));
+        }
+        for seconds in [-62_167_219_201, 253_402_300_800, i64::MAX] {
+            assert_eq!(
+                said(seconds).expect_err("refused"),
+                "json: error calling MarshalJSON for type *time.Time: Time.MarshalJSON: year outside of range [0,9999]"
+            );
+        }
     }
 
     #[test]
