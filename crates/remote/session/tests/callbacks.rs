@@ -361,6 +361,10 @@ async fn blobs_go_to_the_client_and_back() {
         assert_eq!(store.read(&blob.digest).expect("read"), bytes[..]);
         let read = remote.read(&cx, &blob.digest).await.expect("read");
         assert_eq!(read, bytes[..]);
+        let file = theirs.path().join("blobs/sha256").join(blob.digest.hex());
+        let access = std::fs::metadata(file).expect("a blob").permissions();
+        let writable = std::os::unix::fs::PermissionsExt::mode(&access) & 0o333;
+        assert_eq!(writable, 0, "nobody writes blobs again");
     }
     let empty = descriptor(b"");
     remote.put(&cx, &empty, "".into()).await.expect("put");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -239,6 +240,10 @@ impl Ingest {
             );
             return Err(Status::failed_precondition(text));
         }
+        // Compat: blobs never change, and their files say so.
+        let mut access = self.file.metadata().map_err(failed)?.permissions();
+        access.set_mode(access.mode() & 0o444);
+        self.file.set_permissions(access).map_err(failed)?;
         let target = blob(&self.folder, &actual);
         let dir = target.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(dir).map_err(failed)?;
