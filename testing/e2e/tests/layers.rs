@@ -304,3 +304,29 @@ fn a_local_output_keeps_or_removes_what_was_there() {
         .build(context.path(), &[&output])
         .fails_with("invalid local exporter mode \"all\"");
 }
+
+#[test]
+fn what_is_copied_is_no_link_to_what_it_was_copied_from() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let dockerfile = "FROM base AS s
+RUN echo u >/u
+FROM s AS merged
+COPY --link --from=s /u /g
+COPY --link x /h
+COPY --link x /i
+COPY x /j
+RUN [ ! /u -ef /g ] && [ ! /h -ef /i ] && [ ! /h -ef /j ] && [ ! /i -ef /j ]
+FROM scratch AS other
+COPY --from=s /u /k
+FROM s AS chain
+COPY --from=other /k /l
+RUN [ ! /u -ef /l ]
+FROM scratch
+COPY --from=merged / /a/
+COPY --from=chain /u /l /
+RUN --mount=from=base,target=/base [\"/base/bin/busybox\", \"sh\", \"-c\", \"[ ! /u -ef /l ] && [ ! /a/h -ef /a/i ]\"]
+";
+    let context = on_base(dockerfile, "//- x\nhello");
+    daemon.build(context.path(), &[]).ok();
+}

@@ -13,7 +13,7 @@
 //!    source. [`SharedInodes`] remembers this; the caller keeps it with the tree and hands in the union of a chain.
 //!    So two names of one inode inside one tree always mean a link the user made, and who writes archives may decide by
 //!    that ("met this inode before"), never by a link count.
-//! 3. A source that is itself part of the target's chain must not be shared from.
+//! 3. A source that is itself part of the target's chain, or shares files with a tree that is, must not be shared from.
 //!
 //! Compat: behaviour and texts follow solver/llbsolver/file and the copy library of fsutil.
 

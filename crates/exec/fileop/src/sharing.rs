@@ -45,6 +45,11 @@ impl SharedInodes {
         self.0.binary_search(&inode).is_ok()
     }
 
+    /// Adds those of another tree.
+    pub fn join(&mut self, other: Self) {
+        self.add(other.0);
+    }
+
     /// Adds all of `inodes`.
     pub(crate) fn add(&mut self, inodes: Vec<(u64, u64)>) {
         if self.0.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! There a layer may show only what it changed of its own parent's tree, and hide only what it removed. Most layers are
 //! like that anyway; of the others a copy is made, once, as soon as somebody looks inside such a tree. The files of the
-//! copy are those of the layer.
+//! copy are those of the layer, unless another layer there has them too ([`crate::inodes`]).
 
 use std::sync::Arc;
 
@@ -19,11 +19,15 @@ impl Cache {
     /// Puts the layers of `node`, which are all unpacked, into the shape they need where they lie.
     pub(crate) async fn reshape(&self, cx: &Cx, node: &Arc<Node>) -> Result<(), Error> {
         cx.check()?;
-        for layer in node.placed() {
+        let placed = node.placed();
+        for layer in &placed {
             let ready = !layer.elsewhere || layer.node.is_unchanged() || has_shape(&layer.node);
             if !ready {
                 self.reshape_one(cx, &layer.node).await?;
             }
+        }
+        if self.inner.snapshots.is_layered() && placed.iter().any(|layer| layer.elsewhere) {
+            return self.part(cx, node, &placed).await;
         }
         Ok(())
     }
@@ -71,7 +75,7 @@ impl Cache {
         .await
     }
 
-    fn set_shape(&self, node: &Arc<Node>, key: u64) -> Result<(), Error> {
+    pub(crate) fn set_shape(&self, node: &Arc<Node>, key: u64) -> Result<(), Error> {
         self.inner.change(node, |record| {
             if let Body::Layer { elsewhere, .. } = &mut record.body {
                 *elsewhere = Some(key);

@@ -50,6 +50,10 @@ impl MutableRef {
         &self.node
     }
 
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// The name of the record; a commit keeps it.
     pub fn id(&self) -> &RefId {
         &self.node.id
@@ -115,15 +119,6 @@ impl MutableRef {
             id: self.id().clone(),
         })?;
         Ok(self.cache.inner.snapshots.directory(key))
-    }
-
-    /// What the records below keep under `key`, the lowest first.
-    pub fn chain_meta(&self, key: &str) -> Vec<Vec<u8>> {
-        self.node
-            .parents
-            .iter()
-            .flat_map(|parent| parent.chain_meta(&self.cache.inner, key))
-            .collect()
     }
 
     /// Turns the tree into an immutable record with the same id. Nobody may write to it any more.

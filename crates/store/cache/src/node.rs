@@ -18,7 +18,7 @@ use tasks::Cx;
 
 use crate::checksum::Linked;
 use crate::record::{Body, MadeOf, Record};
-use crate::{Error, Inner, RefId};
+use crate::{Error, RefId};
 
 /// A record in use.
 pub(crate) struct Node {
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) given_away: AtomicBool,
     /// None of its layers belongs to a mutable; that never changes again.
     pub(crate) settled: AtomicBool,
+    /// No two of its layers have names of one inode.
+    pub(crate) parted: AtomicBool,
     /// Refs that name this node directly.
     pub(crate) users: AtomicUsize,
     /// Where the blob can be had.
@@ -68,6 +70,7 @@ impl Node {
             record: RwLock::new(record),
             given_away: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             provider: Mutex::new(None),
             working: Arc::default(),
@@ -218,14 +221,6 @@ impl Node {
     /// Lets go of the tree, so that the next one who asks gets a new mount.
     pub(crate) async fn close_tree(&self) {
         *self.tree.lock().await = None;
-    }
-
-    /// What the record and those below it keep under `key`, the lowest first.
-    pub(crate) fn chain_meta(self: &Arc<Self>, inner: &Inner, key: &str) -> Vec<Vec<u8>> {
-        self.layers()
-            .iter()
-            .filter_map(|layer| inner.meta(&layer.id, key))
-            .collect()
     }
 
     /// The chain below a mutable record.

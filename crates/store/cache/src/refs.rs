@@ -122,11 +122,6 @@ impl Ref {
         Ok(keys.iter().map(|key| snapshots.directory(*key)).collect())
     }
 
-    /// What this record and those below it keep under `key`, the lowest first.
-    pub fn chain_meta(&self, key: &str) -> Vec<Vec<u8>> {
-        self.node().chain_meta(&self.held.cache.inner, key)
-    }
-
     /// What was kept under `key` with this record.
     pub fn meta(&self, key: &str) -> Option<Vec<u8>> {
         self.held.cache.inner.meta(self.id(), key)

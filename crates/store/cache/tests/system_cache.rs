@@ -800,7 +800,6 @@ async fn what_is_written_beside_the_mount_is_seen_by_the_next_one() {
     let fixture = Fixture::new();
     let cache = fixture.open();
     let base = fixture.layer(&cache, None, &[("a", "1")]).await;
-    base.set_meta("inodes", b"of a").expect("kept");
     let tree = fixture.mutable(&cache, Some(&base)).await;
     tree.tree(&fixture.cx).await.expect("mounted");
     assert_eq!(base.layer_directories().expect("known").len(), 1);
@@ -814,9 +813,4 @@ async fn what_is_written_beside_the_mount_is_seen_by_the_next_one() {
         listing(&tree.tree(&fixture.cx).await.expect("mounted").path()),
         ["a=1", "b=1"]
     );
-    tree.set_meta("inodes", b"of b").expect("kept");
-    assert_eq!(tree.meta("inodes").as_deref(), Some(&b"of b"[..]));
-    assert_eq!(tree.chain_meta("inodes"), [b"of a"]);
-    let top = tree.commit(&fixture.cx, "").await.expect("committed");
-    assert_eq!(top.chain_meta("inodes"), [b"of a", b"of b"]);
 }
