@@ -103,6 +103,19 @@ impl Chains {
         Ok(blob)
     }
 
+    /// A layer as the cache lists it.
+    fn listed(&self, layer: &Ref, blob: LayerBlob) -> Result<LayerBlob, Error> {
+        if !self.options.force {
+            return Ok(blob);
+        }
+        let as_it_is = layer::Options {
+            force: false,
+            ..self.options.clone()
+        };
+        let own = layer.known_layer(&as_it_is)?;
+        Ok(dated(blob, own.as_ref()))
+    }
+
     /// The topmost layer of a ref, if all its blobs are known.
     pub(crate) fn top(&mut self, layers: &mut Layers, of: &Ref) -> Result<Option<LayerId>, Error> {
         let mut path = Vec::new();
@@ -131,7 +144,7 @@ impl Chains {
             let blob = if whole { self.blob(&layer)? } else { None };
             match blob {
                 Some(blob) => {
-                    let top = layers.add(blob.into(), below);
+                    let top = layers.add(self.listed(&layer, blob)?.into(), below);
                     self.tops.insert(layer.id().clone(), top);
                     below = Some(top);
                 }
@@ -149,7 +162,7 @@ impl Chains {
         let mut below = None;
         for layer in of.layer_refs() {
             match self.blob(&layer)? {
-                Some(blob) => below = Some(layers.add(blob.into(), below)),
+                Some(blob) => below = Some(layers.add(self.listed(&layer, blob)?.into(), below)),
                 None => {
                     self.lacking.insert(of.id().clone());
                     return Ok(None);
@@ -168,9 +181,37 @@ fn is_asked_for(err: &cache::Error) -> bool {
     matches!(err, cache::Error::Layer(layer::Error::Level { .. }))
 }
 
+/// Compat: what was made of another blob has no date (cache/remote.go).
+fn dated(blob: LayerBlob, own: Option<&LayerBlob>) -> LayerBlob {
+    let is_own = own.is_some_and(|own| own.descriptor.digest == blob.descriptor.digest);
+    LayerBlob {
+        created: blob.created.filter(|_| is_own),
+        ..blob
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use oci::{Descriptor, Digest, media_type};
+
     use super::*;
+
+    #[test]
+    fn converted_layers_have_no_date() {
+        let layer = |text: &str| LayerBlob {
+            descriptor: Descriptor::new(media_type::OCI_LAYER, Digest::of(text), 1),
+            diff_id: Digest::of("same"),
+            created: Some(SystemTime::UNIX_EPOCH),
+            description: String::new(),
+            provider: None,
+        };
+        let date = |own: Option<&LayerBlob>| dated(layer("a"), own).created;
+        assert_eq!(date(Some(&layer("a"))), Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(date(Some(&layer("b"))), None);
+        assert_eq!(date(None), None);
+    }
 
     #[test]
     fn only_wrong_options_fail_an_export() {
