@@ -1,6 +1,7 @@
 //! Content stores of the client: OCI layouts to build from, folders for caches, targets of exports.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +21,11 @@ use crate::{Error, Group, MAX_MESSAGE, PART, Session, metadata};
 
 /// Parts that may wait for the connection.
 const QUEUE: usize = 4;
+
+/// The first wait for somebody else's write, at most; each further one may be twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(16);
+/// No wait is longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// A store that sessions of a build offer under a name: `oci:NAME`, `local:DIR` or `export`. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,15 +122,24 @@ impl Store {
     }
 
     async fn write(&self, cx: &Cx, blob: &Descriptor, from: Source) -> Result<(), Error> {
-        let answer = self
-            .group
-            .any(cx, async |session| {
-                self.write_into(cx, &session, blob, from.clone()).await
-            })
-            .await;
-        match answer {
-            Err(err) if err.code() == Some(Code::AlreadyExists) => Ok(()),
-            answer => answer,
+        let mut longest = FIRST_WAIT;
+        loop {
+            let answer = self
+                .group
+                .any(cx, async |session| {
+                    self.write_into(cx, &session, blob, from.clone()).await
+                })
+                .await;
+            match answer {
+                Err(err) if err.code() == Some(Code::AlreadyExists) => return Ok(()),
+                Err(err) if is_locked(&err) => {
+                    tracing::debug!(digest = %blob.digest, "somebody else writes the blob, waiting");
+                    let wait = rand::random_range(Duration::ZERO..longest);
+                    cx.run(tokio::time::sleep(wait)).await?;
+                    longest = (longest * 2).min(LONGEST_WAIT);
+                }
+                answer => return answer,
+            }
         }
     }
 
@@ -218,6 +233,11 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether another write of the same blob goes on. When that is done the blob is there.
+fn is_locked(err: &Error) -> bool {
+    err.code() == Some(Code::Unavailable) && err.to_string().contains(" locked for ")
 }
 
 fn unreadable(source: std::io::Error) -> Error {

@@ -5,6 +5,7 @@ mod daemon;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use daemon::Daemon;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 use tasks::Cx;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 
 #[tokio::test]
 async fn a_session_is_found_by_id_with_and_without_prefix() {
@@ -374,6 +378,67 @@ async fn blobs_go_to_the_client_and_back() {
     );
     let ingest = std::fs::read_dir(theirs.path().join("ingest")).expect("list");
     assert_eq!(ingest.count(), 0, "nothing unfinished is left");
+}
+
+/// Says three times that somebody else writes.
+#[derive(Clone)]
+struct Busy<S> {
+    inner: S,
+    tries: Arc<AtomicUsize>,
+}
+
+impl<S: NamedService> NamedService for Busy<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Busy<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = futures::future::BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if self.tries.fetch_add(1, Ordering::Relaxed) < 3 {
+            let said = "ref layer-sha256:0 locked for 1.1ms (since now): unavailable";
+            let answer = tonic::Status::unavailable(said).into_http();
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
+        Box::pin(self.inner.call(request))
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_somebody_else_writes_is_waited_for() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let theirs = tempfile::tempdir().expect("a scratch folder");
+    let folders = BTreeMap::from([("export".to_owned(), theirs.path().to_owned())]);
+    let mut client = Client::new("").await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    let busy = Busy {
+        inner: stores::Stores::new(folders).service(),
+        tries: tries.clone(),
+    };
+    client.add(busy, stores::METHODS);
+    let (session, _client) = daemon.attach(&cx, client).await;
+    let group = daemon.manager.group([session.id()]);
+    let remote = session::stores::Store::new(&group, "export");
+    let blob = descriptor(b"{}");
+    remote.put(&cx, &blob, "{}".into()).await.expect("put");
+    assert_eq!(tries.load(Ordering::Relaxed), 4);
+    let size = remote.size(&cx, &blob.digest).await.expect("asked");
+    assert_eq!(size, Some(2));
 }
 
 #[tokio::test]
