@@ -19,6 +19,9 @@ impl Repository {
         let Some(tag) = self.reference.tag() else {
             return Ok(None);
         };
+        if self.reference.digest().is_some() {
+            return Ok(None);
+        }
         let host = inner.hosts.push(domain, self.insecure).await?;
         let _permit = inner.limits.of(domain).enter(cx, OCI_MANIFEST).await?;
         let access = Access::push(inner, cx, &*self.who, domain, path, self.insecure);

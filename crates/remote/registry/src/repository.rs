@@ -137,7 +137,7 @@ impl Repository {
         self.target(store, progress).blob(cx, blob, origin).await
     }
 
-    /// Pushes a manifest that is in the store, under the tag of the reference. What it lists must be there already.
+    /// Pushes a manifest that is in the store, under the tag of the reference if it means that manifest. What it lists must be there already.
     pub async fn push_manifest(
         &self,
         cx: &Cx,
@@ -146,11 +146,15 @@ impl Repository {
         store: &Store,
         progress: &Progress,
     ) -> Result<(), Error> {
-        let digest = manifest.digest.to_string();
-        let name = match (self.reference.tag(), self.reference.digest()) {
-            (Some(tag), _) => tag,
-            (None, Some(_)) => digest.as_str(),
-            (None, None) => "latest",
+        // Compat: a name with a digest means that manifest alone; any other is pushed without a tag.
+        let is_meant = self
+            .reference
+            .digest()
+            .is_none_or(|it| *it == manifest.digest);
+        let name = match self.reference.tag() {
+            Some(tag) if is_meant => tag,
+            None if self.reference.digest().is_none() => "latest",
+            _ => manifest.digest.as_str(),
         };
         self.target(store, progress)
             .manifest(cx, manifest, name, standing)

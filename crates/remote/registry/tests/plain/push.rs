@@ -8,7 +8,7 @@ use crate::server::{Answer, Request, Server};
 use crate::world::{World, nobody, reference};
 use oci::{Descriptor, Digest, media_type};
 use progress::Progress;
-use registry::{Origin, Push};
+use registry::{Origin, Push, Standing};
 
 /// Takes everything, and knows what it has.
 fn registry(change: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
@@ -153,6 +153,29 @@ async fn a_name_with_a_digest_and_no_tag_gets_none() {
             .expect("pushed");
         let last = server.lines().pop().expect("some");
         assert_eq!(last, format!("PUT /v2/my/image/manifests/{target}"));
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_gets_the_tag_of_a_name_that_means_it() {
+    let world = World::new();
+    let image = image(&world);
+    let own = format!(":v@{}", image.root.digest);
+    let other = format!(":v@{}", image.layer.digest);
+    for (rest, tagged) in [(":v", true), (own.as_str(), true), (other.as_str(), false)] {
+        let server = registry(|_| None);
+        let name = reference(&format!("{}/my/cache{rest}", server.host()));
+        let repository = world.client.repository(nobody(), &name, false);
+        let progress = Progress::none();
+        let standing = Standing::PutAgain;
+        repository
+            .push_manifest(&world.cx, &image.root, standing, &world.store, &progress)
+            .await
+            .expect("pushed");
+        let digest = image.root.digest.as_str();
+        let place = if tagged { "v" } else { digest };
+        let wanted = format!("PUT /v2/my/cache/manifests/{place}");
+        assert_eq!(server.lines(), [wanted], "{rest}");
     }
 }
 
