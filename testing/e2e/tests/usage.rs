@@ -49,6 +49,26 @@ fn on_disk(root: &Path) -> u64 {
 }
 
 #[test]
+fn records_have_the_names_of_their_steps() {
+    require!(root, busybox);
+    let daemon = Daemon::start();
+    let context = on_base("COPY x /x\nCOPY --link x /y\nWORKDIR /w", "//- x\nhello");
+    daemon.build(context.path(), &[]).ok();
+    let records = records(&daemon, &[]);
+    let names = records.iter().filter_map(|it| it["description"].as_str());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with('[')).collect();
+    names.sort_unstable();
+    let wanted = [
+        "[1/5] COPY --chmod=755 busybox /bin/busybox",
+        "[3/5] COPY x /x",
+        "[4/5] COPY --link x /y",
+        "[4/5] LINK COPY --link x /y",
+        "[5/5] WORKDIR /w",
+    ];
+    assert_eq!(names, wanted);
+}
+
+#[test]
 fn usage_is_listed_filtered_shown_and_pruned() {
     require!(root, busybox);
     let mut daemon = Daemon::start();

@@ -33,6 +33,8 @@ pub(crate) fn cache_map<M: Message + Name>(
 /// A merge op.
 pub struct MergeOp {
     worker: Arc<Worker>,
+    /// What users see.
+    name: String,
     op: pb::MergeOp,
     inputs: usize,
 }
@@ -40,6 +42,7 @@ pub struct MergeOp {
 impl MergeOp {
     pub(crate) fn new(
         worker: Arc<Worker>,
+        name: &str,
         op: pb::MergeOp,
         inputs: usize,
     ) -> Result<Self, Failure> {
@@ -51,7 +54,12 @@ impl MergeOp {
         if !op.inputs.iter().all(known) {
             return Err(user("merge op names an input that is not there"));
         }
-        Ok(Self { worker, op, inputs })
+        Ok(Self {
+            worker,
+            name: name.to_owned(),
+            op,
+            inputs,
+        })
     }
 
     pub(crate) fn worker(&self) -> &Worker {
@@ -71,7 +79,7 @@ impl MergeOp {
         let merged = self
             .worker
             .cache
-            .merge(&trees, described("merge"))
+            .merge(&trees, described(&self.name))
             .map_err(|err| Failure::from_error(&err))?;
         Ok(vec![Value(merged)])
     }
@@ -84,12 +92,19 @@ pub(crate) fn merge_key(op: &pb::MergeOp, inputs: usize) -> CacheMap {
 /// A diff op.
 pub struct DiffOp {
     worker: Arc<Worker>,
+    /// What users see.
+    name: String,
     op: pb::DiffOp,
     inputs: usize,
 }
 
 impl DiffOp {
-    pub(crate) fn new(worker: Arc<Worker>, op: pb::DiffOp, inputs: usize) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        name: &str,
+        op: pb::DiffOp,
+        inputs: usize,
+    ) -> Result<Self, Failure> {
         let (Some(lower), Some(upper)) = (&op.lower, &op.upper) else {
             return Err(user("diff op must have lower and upper input"));
         };
@@ -100,7 +115,12 @@ impl DiffOp {
                 "invalid input index for diff op with {inputs} inputs"
             )));
         }
-        Ok(Self { worker, op, inputs })
+        Ok(Self {
+            worker,
+            name: name.to_owned(),
+            op,
+            inputs,
+        })
     }
 
     pub(crate) fn worker(&self) -> &Worker {
@@ -124,7 +144,13 @@ impl DiffOp {
         let upper = side(self.op.upper.is_some_and(|it| it.input != SCRATCH));
         let cache = &self.worker.cache;
         let made = cache
-            .diff(&work.cx, lower, upper, described("diff"), &work.progress)
+            .diff(
+                &work.cx,
+                lower,
+                upper,
+                described(&self.name),
+                &work.progress,
+            )
             .await
             .map_err(|err| Failure::from_error(&err))?;
         Ok(vec![Value(made)])

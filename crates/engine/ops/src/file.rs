@@ -11,7 +11,6 @@ use std::sync::atomic::AtomicBool;
 use cache::{MutableRef, RecordOptions};
 use diagnostics::Failure;
 use proto::pb;
-use proto::pb::file_action::Action;
 use solver::Work;
 
 use crate::exec_mounts::user;
@@ -21,6 +20,8 @@ use crate::{Remains, Value, Worker};
 /// A file op.
 pub struct FileOp {
     pub(crate) worker: Arc<Worker>,
+    /// What users see.
+    name: String,
     pub(crate) op: pb::FileOp,
     pub(crate) inputs: usize,
 }
@@ -35,8 +36,18 @@ enum From {
 
 impl FileOp {
     /// Checks that all indexes point backwards.
-    pub(crate) fn new(worker: Arc<Worker>, op: pb::FileOp, inputs: usize) -> Result<Self, Failure> {
-        let op = Self { worker, op, inputs };
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        name: &str,
+        op: pb::FileOp,
+        inputs: usize,
+    ) -> Result<Self, Failure> {
+        let op = Self {
+            worker,
+            name: name.to_owned(),
+            op,
+            inputs,
+        };
         for (index, action) in op.op.actions.iter().enumerate() {
             for place in [action.input, action.secondary_input] {
                 if let From::Action(earlier) = op.from(place)
@@ -95,7 +106,7 @@ impl FileOp {
             let state = if self.users(index) == 1 && action.output < 0 {
                 state
             } else {
-                state.committed(work).await?
+                state.committed(work, &self.name).await?
             };
             states.push(state);
         }
@@ -119,12 +130,9 @@ impl FileOp {
         action: &pb::FileAction,
     ) -> Result<State, (Failure, Option<Box<Open>>)> {
         let open = self.prepared(work, inputs, states, action).await;
-        let (mut open, second) = open.map_err(|err| (err, None))?;
+        let (open, second) = open.map_err(|err| (err, None))?;
         match actions::apply(self, work, inputs, &open, &second, action).await {
-            Ok(()) => {
-                open.description = describe(action);
-                Ok(State::Open(Box::new(open)))
-            }
+            Ok(()) => Ok(State::Open(Box::new(open))),
             Err(err) => Err((err, Some(Box::new(open)))),
         }
     }
@@ -145,11 +153,7 @@ impl FileOp {
         results.resize(self.op.actions.len(), None);
         if let Some(open) = left {
             // The step is over, and so may be what it could be cancelled by.
-            match open
-                .tree
-                .commit(&tasks::Cx::root(), &open.description)
-                .await
-            {
+            match open.tree.commit(&tasks::Cx::root(), &self.name).await {
                 Ok(tree) => results[index] = Some(Value(Some(tree))),
                 Err(err) => {
                     tracing::warn!(error = %fault::chain(&err), "state of a failed step is lost");
@@ -167,12 +171,11 @@ impl FileOp {
         states: &mut [State],
         action: &pb::FileAction,
     ) -> Result<(Open, Value), Failure> {
-        let description = describe(action);
         let open = match self.from(action.input) {
             From::Action(index) => match std::mem::replace(&mut states[index], State::Taken) {
                 State::Open(open) => *open,
                 State::Done(value) => {
-                    let open = self.open(work, &value, &description).await?;
+                    let open = self.open(work, &value).await?;
                     states[index] = State::Done(value);
                     open
                 }
@@ -180,16 +183,16 @@ impl FileOp {
             },
             From::Input(index) => {
                 let value = inputs.get(index).cloned().unwrap_or_default();
-                self.open(work, &value, &description).await?
+                self.open(work, &value).await?
             }
-            From::Nothing => self.open(work, &Value(None), &description).await?,
+            From::Nothing => self.open(work, &Value(None)).await?,
         };
         let second = match self.from(action.secondary_input) {
             From::Nothing => Value(None),
             From::Input(index) => inputs.get(index).cloned().unwrap_or_default(),
             From::Action(index) => {
                 let state = std::mem::replace(&mut states[index], State::Taken)
-                    .committed(work)
+                    .committed(work, &self.name)
                     .await?;
                 let value = state
                     .value()
@@ -201,9 +204,9 @@ impl FileOp {
         Ok((open, second))
     }
 
-    async fn open(&self, work: &Work, parent: &Value, description: &str) -> Result<Open, Failure> {
+    async fn open(&self, work: &Work, parent: &Value) -> Result<Open, Failure> {
         let options = RecordOptions {
-            description: description.to_owned(),
+            description: self.name.clone(),
             ..RecordOptions::default()
         };
         let tree = self
@@ -215,7 +218,6 @@ impl FileOp {
         Ok(Open {
             tree,
             base: parent.clone(),
-            description: description.to_owned(),
             mounted: AtomicBool::new(false),
         })
     }
@@ -226,7 +228,6 @@ pub(crate) struct Open {
     tree: MutableRef,
     /// What it stands on.
     base: Value,
-    description: String,
     /// Somebody looked at the whole tree.
     mounted: AtomicBool,
 }
@@ -242,12 +243,12 @@ enum State {
 }
 
 impl State {
-    async fn committed(self, work: &Work) -> Result<Self, Failure> {
+    async fn committed(self, work: &Work, description: &str) -> Result<Self, Failure> {
         match self {
             Self::Open(open) => {
                 let tree = open
                     .tree
-                    .commit(&work.cx, &open.description)
+                    .commit(&work.cx, description)
                     .await
                     .map_err(|err| Failure::from_error(&err))?;
                 Ok(Self::Done(Value(Some(tree))))
@@ -261,16 +262,5 @@ impl State {
             Self::Done(value) => Some(value.clone()),
             Self::Open(..) | Self::Taken => None,
         }
-    }
-}
-
-fn describe(action: &pb::FileAction) -> String {
-    match &action.action {
-        Some(Action::Copy(copy)) => format!("copy {} {}", copy.src, copy.dest),
-        Some(Action::Mkfile(mkfile)) => format!("mkfile {}", mkfile.path),
-        Some(Action::Mkdir(mkdir)) => format!("mkdir {}", mkdir.path),
-        Some(Action::Rm(rm)) => format!("rm {}", rm.path),
-        Some(Action::Symlink(link)) => format!("symlink {} -> {}", link.newpath, link.oldpath),
-        None => String::new(),
     }
 }

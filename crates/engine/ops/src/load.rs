@@ -90,7 +90,13 @@ pub fn load_parsed(parsed: llb::Parsed, options: &LoadOptions) -> Result<Loaded,
                 index: edge.output,
             })
             .collect();
-        let op = operation(options, vertex.op, &vertex.metadata, &vertex.digest)?;
+        let op = operation(
+            options,
+            &vertex.name,
+            vertex.op,
+            &vertex.metadata,
+            &vertex.digest,
+        )?;
         vertices.push(Arc::new(Vertex {
             digest: vertex.digest,
             original: Some(vertex.original),
@@ -149,6 +155,7 @@ fn check_entitlements(op: &pb::Op, granted: &Entitlements) -> Result<(), Failure
 
 fn operation(
     options: &LoadOptions,
+    name: &str,
     op: pb::Op,
     metadata: &pb::OpMetadata,
     digest: &oci::Digest,
@@ -174,10 +181,12 @@ fn operation(
             account: worker.usages.account(digest),
         })),
         Some(pb::op::Op::File(file)) => {
-            Op::File(Box::new(FileOp::new(worker.clone(), file, inputs)?))
+            Op::File(Box::new(FileOp::new(worker.clone(), name, file, inputs)?))
         }
-        Some(pb::op::Op::Merge(merge)) => Op::Merge(MergeOp::new(worker.clone(), merge, inputs)?),
-        Some(pb::op::Op::Diff(diff)) => Op::Diff(DiffOp::new(worker.clone(), diff, inputs)?),
+        Some(pb::op::Op::Merge(merge)) => {
+            Op::Merge(MergeOp::new(worker.clone(), name, merge, inputs)?)
+        }
+        Some(pb::op::Op::Diff(diff)) => Op::Diff(DiffOp::new(worker.clone(), name, diff, inputs)?),
         Some(pb::op::Op::Build(build)) => {
             Op::Build(BuildOp::new(build, inputs, options.nested.clone()))
         }

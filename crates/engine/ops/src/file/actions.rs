@@ -40,7 +40,7 @@ impl Looked {
 
     /// Scratch as a source: an empty directory.
     async fn nothing(op: &FileOp, work: &Work) -> Result<Self, Failure> {
-        let nothing = op.open(work, &Value(None), "scratch").await?;
+        let nothing = op.open(work, &Value(None)).await?;
         let tree = nothing.tree.tree(&work.cx).await;
         let looked = Self::new(tree.map_err(|err| Failure::from_error(&err))?)?;
         Ok(Self {
