@@ -277,12 +277,27 @@ fn cache_exports(cache: wire::CacheOptions) -> Result<Vec<ExporterRequest>, Stat
     let mut inline = false;
     exports.retain(|export| export.kind != "inline" || !std::mem::replace(&mut inline, true));
     for (index, export) in exports.iter().enumerate() {
-        if exports[..index].contains(export) {
+        if exports[..index]
+            .iter()
+            .any(|before| same_place(before, export))
+        {
             let text = format!("duplicate cache exports [{}]", export.kind);
             return Err(Failure::new(Class::User, text).to_status());
         }
     }
     Ok(exports)
+}
+
+/// Whether one cache would overwrite the other.
+fn same_place(one: &ExporterRequest, other: &ExporterRequest) -> bool {
+    let tag = |export: &ExporterRequest| {
+        let place = export.attrs.get("ref").filter(|place| !place.is_empty());
+        place.filter(|_| export.kind == "registry").cloned()
+    };
+    match (tag(one), tag(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 /// A time as Go prints it with nanoseconds: trailing zeros of the fraction cut.
@@ -343,6 +358,22 @@ mod tests {
         assert_eq!(refusal(twice("registry")), (tonic::Code::Unknown, text));
         let request = solve_request(twice("inline")).expect("a request");
         assert_eq!(request.cache_exports.len(), 1);
+    }
+
+    #[test]
+    fn two_caches_under_one_tag_are_refused() {
+        let export = |kind: &str, mode: &str| ExporterRequest {
+            kind: kind.into(),
+            attrs: [("ref", "example.com/a:b"), ("mode", mode)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        };
+        let same = |one: (&str, &str), other: (&str, &str)| {
+            same_place(&export(one.0, one.1), &export(other.0, other.1))
+        };
+        assert!(same(("registry", "min"), ("registry", "max")));
+        assert!(!same(("registry", "max"), ("s3", "max")));
+        assert!(!same(("s3", "min"), ("s3", "max")));
     }
 
     #[test]
