@@ -80,9 +80,12 @@ impl Form {
     /// A layer as the manifest lists it.
     fn listed(self, blob: &Blob) -> Descriptor {
         let given = &blob.descriptor;
-        let media_type = layer::convert_media_type(&given.media_type, self.oci_types, true);
+        // Compat: a cache has all its layers, those that an image would not have as well.
+        let media_type = layer::convert_media_type(&given.media_type, self.oci_types, false);
         let mut listed = Descriptor::new(&media_type, given.digest.clone(), given.size);
-        listed.urls.clone_from(&given.urls);
+        if !layer::is_nondistributable(&given.media_type) {
+            listed.urls.clone_from(&given.urls);
+        }
         listed.annotations.clone_from(&given.annotations);
         let annotations = &mut listed.annotations;
         annotations.insert(DIFF_ID.to_owned(), blob.diff_id.to_string());
@@ -146,6 +149,7 @@ pub fn flag(key: &str, value: &str) -> Result<bool, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layers::Whence;
 
     fn parse(attrs: &[(&str, &str)]) -> Result<Form, String> {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -162,5 +166,26 @@ mod tests {
             parse(&[("image-manifest", "yes")]),
             Err("failed to parse image-manifest: strconv.ParseBool: parsing \"yes\": invalid syntax".to_owned())
         );
+    }
+
+    #[test]
+    fn foreign_layers_are_ordinary_ones_of_a_cache() {
+        let mut given = Descriptor::new(media_type::DOCKER_LAYER_FOREIGN_GZIP, Digest::of("x"), 1);
+        given.urls = vec!["https://example.com/x".to_owned()];
+        let blob = Blob {
+            descriptor: given,
+            diff_id: Digest::of("y"),
+            created: None,
+            description: String::new(),
+            whence: Whence::Here,
+        };
+        for (oci_types, wanted) in [
+            (true, media_type::OCI_LAYER_GZIP),
+            (false, media_type::DOCKER_LAYER_GZIP),
+        ] {
+            let image = oci_types;
+            let listed = Form { oci_types, image }.listed(&blob);
+            assert_eq!((listed.media_type.as_str(), listed.urls.len()), (wanted, 0));
+        }
     }
 }
