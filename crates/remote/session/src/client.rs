@@ -7,6 +7,7 @@ mod seeds;
 pub mod ssh;
 pub mod stores;
 mod token;
+mod unknown;
 pub mod upload;
 
 use std::time::Duration;
@@ -98,7 +99,8 @@ impl Client {
         let mut client = ControlClient::new(control)
             .max_decoding_message_size(crate::MAX_MESSAGE)
             .max_encoding_message_size(crate::MAX_MESSAGE);
-        let serve = serve(self.services.routes(), tunnel, ended, cx.clone());
+        let methods = unknown::Methods::new(self.methods);
+        let serve = serve(self.services.routes(), methods, tunnel, ended, cx.clone());
         let overdue = async {
             cx.cancelled().await;
             tokio::time::sleep(GRACE).await;
@@ -133,7 +135,13 @@ impl Client {
 }
 
 /// Serves the one connection there is.
-async fn serve(routes: Routes, tunnel: Tunnel, ended: Cx, cx: Cx) -> Result<(), Error> {
+async fn serve(
+    routes: Routes,
+    methods: unknown::Methods,
+    tunnel: Tunnel,
+    ended: Cx,
+    cx: Cx,
+) -> Result<(), Error> {
     let stop = async move {
         tokio::select! {
             _ = cx.cancelled() => {}
@@ -148,6 +156,7 @@ async fn serve(routes: Routes, tunnel: Tunnel, ended: Cx, cx: Cx) -> Result<(), 
         .initial_connection_window_size(crate::CONNECTION_WINDOW)
         .max_frame_size(crate::FRAME_SIZE)
         .http2_max_header_list_size(crate::HEADER_LIST)
+        .layer(methods)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, stop)
         .await

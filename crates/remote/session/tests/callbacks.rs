@@ -39,6 +39,31 @@ async fn a_session_is_found_by_id_with_and_without_prefix() {
 }
 
 #[tokio::test]
+async fn what_a_client_does_not_offer_is_refused_by_name() {
+    let daemon = Daemon::start().await;
+    let cx = Cx::root();
+    let (session, _client) = daemon.attach(&cx, Client::new("").await).await;
+    for (path, text) in [
+        ("/a.v1.B/C", "unknown service a.v1.B"),
+        (
+            "/grpc.health.v1.Health/Guess",
+            "unknown method Guess for service grpc.health.v1.Health",
+        ),
+    ] {
+        let mut calls = tonic::client::Grpc::new(session.channel());
+        calls.ready().await.expect("a connection");
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let path = http::uri::PathAndQuery::from_static(path);
+        let answer = calls.unary(tonic::Request::new(()), path, codec).await;
+        let status = answer.expect_err("refused");
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::Unimplemented, text)
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_session_ends_with_its_client() {
     let daemon = Daemon::start().await;
     let cx = Cx::root();
@@ -560,10 +585,7 @@ impl proto::exporter::exporter_server::Exporter for Chooser {
 async fn choose(
     finalized: Option<tonic::Code>,
 ) -> (Vec<proto::exporter::ExporterRequest>, Result<(), Error>) {
-    const METHODS: &[&str] = &[
-        "/moby.exporter.v1.Exporter/FindExporters",
-        "/moby.exporter.v1.Exporter/FinalizeExport",
-    ];
+    const METHODS: &[&str] = &["FindExporters", "FinalizeExport"];
     let daemon = Daemon::start().await;
     let cx = Cx::root();
     let mut client = Client::new("").await;
