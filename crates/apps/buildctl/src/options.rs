@@ -105,7 +105,8 @@ fn destination(
 
 /// One `--export-cache` or `--import-cache`; `flag` names it in errors.
 pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
-    if !option.contains('=') {
+    // Compat: whatever names no type is a ref, whatever else it looks like.
+    if !option.contains("type=") {
         eprintln!("{flag} {option} is deprecated, use {flag} type=registry,ref={option}");
         return Ok(CacheOption {
             kind: "registry".to_owned(),
@@ -189,6 +190,29 @@ mod tests {
         }
         let unknown = output("type=image,psuh=true").expect("it may mean something to the daemon");
         assert_eq!(unknown.attrs["psuh"], "true");
+    }
+
+    #[test]
+    fn a_cache_without_a_type_is_a_ref() {
+        for text in [
+            "a.b/c:d",
+            "ref=x",
+            "mode=max",
+            "TYPE=registry,REF=a.b/c",
+            "\"",
+        ] {
+            let option = cache("--import-cache", text).expect("a ref");
+            assert_eq!(option.kind, "registry");
+            let attrs = BTreeMap::from([("ref".to_owned(), text.to_owned())]);
+            assert_eq!(option.attrs, attrs);
+        }
+        let option = cache("--import-cache", "Type=local,subtype=x,SRC=y").expect("has a type");
+        assert_eq!(
+            (option.kind.as_str(), &*option.attrs["src"]),
+            ("local", "y")
+        );
+        let err = cache("--export-cache", "type=,ref=x").expect_err("no type");
+        assert_eq!(err.to_string(), "--export-cache requires type=<type>");
     }
 
     #[test]
