@@ -75,6 +75,7 @@ impl Caches {
             "local" => {
                 let src = given(&import, "src", "local cache importer requires src")?.to_owned();
                 let dir = PathBuf::from(&src);
+                check_named(&import)?;
                 match find(&dir, &import) {
                     Ok(digest) => {
                         import.attrs.insert("digest".to_owned(), digest);
@@ -131,6 +132,18 @@ fn flag(key: &str, value: &str) -> Result<bool, Error> {
             "failed to parse {key} attribute: strconv.ParseBool: parsing {value:?}: invalid syntax"
         ),
     })
+}
+
+/// Which cache of a folder is meant has to be said; not a word of it means the latest.
+fn check_named(import: &CacheOption) -> Result<(), Error> {
+    let said = |key| import.attrs.get(key).map(String::as_str);
+    match (said("digest").unwrap_or_default(), said("tag")) {
+        ("", Some("")) => Err(Error::Option {
+            text: "local cache importer requires either explicit digest, \"latest\" tag or custom tag on index.json"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// The digest of the cache in a folder, or why there is none.
@@ -290,6 +303,29 @@ mod tests {
             error(false, option("registry", &[])),
             "registry cache importer requires ref"
         );
+    }
+
+    #[test]
+    fn an_empty_tag_names_no_cache() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let src = dir.path().display().to_string();
+        let digest = put(dir.path(), "aa", "{}");
+        let prepare = |attrs: &[(&str, &str)]| {
+            let mut build = Build::frontend("dockerfile.v0");
+            build.cache_imports = vec![option("local", attrs)];
+            Caches::prepare(&mut build)
+        };
+        for attrs in [
+            [("src", src.as_str()), ("tag", ""), ("digest", "")],
+            [("src", "/no/such/folder"), ("tag", ""), ("digest", "")],
+        ] {
+            assert_eq!(
+                prepare(&attrs).expect_err("refused").to_string(),
+                "local cache importer requires either explicit digest, \"latest\" tag or custom tag on index.json"
+            );
+        }
+        let named = prepare(&[("src", &src), ("tag", ""), ("digest", &digest)]);
+        assert_eq!(named.expect("the digest says which").stores.len(), 1);
     }
 
     #[test]
