@@ -54,7 +54,7 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     if args.explain {
         crate::explain::after(&connection.client, &id).await;
     }
-    let answer = result.context("failed to solve")?;
+    let answer = result.map_err(unsolved)?;
     if let Some(path) = &args.metadata_file {
         write_metadata(path, &answer.response)?;
     }
@@ -62,6 +62,16 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
         answer::print(&answer.metadata)?;
     }
     Ok(())
+}
+
+/// Compat: only what the daemon answers is a failure to solve; what is wrong here speaks for itself.
+fn unsolved(err: client::Error) -> anyhow::Error {
+    let is_bare = err.is_of_this_machine();
+    let err = anyhow::Error::new(err);
+    match is_bare {
+        true => err,
+        false => err.context("failed to solve"),
+    }
 }
 
 /// Waits for `work`, calling `tick` now and then.
@@ -238,6 +248,15 @@ mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::*;
+
+    #[test]
+    fn what_is_wrong_on_this_machine_is_no_failure_to_solve() {
+        let text = "registry cache exporter requires ref".to_owned();
+        let err = unsolved(client::Error::Option { text });
+        assert_eq!(format!("{err:#}"), "registry cache exporter requires ref");
+        let refused = client::Error::from(diagnostics::Failure::new(fault::Class::User, "no"));
+        assert_eq!(format!("{:#}", unsolved(refused)), "failed to solve: no");
+    }
 
     #[test]
     fn what_is_no_plain_file_is_written_to_and_stays() {

@@ -102,6 +102,20 @@ pub enum Error {
     Daemon(#[from] Failure),
 }
 
+impl Error {
+    /// Whether a build failed for what is wrong on this machine, and not for what the daemon answered.
+    pub fn is_of_this_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::Local { .. }
+                | Self::Output { .. }
+                | Self::Option { .. }
+                | Self::TwoLayouts
+                | Self::Index { .. }
+        )
+    }
+}
+
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
         let failure = Failure::from_status(&status);

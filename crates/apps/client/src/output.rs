@@ -106,10 +106,7 @@ fn target(output: &Output) -> Result<Option<Target>, Error> {
         Destination::None => None,
         Destination::Directory(path) => Some(Target::Directory {
             path: path.clone(),
-            delete: output
-                .attrs
-                .get("mode")
-                .is_some_and(|mode| mode.trim().eq_ignore_ascii_case("delete")),
+            delete: is_delete(output.attrs.get("mode").map_or("", String::as_str))?,
         }),
         Destination::File(path) => {
             check_parent(path)?;
@@ -125,6 +122,17 @@ fn target(output: &Output) -> Result<Option<Target>, Error> {
     })
 }
 
+/// Whether what is in the directory and not in the result goes.
+fn is_delete(mode: &str) -> Result<bool, Error> {
+    match mode.trim().to_lowercase().as_str() {
+        "" | "copy" => Ok(false),
+        "delete" => Ok(true),
+        _ => Err(Error::Option {
+            text: format!("invalid local exporter mode {mode:?}"),
+        }),
+    }
+}
+
 /// A file that cannot be made is better known before the build than after it.
 fn check_parent(path: &Path) -> Result<(), Error> {
     let dir = path
@@ -137,4 +145,30 @@ fn check_parent(path: &Path) -> Result<(), Error> {
             path: path.to_owned(),
             source,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_added_to_or_replaced() {
+        let delete = |mode: &str| {
+            let output = Output {
+                kind: "local".to_owned(),
+                attrs: BTreeMap::from([("mode".to_owned(), mode.to_owned())]),
+                destination: Destination::Directory("out".into()),
+            };
+            match target(&output) {
+                Ok(Some(Target::Directory { delete, .. })) => Ok(delete),
+                Ok(_) => panic!("no directory"),
+                Err(err) => Err((err.to_string(), err.is_of_this_machine())),
+            }
+        };
+        assert_eq!(delete(""), Ok(false));
+        assert_eq!(delete("Copy"), Ok(false));
+        assert_eq!(delete(" DELETE "), Ok(true));
+        let text = "invalid local exporter mode \"move\"".to_owned();
+        assert_eq!(delete("move"), Err((text, true)));
+    }
 }
