@@ -32,7 +32,7 @@ impl Failure {
     /// What a frontend says in a message.
     pub fn from_rpc(status: &rpc::Status) -> Self {
         let code = Code::from_i32(status.code);
-        Self::with_code(code, plain(&status.message), detail::from_rpc(status))
+        Self::with_code(code, said(code, &status.message), detail::from_rpc(status))
     }
 
     /// What the other side said.
@@ -42,7 +42,8 @@ impl Failure {
             // A peer that puts something else there has told us the code and the text all the same.
             Err(_) => Vec::new(),
         };
-        Self::with_code(status.code(), plain(status.message()), details)
+        let code = status.code();
+        Self::with_code(code, said(code, status.message()), details)
     }
 }
 
@@ -55,6 +56,14 @@ impl From<Status> for Failure {
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         failure.to_status()
+    }
+}
+
+/// What there is to say: the code's name where the other side had no words. A failure without a text looks like success.
+fn said(code: Code, message: &str) -> String {
+    match plain(message) {
+        text if text.is_empty() => format!("{code:?}"),
+        text => text,
     }
 }
 
@@ -102,6 +111,16 @@ mod tests {
         assert_eq!(read.details(), [vertex("inner"), vertex("outer")]);
         let again = Failure::from_rpc(&read.to_rpc());
         assert_eq!(again.details(), failure.details());
+    }
+
+    #[test]
+    fn a_failure_without_words_says_its_code() {
+        let nothing = Failure::from_status(&Status::unimplemented(""));
+        assert_eq!(nothing.text(), "Unimplemented");
+        let nothing = Failure::from_rpc(
+            &Failure::with_code(Code::NotFound, String::new(), Vec::new()).to_rpc(),
+        );
+        assert_eq!(nothing.context("reading").text(), "reading: NotFound");
     }
 
     #[test]
