@@ -18,8 +18,8 @@ const SIGNATURES: [&str; 2] = [
 ];
 
 impl Reader<'_> {
-    /// The documents about the image for `platform`, with the statements of the wanted predicate types. `None`: there
-    /// is no index that could list any.
+    /// The documents about the image for `platform`, with the statements of the wanted predicate types. Where no index
+    /// could list any there are none: a policy that asks must hear so, or it asks again.
     ///
     /// Compat: of several signatures one is told, vendor/github.com/moby/policy-helpers/image.
     pub(crate) async fn attested(
@@ -27,9 +27,15 @@ impl Reader<'_> {
         root: &Descriptor,
         platform: &Platform,
         wanted: &[String],
-    ) -> Result<Option<Attested>, Error> {
+    ) -> Result<Attested, Error> {
         if root.media_type != OCI_INDEX {
-            return Ok(None);
+            return Ok(Attested {
+                image: self.manifest(root, platform).await?.0,
+                root: root.digest.clone(),
+                manifest: None,
+                signature: None,
+                blobs: Vec::new(),
+            });
         }
         let entries = self.entries(root).await?;
         let matcher = oci::Matcher::only(platform);
@@ -50,7 +56,7 @@ impl Reader<'_> {
             .iter()
             .find(|entry| has(entry, KIND, "attestation-manifest") && has(entry, ABOUT, about));
         let Some(list) = list else {
-            return Ok(Some(attested));
+            return Ok(attested);
         };
         attested.manifest = Some(list.digest.clone());
         attested.blobs.push((list.clone(), self.read(list).await?));
@@ -69,7 +75,7 @@ impl Reader<'_> {
                 attested.blobs.push((part, bytes));
             }
         }
-        Ok(Some(attested))
+        Ok(attested)
     }
 
     /// The signature of a list of statements.

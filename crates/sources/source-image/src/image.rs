@@ -43,7 +43,7 @@ struct Index {
 
 /// What is read of a manifest.
 #[derive(Deserialize)]
-struct Manifest {
+pub(crate) struct Manifest {
     #[serde(default)]
     config: Option<Descriptor>,
     #[serde(default, deserialize_with = "nullable")]
@@ -103,7 +103,7 @@ impl Reader<'_> {
     }
 
     /// The best manifest. Those that do not say what they are for are asked by their config.
-    async fn manifest(
+    pub(crate) async fn manifest(
         &self,
         root: &Descriptor,
         platform: &Platform,

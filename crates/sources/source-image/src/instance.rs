@@ -161,7 +161,7 @@ impl Instance for ImageInstance {
                 .root(cx, &place, self.attrs.mode, progress)
                 .await?;
             let attested = match &asked.attestations {
-                Some(wanted) => reader.attested(&root, &self.platform, wanted).await?,
+                Some(wanted) => Some(reader.attested(&root, &self.platform, wanted).await?),
                 None => None,
             };
             let digest = root.digest.clone();

@@ -408,6 +408,33 @@ async fn a_signature_of_what_is_attested_is_told() {
 }
 
 #[tokio::test]
+async fn about_an_image_without_an_index_nothing_is_attested() {
+    testkit::require!(root, registry);
+    let world = World::new();
+    let image = world.image(true, "amd64", &one("a", "1"));
+    world.push("plain", &image).await;
+    let instance = world.source(&world.name("plain"), &[]);
+    let asked = Asked {
+        attestations: Some(Vec::new()),
+        ..Asked::default()
+    };
+    let (nobody, progress) = (Group::none(), Progress::none());
+    let facts = instance.facts(&world.cx, &nobody, &progress, &asked).await;
+    let Ok(Facts::Image {
+        attested: Some(attested),
+        ..
+    }) = facts
+    else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(
+        (attested.root, attested.image),
+        (image.digest.clone(), image.digest)
+    );
+    assert_eq!((attested.manifest, attested.signature), (None, None));
+}
+
+#[tokio::test]
 async fn a_limit_takes_the_lowest_layers() {
     testkit::require!(root, registry);
     let world = World::new();
