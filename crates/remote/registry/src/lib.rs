@@ -28,7 +28,7 @@ use bytes::Bytes;
 use content::{Provider, Store};
 use oci::{Descriptor, Digest, Reference};
 use progress::Progress;
-use tasks::Cx;
+use tasks::{Cx, OnceMap};
 
 use auth::Keys;
 use hosts::Hosts;
@@ -53,6 +53,8 @@ struct Inner {
     limits: Limits,
     known: Known,
     names: Names,
+    /// Blobs on their way to a repository, as domain, path and digest.
+    uploads: OnceMap<(String, String, Digest), ()>,
 }
 
 /// What to push and where.
@@ -88,6 +90,7 @@ impl Client {
             keys: Keys::new(),
             known: Known::default(),
             names: Names::default(),
+            uploads: OnceMap::default(),
         }))
     }
 

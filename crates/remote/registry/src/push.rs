@@ -122,13 +122,33 @@ impl Target {
         hosts.push(self.reference.domain(), self.insecure).await
     }
 
-    /// Pushes a blob unless it is there.
+    /// Pushes a blob unless it is there. Of several pushes that bring it to one repository at once the others wait and
+    /// look: sending it twice is a waste, and a registry may lose sight of a blob that arrives while it is there.
     pub(crate) async fn blob(
         &self,
         cx: &Cx,
         blob: &Descriptor,
         origin: &Origin,
     ) -> Result<(), Error> {
+        let (domain, path) = (self.reference.domain(), self.reference.path());
+        let key = (domain.to_owned(), path.to_owned(), blob.digest.clone());
+        let uploads = &self.client.0.uploads;
+        let mut ours = false;
+        let work = || {
+            ours = true;
+            self.blob_alone(cx, blob, origin)
+        };
+        let brought = cx.run(uploads.get_or_try(&key, work)).await;
+        if ours {
+            uploads.forget(&key);
+            return brought?;
+        }
+        brought??;
+        // It came with the rights of another: ours are checked all the same.
+        self.blob_alone(cx, blob, origin).await
+    }
+
+    async fn blob_alone(&self, cx: &Cx, blob: &Descriptor, origin: &Origin) -> Result<(), Error> {
         let inner = &self.client.0;
         let domain = self.reference.domain();
         let gate = inner.limits.of(domain);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::server::{Answer, Request, Server};
 use crate::world::{World, nobody, reference};
@@ -110,6 +111,29 @@ async fn blobs_go_before_the_manifest_and_everything_goes_once() {
     assert_eq!(blob.path, format!("/upload/1?state=x&digest={digest}"));
     assert_eq!(blob.header("content-type"), "application/octet-stream");
     assert_eq!(blob.header("content-length"), "7");
+}
+
+#[tokio::test]
+async fn two_pushes_at_once_send_a_blob_once() {
+    let server = registry(|request| {
+        let slow = request.method == "PUT" && request.path.starts_with("/upload/");
+        slow.then(|| std::thread::sleep(Duration::from_millis(50)));
+        None
+    });
+    let world = World::new();
+    let image = image(&world);
+    let origins = BTreeMap::new();
+    let to = |tag| {
+        let name = format!("{}/my/image:{tag}", server.host());
+        let (world, image, origins) = (&world, &image, &origins);
+        async move { push(world, &name, &image.root, false, origins).await }
+    };
+    let (one, other) = tokio::join!(to("a"), to("b"));
+    assert_eq!((one, other), (Ok(()), Ok(())));
+    let lines = server.lines();
+    let sent = |what: &str| lines.iter().filter(|line| line.starts_with(what)).count();
+    assert_eq!(sent("PUT /upload/"), 2, "config and layer: {lines:?}");
+    assert_eq!(sent("PUT /v2/my/image/manifests/"), 2, "{lines:?}");
 }
 
 #[tokio::test]
