@@ -164,17 +164,19 @@ impl Cache {
         }
         for node in order {
             let body = node.record.read().body.clone();
-            let (below, on_top) = match body {
+            let (action, below, on_top) = match body {
                 Body::Merge { snapshot: None } => (
+                    "merging",
                     Some(node.parents[0].chain()?),
                     node.parents[1..]
                         .iter()
                         .flat_map(Node::layers)
                         .collect::<Vec<_>>(),
                 ),
-                Body::Diff { snapshot: None } => (None, node.layers()),
+                Body::Diff { snapshot: None } => ("diffing", None, node.layers()),
                 _ => continue,
             };
+            let progress = (action, progress);
             self.compose_one(cx, &node, below, on_top, progress).await?;
         }
         Ok(())
@@ -186,7 +188,7 @@ impl Cache {
         node: &Arc<Node>,
         below: Option<Chain>,
         on_top: Vec<Arc<Node>>,
-        progress: &Progress,
+        (action, progress): (&str, &Progress),
     ) -> Result<(), Error> {
         let working = cx.run(node.working.clone().lock_owned()).await?;
         if node.record.read().snapshot().is_some() {
@@ -205,7 +207,7 @@ impl Cache {
                 upper: root_of(&upper)?,
             });
         }
-        let status = progress.status(&format!("composing {}", node.id), "composing");
+        let status = progress.status(action, action);
         let (inner, work, node) = (self.inner.clone(), cx.clone(), node.clone());
         let composed = tasks::blocking(move || {
             let _working = working;
