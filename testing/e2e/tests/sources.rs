@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use e2e::{Build, Daemon, context, is_ours, skipped_unless};
+use e2e::{Build, Daemon, context, is_our_client, is_ours, skipped_unless};
 use testkit::fixture::list;
 use testkit::registry::Registry;
 use testkit::require;
@@ -440,6 +440,10 @@ fn an_image_that_was_resolved_is_used_while_its_registry_is_down() {
     if skipped_unless(is_ours(), "the stock daemon asks the registry each time") {
         return;
     }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let config = dir.path().join("buildkitd.toml");
+    std::fs::write(&config, "[system]\nofflineImages = \"fail\"\n").expect("written");
+    let strict = Daemon::with(&["--config", &config.display().to_string()]);
     let daemon = Daemon::start();
     let registry = Registry::start();
     let name = format!("{}/some/base:1", registry.host());
@@ -448,21 +452,34 @@ fn an_image_that_was_resolved_is_used_while_its_registry_is_down() {
     daemon.build(files.path(), &[&output]).ok();
     let text = format!("FROM {name}\nCOPY f /g");
     let files = context(&format!("//- Dockerfile\n{text}\n//- f\nx"));
-    daemon.build(files.path(), &[]).ok();
+    let local = "--opt=image-resolve-mode=local";
+    for daemon in [&daemon, &strict] {
+        let asked = daemon.build(files.path(), &[]).ok();
+        assert!(
+            !asked.text.contains("as it was last time"),
+            "{}",
+            asked.text
+        );
+    }
     drop(registry);
     std::thread::sleep(Duration::from_secs(6));
+    let told = |done: &Build, what: &str| {
+        let warning = format!("WARN: {name} {what}, using sha256:");
+        assert_eq!(done.text.matches(&warning).count(), 1, "{}", done.text);
+        let told = done.text.contains(" 1 warning found");
+        assert!(told || !is_our_client(), "{}", done.text);
+    };
     let done = daemon.build(files.path(), &[]).ok();
-    assert!(done.text.contains("as it was last time"), "{}", done.text);
+    told(&done, "could not be resolved");
+    let done = daemon.build(files.path(), &[local]).ok();
+    told(&done, "was not resolved anew");
     let pull = daemon.build(files.path(), &["--opt=image-resolve-mode=pull"]);
     pull.fails_with("failed to resolve source metadata for");
-    let local = daemon
-        .build(files.path(), &["--opt=image-resolve-mode=local"])
-        .ok();
-    assert!(
-        !local.text.contains("as it was last time"),
-        "{}",
-        local.text
-    );
+    for args in [&[][..], &[local]] {
+        let done = strict.build(files.path(), args);
+        let done = done.fails_with("failed to resolve source metadata for");
+        assert!(done.text.contains("connection refused"), "{}", done.text);
+    }
 }
 
 #[test]

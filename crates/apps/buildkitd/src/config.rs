@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use source_image::Offline;
 
 /// The file as it is written. Keys we do not know are warned about, never refused: the file may be newer than we are.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -42,6 +43,18 @@ pub(crate) struct Loaded {
 pub(crate) struct System {
     #[serde(rename = "maxRegistryConcurrency")]
     pub max_registry_concurrency: Option<usize>,
+    #[serde(rename = "offlineImages")]
+    pub offline_images: Option<String>,
+}
+
+impl System {
+    /// What becomes of builds that have an image whose registry is not asked or not there.
+    pub(crate) fn offline(&self) -> anyhow::Result<Offline> {
+        match &self.offline_images {
+            None => Ok(Offline::default()),
+            Some(text) => text.parse().context("invalid system.offlineImages"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -270,6 +283,23 @@ mod tests {
         assert_eq!(config.worker.oci.max_parallelism, Some(4));
         assert_eq!(config.worker.oci.max_used_space, Some(Space::Bytes(1000)));
         assert_eq!(config.registry["docker.io"].mirrors, ["mirror:5000/path"]);
+    }
+
+    #[test]
+    fn what_images_do_offline_is_one_of_two_words() {
+        let offline = |text: &str| {
+            let (config, unknown) = Config::parse(text).expect("TOML");
+            assert_eq!(unknown, [""; 0]);
+            config.system.offline().map_err(|err| format!("{err:#}"))
+        };
+        assert_eq!(offline(""), Ok(Offline::Warn));
+        let set = |value| offline(&format!("[system]\nofflineImages = {value:?}\n"));
+        assert_eq!(set("warn"), Ok(Offline::Warn));
+        assert_eq!(set("fail"), Ok(Offline::Fail));
+        assert_eq!(
+            set("maybe"),
+            Err("invalid system.offlineImages: \"maybe\": expected warn or fail".to_owned())
+        );
     }
 
     #[test]

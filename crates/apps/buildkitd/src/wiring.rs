@@ -27,7 +27,8 @@ pub(crate) fn wire(settings: &Settings, state: &State) -> Result<(Services, Cach
     let sessions = Manager::new();
     let platforms = platforms(settings);
     let registry = registry::Client::new(registries(settings));
-    let images = source_image::Images::new(registry.clone(), cache.clone());
+    let offline = settings.config.system.offline()?;
+    let images = source_image::Images::new(registry.clone(), cache.clone(), offline);
     let devices = settings.worker.cdi.clone().map(|cdi| {
         let registry = executor::cdi::Registry::new(cdi.dirs, cdi.auto_allowed);
         // What is wrong with the documents is told now, not when a build needs one.

@@ -339,9 +339,29 @@ impl Error {
     }
 
     /// Whether nobody was there to ask. Worth waiting for only when somebody was there before.
-    pub(crate) fn is_unreachable(&self) -> bool {
+    pub(crate) fn found_nobody(&self) -> bool {
         match self {
             Self::Transport { kind, .. } => *kind == Broken::Connect,
+            Self::Authorize(source) | Self::Token { source, .. } => source.found_nobody(),
+            _ => false,
+        }
+    }
+
+    /// Whether the registry, or who gives the tokens for it, is not there or not in order for now: no connection, one
+    /// that was reset or cut, no answer in time; a status of 500 and more, or 429, after the repeats that belong to a
+    /// question. Everything else is an answer: what it says of a name or of whoever asks, a server that cannot be
+    /// trusted or speaks another protocol, content that is not what it should be.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Status(unexpected) => {
+                let status = unexpected.status;
+                status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Transport { kind, .. } => match kind {
+                Broken::Connect | Broken::TimedOut | Broken::Closed => true,
+                Broken::Tls | Broken::Plain | Broken::Other => false,
+            },
+            Self::Read { .. } => true,
             Self::Authorize(source) | Self::Token { source, .. } => source.is_unreachable(),
             _ => false,
         }

@@ -56,7 +56,7 @@ where
             (done, wait) = (1, Duration::ZERO);
         }
         let nothing_came = done == 1 && advances == 0;
-        let hopeless = !err.is_temporary() || (nothing_came && err.is_unreachable());
+        let hopeless = !err.is_temporary() || (nothing_came && err.found_nobody());
         if hopeless || done == TRIES || cx.is_cancelled() {
             return Err(err);
         }

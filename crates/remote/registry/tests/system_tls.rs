@@ -188,11 +188,15 @@ fn read(path: &Path) -> Vec<CertificateDer<'static>> {
     all.collect::<Result<_, _>>().expect("certificates")
 }
 
-async fn resolve(server: &Server, settings: HostConfig) -> Result<(), String> {
+fn world(server: &Server, settings: HostConfig) -> World {
     let mut config = Config::default();
     config.hosts.insert(server.host(), settings);
-    let name = format!("{}/a/b:c", server.host());
     World::with(config)
+}
+
+async fn resolve(server: &Server, settings: HostConfig) -> Result<(), String> {
+    let name = format!("{}/a/b:c", server.host());
+    world(server, settings)
         .resolve(&nobody(), &name)
         .await
         .map(drop)
@@ -225,6 +229,39 @@ async fn a_certificate_of_a_configured_authority_is_trusted() {
              certificate signed by unknown authority"
         ))
     );
+}
+
+#[tokio::test]
+async fn a_server_that_encrypts_otherwise_is_reachable() {
+    if !ready() {
+        return;
+    }
+    let authority = Authority::new();
+    let unreachable = async |server: &Server, settings: HostConfig| {
+        let name = format!("{}/a/b:c", server.host());
+        world(server, settings).unreachable(&name).await
+    };
+    let trusting = HostConfig {
+        ca: vec![authority.path("ca.crt")],
+        ..encrypted()
+    };
+    let (encrypting, asking) = (authority.server(false), authority.server(true));
+    let plain = Server::start(|_| manifest());
+    for (server, settings) in [
+        (
+            Server::start_tls(encrypting.clone(), |_| manifest()),
+            encrypted(),
+        ),
+        (Server::start_tls(asking, |_| manifest()), trusting),
+        (
+            Server::start_tls(encrypting, |_| manifest()),
+            HostConfig::default(),
+        ),
+        (plain, encrypted()),
+    ] {
+        let (is, why) = unreachable(&server, settings).await;
+        assert!(!is, "{why}");
+    }
 }
 
 #[tokio::test]

@@ -43,12 +43,12 @@ pub(crate) struct Layout {
 /// Whether the registry is asked what a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Mode {
-    /// It is; when it cannot be reached, what it said last time counts.
+    /// It is; where it is unreachable, what it said last time may count.
     #[default]
     Default,
     /// It is, in any case.
     Pull,
-    /// Not if the name was resolved before.
+    /// Not if the name was resolved before, and that may count.
     Local,
 }
 

@@ -1,16 +1,19 @@
 //! One image source of one build, resolved once.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use cache::RecordType;
 use oci::Platform;
 use progress::Progress;
 use session::Group;
-use source::{Asked, Facts, Instance, Key};
+use source::{Asked, Facts, Instance, Key, Memo};
 use tasks::Cx;
 use tokio::sync::OnceCell;
 
 use crate::attrs::Attrs;
 use crate::image::Image;
+use crate::offline::Build;
 use crate::place::Place;
 use crate::{Error, Images, key};
 
@@ -19,6 +22,7 @@ pub(crate) struct ImageInstance {
     images: Images,
     attrs: Attrs,
     platform: Platform,
+    memo: Arc<Memo>,
     resolved: OnceCell<Resolved>,
 }
 
@@ -30,11 +34,12 @@ struct Resolved {
 }
 
 impl ImageInstance {
-    pub(crate) fn new(images: Images, attrs: Attrs, platform: Platform) -> Self {
+    pub(crate) fn new(images: Images, attrs: Attrs, platform: Platform, memo: Arc<Memo>) -> Self {
         Self {
             images,
             attrs,
             platform,
+            memo,
             resolved: OnceCell::new(),
         }
     }
@@ -42,6 +47,12 @@ impl ImageInstance {
     /// Where the image is, for the sessions of now: those that resolved the name may be gone.
     fn place(&self, sessions: &Group) -> Place {
         Place::new(&self.attrs.name, &self.images.0.client, sessions)
+    }
+
+    /// Who is told what users should know.
+    fn build<'a>(&'a self, progress: &'a Progress) -> Build<'a> {
+        let memo = &self.memo;
+        Build { memo, progress }
     }
 
     async fn resolved(
@@ -62,9 +73,13 @@ impl ImageInstance {
     ) -> Result<Resolved, Error> {
         let place = self.place(sessions);
         let _status = progress.status(&format!("resolve {place}"), "");
-        let found = self
-            .images
-            .image(cx, &place, self.attrs.mode, &self.platform, progress);
+        let found = self.images.image(
+            cx,
+            &place,
+            self.attrs.mode,
+            &self.platform,
+            self.build(progress),
+        );
         let image = found.await?;
         if let Some(expected) = &self.attrs.checksum
             && *expected != image.root.digest
@@ -158,7 +173,7 @@ impl Instance for ImageInstance {
             let reader = self.images.reader(cx, &place);
             let root = self
                 .images
-                .root(cx, &place, self.attrs.mode, progress)
+                .root(cx, &place, self.attrs.mode, self.build(progress))
                 .await?;
             let attested = match &asked.attestations {
                 Some(wanted) => Some(reader.attested(&root, &self.platform, wanted).await?),

@@ -12,24 +12,25 @@ mod image;
 mod instance;
 mod key;
 mod names;
+mod offline;
 mod place;
 
 use std::sync::Arc;
 
 use cache::Cache;
-use fault::{Class, Classify};
 use oci::{Descriptor, Digest, Platform, Reference};
-use progress::Progress;
 use registry::{Client, Credentials};
 use source::{Identifier, Instance, Memo, Source};
 use tasks::{Cx, OnceMap};
 
 pub use blob::Blobs;
 pub use error::Error;
+pub use offline::Offline;
 
 use attrs::{Attrs, Mode};
 use image::Image;
 use names::Names;
+use offline::Build;
 use place::Place;
 
 /// Images as sources of builds. Clones share everything.
@@ -40,17 +41,19 @@ struct Inner {
     client: Client,
     cache: Cache,
     names: Names,
+    offline: Offline,
     /// Names being resolved: asked for once, however many stages start from the same image.
     resolving: OnceMap<(Vec<String>, Reference), Descriptor>,
 }
 
 impl Images {
     /// Images that `client` pulls into `cache` and its store.
-    pub fn new(client: Client, cache: Cache) -> Self {
+    pub fn new(client: Client, cache: Cache, offline: Offline) -> Self {
         Self(Arc::new(Inner {
             client,
             names: Names::new(cache.clone()),
             cache,
+            offline,
             resolving: OnceMap::default(),
         }))
     }
@@ -61,7 +64,7 @@ impl Images {
         cx: &Cx,
         place: &Place,
         mode: Mode,
-        progress: &Progress,
+        build: Build<'_>,
     ) -> Result<Descriptor, Error> {
         let (who, reference) = match place {
             Place::Registry { who, reference, .. } => (who, reference),
@@ -76,9 +79,13 @@ impl Images {
         {
             return Ok(known);
         }
+        // Better than upstream, which has no store of images and asks the registry in any case.
         if mode == Mode::Local
-            && let Some(known) = self.0.names.find(reference)
+            && let Some(known) = self.known(reference)
         {
+            build
+                .warn(offline::Why::Local, reference, &known.digest)
+                .await;
             return Ok(known);
         }
         match self.ask(cx, who, reference).await {
@@ -87,15 +94,22 @@ impl Images {
                 Ok(found)
             }
             // Better than upstream, which fails: a registry that is down stops nobody who has the image.
-            Err(err)
-                if mode == Mode::Default
-                    && matches!(err.class(), Class::Unavailable | Class::TimedOut) =>
-            {
-                let known = self.0.names.find(reference).ok_or(err)?;
-                warn(progress, reference, &known.digest);
+            Err(Error::Registry(err)) if mode == Mode::Default && err.is_unreachable() => {
+                let known = self.known(reference).ok_or(err)?;
+                build
+                    .warn(offline::Why::Unreachable, reference, &known.digest)
+                    .await;
                 Ok(known)
             }
             Err(err) => Err(err),
+        }
+    }
+
+    /// What the name stood for, where that counts.
+    fn known(&self, reference: &Reference) -> Option<Descriptor> {
+        match self.0.offline {
+            Offline::Warn => self.0.names.find(reference),
+            Offline::Fail => None,
         }
     }
 
@@ -137,17 +151,11 @@ impl Images {
         place: &Place,
         mode: Mode,
         platform: &Platform,
-        progress: &Progress,
+        build: Build<'_>,
     ) -> Result<Image, Error> {
-        let root = self.root(cx, place, mode, progress).await?;
+        let root = self.root(cx, place, mode, build).await?;
         self.reader(cx, place).image(root, platform).await
     }
-}
-
-fn warn(progress: &Progress, reference: &Reference, digest: &Digest) {
-    progress.warn(format!(
-        "{reference} could not be resolved, using {digest} as it was last time"
-    ));
 }
 
 impl Source for Images {
@@ -155,9 +163,13 @@ impl Source for Images {
         &["docker-image", "oci-layout"]
     }
 
-    fn instance(&self, id: Identifier, _: &Arc<Memo>) -> Result<Arc<dyn Instance>, source::Error> {
+    fn instance(
+        &self,
+        id: Identifier,
+        memo: &Arc<Memo>,
+    ) -> Result<Arc<dyn Instance>, source::Error> {
         let attrs = Attrs::parse(&id).map_err(|err| source::Error::new(&err))?;
-        let instance = instance::ImageInstance::new(self.clone(), attrs, id.platform);
+        let instance = instance::ImageInstance::new(self.clone(), attrs, id.platform, memo.clone());
         Ok(Arc::new(instance))
     }
 }

@@ -10,7 +10,7 @@ use progress::{Event, Progress};
 use registry::{Anonymous, Client, Credentials, Push};
 use session::Group;
 use source::{Asked, Facts, Identifier, Instance, Source};
-use source_image::Images;
+use source_image::{Images, Offline};
 use tasks::Cx;
 use tempfile::TempDir;
 use testkit::registry::Registry;
@@ -40,7 +40,7 @@ impl World {
         Self {
             server: Registry::start(),
             cx: Cx::root(),
-            images: Images::new(client.clone(), cache.clone()),
+            images: Images::new(client.clone(), cache.clone(), Offline::Warn),
             client,
             cache,
             _dir: dir,

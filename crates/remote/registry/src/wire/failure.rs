@@ -90,6 +90,13 @@ pub(crate) fn reason(err: &reqwest::Error) -> (Broken, String) {
         {
             return found;
         }
+        if inner
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_parse)
+        {
+            // Somebody answered, but in another language.
+            return (Broken::Other, inner.to_string());
+        }
         last = Some(inner);
         cause = inner.source();
     }

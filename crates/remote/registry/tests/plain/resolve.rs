@@ -171,6 +171,86 @@ async fn a_connection_that_ends_without_an_answer_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_registry_that_answers_nothing_useful_is_unreachable() {
+    let unreachable = async |server: &Server| {
+        let name = format!("{}/some/image:tag", server.host());
+        World::new().unreachable(&name).await
+    };
+    let busy = Answer::new(429, "").with("Retry-After", 0);
+    for answer in [500, 502, 503, 504, 507].map(|code| Answer::new(code, "")) {
+        let server = Server::start(move |_| answer.clone());
+        let (unreachable, why) = unreachable(&server).await;
+        assert!(unreachable, "{why}");
+    }
+    let slow = Server::start(move |_| busy.clone());
+    let (is, why) = unreachable(&slow).await;
+    assert!(is, "{why}");
+    let cut = Server::start(|request| {
+        let mut answer = Answer::new(200, MANIFEST);
+        answer.cut = (request.method == "GET").then_some(3);
+        answer
+    });
+    let (is, why) = unreachable(&cut).await;
+    assert!(is, "{why}");
+    // The one that gives tokens counts as the registry.
+    let closed = Server::start(|request| {
+        let realm = format!("Bearer realm=\"http://{}/token\"", request.header("host"));
+        match request.path.starts_with("/token") {
+            true => Answer::new(503, ""),
+            false => Answer::new(401, "").with("WWW-Authenticate", realm),
+        }
+    });
+    let (is, why) = unreachable(&closed).await;
+    assert!(is && why.contains("503"), "{why}");
+    let port = testkit::registry::free_port();
+    let nobody_there = format!("127.0.0.1:{port}/some/image:tag");
+    let (is, why) = World::new().unreachable(&nobody_there).await;
+    assert!(is, "{why}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let hasty = World::with(registry::Config {
+        patience: std::time::Duration::from_millis(20),
+        ..registry::Config::default()
+    });
+    let silent = format!("127.0.0.1:{port}/some/image:tag");
+    let (is, why) = hasty.unreachable(&silent).await;
+    assert!(is && why.contains("timeout"), "{why}");
+}
+
+#[tokio::test]
+async fn a_registry_that_answers_is_reachable_whatever_it_says() {
+    let answers = [
+        Answer::new(401, ""),
+        Answer::new(403, ""),
+        Answer::new(404, ""),
+        Answer::new(418, ""),
+        Answer::new(200, MANIFEST).with("Docker-Content-Digest", "sha256:abc"),
+        Answer::new(307, "").with("Location", "http://["),
+        Answer::new(302, "").with("Location", "/again"),
+        manifest().with("Content-Length", 5 << 20),
+    ];
+    for answer in answers {
+        let server = Server::start(move |_| answer.clone());
+        let name = format!("{}/some/image:tag", server.host());
+        let (unreachable, why) = World::new().unreachable(&name).await;
+        assert!(!unreachable, "{why}");
+    }
+    // Something else than a registry.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"220 mail ready\r\n");
+        }
+    });
+    let name = format!("127.0.0.1:{port}/some/image:tag");
+    let (unreachable, why) = World::new().unreachable(&name).await;
+    assert!(!unreachable, "{why}");
+}
+
+#[tokio::test]
 async fn a_huge_manifest_is_refused() {
     let server = Server::start(|_| manifest().with("Content-Length", 5 << 20));
     let host = server.host();

@@ -59,6 +59,14 @@ impl World {
         found.map_err(|err| fault::chain(&err))
     }
 
+    /// Why the name cannot be resolved, and whether that is because nobody could be reached.
+    pub async fn unreachable(&self, name: &str) -> (bool, String) {
+        let (who, reference) = (nobody(), reference(name));
+        let found = self.client.resolve(&self.cx, &who, &reference).await;
+        let err = found.expect_err("no such name");
+        (err.is_unreachable(), fault::chain(&err))
+    }
+
     pub async fn fetch(&self, name: &str, blob: &Descriptor) -> Result<(), String> {
         let progress = progress::Progress::none();
         let fetched = self
