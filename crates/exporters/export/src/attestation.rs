@@ -268,7 +268,7 @@ struct Packed {
 }
 
 fn unpack(bundle: &Attestation, path: String, content: &[u8]) -> Result<Attestation, Error> {
-    let packed: Packed = serde_json::from_slice(content).map_err(|err| {
+    let packed: Packed = oci::json::object(content).map_err(|err| {
         let text = match err.to_string().strip_prefix("trailing characters") {
             Some(_) => "in-toto statement is not a single JSON object".to_owned(),
             None => format!("cannot decode in-toto statement: {err}"),
@@ -435,6 +435,11 @@ mod tests {
         assert_eq!(
             refused(&bundle, "{} {}"),
             "in-toto statement is not a single JSON object"
+        );
+        let list = refused(&attestation(""), "[]");
+        assert!(
+            list.starts_with("cannot decode in-toto statement: "),
+            "{list}"
         );
     }
 

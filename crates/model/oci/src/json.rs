@@ -1,9 +1,18 @@
-//! JSON byte for byte as Go writes it: `<`, `>`, `&` and the two line separators of Unicode are escaped in strings.
+//! JSON as Go reads it, and byte for byte as Go writes it: `<`, `>`, `&` and the two line separators of Unicode are escaped in strings.
 
 use std::io;
 
 use serde::Serialize;
+use serde::de::{DeserializeOwned, Error, Unexpected};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
+
+/// Reads an object. Of a list serde takes the fields in their order, so that `[]` is whatever has no required field.
+pub fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::invalid_type(Unexpected::Seq, &"an object"));
+    }
+    serde_json::from_slice(text)
+}
 
 /// On one line.
 pub fn compact(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
@@ -155,6 +164,24 @@ impl<F: Formatter> Formatter for Escaping<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_no_object() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Read {
+            #[serde(default)]
+            value: u8,
+        }
+        assert_eq!(
+            object::<Read>(b" {}\n").expect("an object"),
+            Read { value: 0 }
+        );
+        let refused = object::<Read>(b" [1]").expect_err("a list");
+        assert_eq!(
+            refused.to_string(),
+            "invalid type: sequence, expected an object"
+        );
+    }
 
     #[test]
     fn strings_are_escaped_as_go_does_it() {

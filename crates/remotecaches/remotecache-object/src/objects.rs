@@ -204,7 +204,7 @@ fn read<O: Objects>(objects: &Arc<O>, documents: &[Bytes]) -> Result<Graph, Erro
     let origin: Arc<dyn Origin> = Arc::new(Stored(objects.clone()));
     let mut graph = Graph::default();
     for bytes in documents {
-        let document = Document::parse(bytes).map_err(|source| Error::Json {
+        let document: Document = oci::json::object(bytes).map_err(|source| Error::Json {
             what: "cache config".to_owned(),
             source,
         })?;

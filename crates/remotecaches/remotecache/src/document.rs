@@ -1,7 +1,6 @@
 //! The document of a cache, as upstream writes it: layers and records that name each other by their place in a list.
 
 use oci::{Digest, Timestamp};
-use serde::de::Unexpected;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::mounts::Part;
@@ -135,14 +134,6 @@ pub fn beginning() -> Timestamp {
 }
 
 impl Document {
-    /// What the text says. A list is no document, though serde takes it for one without fields.
-    pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
-        if text.trim_ascii_start().starts_with(b"[") {
-            return Err(serde::de::Error::invalid_type(Unexpected::Seq, &"a struct"));
-        }
-        serde_json::from_slice(text)
-    }
-
     /// The text, as Go would write it.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         oci::json::compact(self)
@@ -161,19 +152,6 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_list_is_no_document() {
-        assert_eq!(
-            Document::parse(b" {}\n").expect("empty"),
-            Document::default()
-        );
-        let refused = Document::parse(b" []").expect_err("a list");
-        assert!(
-            refused.to_string().starts_with("invalid type: sequence"),
-            "{refused}"
-        );
-    }
 
     #[test]
     fn a_parent_of_zero_is_left_out_and_none_is_not() {

@@ -87,7 +87,8 @@ pub async fn read(
     match config.or_else(|| configs.into_iter().next_back()) {
         Some(config) => {
             let bytes = fetch(cx, from, &config).await?;
-            let document = Document::parse(&bytes).map_err(Error::json("cache config"))?;
+            let document: Document =
+                oci::json::object(&bytes).map_err(Error::json("cache config"))?;
             let blobs = layers
                 .into_iter()
                 .filter_map(|layer| Blob::imported(layer, origin));
