@@ -15,7 +15,7 @@ use proto::pb;
 use tasks::Cx;
 
 use crate::args::{BuildArgs, Global};
-use crate::{answer, connection, options};
+use crate::{answer, connection, options, places};
 
 /// How often a live view is redrawn while nothing arrives.
 const TICK: Duration = Duration::from_millis(150);
@@ -94,17 +94,16 @@ fn build(args: &BuildArgs) -> Result<Build> {
     }
     let mut build = Build::frontend(&args.frontend);
     build.id = identity::new_id();
-    build.attrs = options::opts(&args.opt)?;
-    build.locals = options::locals(&args.local)?;
-    build.oci_layouts = options::locals(&args.oci_layout)?;
-    build.entitlements = args.allow.clone();
-    build.source_policy = args
-        .source_policy_file
-        .as_deref()
-        .map(crate::policy::read)
-        .transpose()?;
     build.credentials = Some(credentials()?);
     build.fetch_tokens = std::env::var_os("BUILDKIT_NO_CLIENT_TOKEN").is_none();
+    build.ssh = crate::ssh::agents(&args.ssh)?;
+    build.secrets = args
+        .secret
+        .iter()
+        .map(|option| options::secret(option))
+        .collect::<Result<_>>()?;
+    let allowed = args.allow.iter().map(|it| options::entitlement(it));
+    build.entitlements = allowed.collect::<Result<_>>()?;
     for option in &args.output {
         build.outputs.push(options::output(option)?);
     }
@@ -118,12 +117,14 @@ fn build(args: &BuildArgs) -> Result<Build> {
             .cache_imports
             .push(options::cache("--import-cache", option)?);
     }
-    build.secrets = args
-        .secret
-        .iter()
-        .map(|option| options::secret(option))
-        .collect::<Result<_>>()?;
-    build.ssh = crate::ssh::agents(&args.ssh)?;
+    build.source_policy = args
+        .source_policy_file
+        .as_deref()
+        .map(crate::policy::read)
+        .transpose()?;
+    build.attrs = options::opts(&args.opt).context("invalid opt")?;
+    build.locals = places::locals(&args.local).context("invalid local")?;
+    build.oci_layouts = places::layouts(&args.oci_layout).context("invalid oci-layout")?;
     if args.explain {
         build.attrs.insert("explain".to_owned(), "1".to_owned());
     }

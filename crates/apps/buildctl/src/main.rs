@@ -14,6 +14,7 @@ mod histories;
 mod logs;
 mod metadata;
 mod options;
+mod places;
 mod policy;
 mod ssh;
 mod table;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use client::{CacheOption, Destination, Output, SecretSource};
+use fstree::errno_text;
 
-use crate::{csv, exporters};
+use crate::{csv, exporters, places};
 
 /// `KEY=VALUE` options; the last one of a key wins. A build argument without a value takes that of the environment.
 pub(crate) fn opts(options: &[String]) -> Result<BTreeMap<String, String>> {
@@ -18,12 +19,12 @@ pub(crate) fn opts(options: &[String]) -> Result<BTreeMap<String, String>> {
                 attrs.insert(key.to_owned(), value.to_owned());
             }
             None => match option.strip_prefix("build-arg:") {
-                Some(name) => {
+                Some(name) if !name.is_empty() => {
                     if let Ok(value) = std::env::var(name) {
                         attrs.insert(option.clone(), value);
                     }
                 }
-                None => bail!("invalid value {option}: expected KEY=VALUE"),
+                _ => bail!("invalid value {option}"),
             },
         }
     }
@@ -35,15 +36,23 @@ pub(crate) fn opts(options: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(attrs)
 }
 
-/// `NAME=DIR` options.
-pub(crate) fn locals(options: &[String]) -> Result<BTreeMap<String, PathBuf>> {
-    options
-        .iter()
-        .map(|option| match option.split_once('=') {
-            Some((name, dir)) => Ok((name.to_owned(), PathBuf::from(dir))),
-            None => bail!("invalid value {option}: expected NAME=DIRECTORY"),
-        })
-        .collect()
+/// One `--allow`.
+pub(crate) fn entitlement(option: &str) -> Result<String> {
+    match option.split_once('=').unwrap_or((option, "")) {
+        ("device", "") => {}
+        ("device", device) => {
+            for field in csv::fields(device)?.iter().skip(1) {
+                match field.split_once('=') {
+                    Some(("alias", _)) => {}
+                    Some((key, _)) => bail!("unknown device config key {key:?}"),
+                    None => bail!("invalid device config {field:?}"),
+                }
+            }
+        }
+        _ if matches!(option, "security.insecure" | "network.host") => {}
+        _ => bail!("unknown entitlement {option}"),
+    }
+    Ok(option.to_owned())
 }
 
 /// One `--output`.
@@ -87,9 +96,7 @@ fn destination(
         (_, true, Some(dir)) => Ok(Destination::Directory(dir.into())),
         (_, true, None) => bail!("output directory is required for {kind} exporter"),
         (true, _, Some(dest)) if dest != "-" => {
-            if Path::new(&dest).is_dir() {
-                bail!("destination file is a directory: {dest}");
-            }
+            places::file(&dest)?;
             Ok(Destination::File(dest.into()))
         }
         (true, ..) => {
@@ -106,17 +113,24 @@ fn destination(
 /// One `--export-cache` or `--import-cache`; `flag` names it in errors.
 pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
     // Compat: whatever names no type is a ref, whatever else it looks like.
+    let completed = |mut attrs: BTreeMap<String, String>| {
+        if flag == "--export-cache" {
+            attrs.entry("mode".to_owned()).or_insert("min".to_owned());
+        }
+        attrs
+    };
     if !option.contains("type=") {
         eprintln!("{flag} {option} is deprecated, use {flag} type=registry,ref={option}");
         return Ok(CacheOption {
             kind: "registry".to_owned(),
-            attrs: BTreeMap::from([("ref".to_owned(), option.to_owned())]),
+            attrs: completed(BTreeMap::from([("ref".to_owned(), option.to_owned())])),
         });
     }
     let mut attrs: BTreeMap<String, String> = csv::pairs(option)?.into_iter().collect();
     let Some(kind) = attrs.remove("type").filter(|kind| !kind.is_empty()) else {
         bail!("{flag} requires type=<type>");
     };
+    attrs = completed(attrs);
     if kind == "gha" {
         crate::workflow::fill(&mut attrs, |name| std::env::var(name).ok())?;
     }
@@ -126,7 +140,7 @@ pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
 /// One `--secret`.
 pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
     let (mut id, mut file, mut env, mut kind) = (String::new(), None, None, None);
-    for field in csv::fields(option)? {
+    for field in csv::fields(option).context("failed to parse csv secret")? {
         let Some((key, value)) = field.split_once('=') else {
             bail!("invalid field '{field}' must be a key=value pair");
         };
@@ -144,15 +158,17 @@ pub(crate) fn secret(option: &str) -> Result<(String, SecretSource)> {
     if id.is_empty() {
         bail!("secret missing ID");
     }
-    let source = match (kind.as_deref(), file, env) {
+    let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+    let source = match (kind.as_deref(), given(file), given(env)) {
         (Some("env"), Some(name), None) | (_, None, Some(name)) => SecretSource::Env(name),
         (_, Some(path), _) => SecretSource::File(path.into()),
         (_, None, None) if std::env::var_os(&id).is_some() => SecretSource::Env(id.clone()),
         (_, None, None) => SecretSource::File(PathBuf::from(&id)),
     };
     if let SecretSource::File(path) = &source {
+        let shown = path.display();
         let meta = std::fs::metadata(path)
-            .with_context(|| format!("failed to stat {}", path.display()))?;
+            .map_err(|err| anyhow!("failed to stat {shown}: stat {shown}: {}", errno_text(&err)))?;
         if meta.len() > 500 << 10 {
             bail!("secret {id} too big. max size 500KiB");
         }
@@ -211,6 +227,12 @@ mod tests {
             (option.kind.as_str(), &*option.attrs["src"]),
             ("local", "y")
         );
+        for text in ["a.b/c", "type=registry,ref=a.b/c"] {
+            let option = cache("--export-cache", text).expect("a cache");
+            assert_eq!(option.attrs["mode"], "min");
+        }
+        let option = cache("--export-cache", "type=inline,mode=").expect("a cache");
+        assert_eq!(option.attrs["mode"], "");
         let err = cache("--export-cache", "type=,ref=x").expect_err("no type");
         assert_eq!(err.to_string(), "--export-cache requires type=<type>");
     }
@@ -225,7 +247,10 @@ mod tests {
         .expect("valid");
         assert_eq!(attrs["a"], "2=3");
         assert!(!attrs.contains_key("build-arg:SURELY_NOT_SET"));
-        assert!(opts(&["a".into()]).is_err());
+        for wrong in ["a", "", "build-arg:"] {
+            let err = opts(&[wrong.to_owned()]).expect_err(wrong);
+            assert_eq!(err.to_string(), format!("invalid value {wrong}"));
+        }
     }
 
     #[test]
@@ -233,6 +258,38 @@ mod tests {
         let (id, source) = secret("id=a,env=B").expect("valid");
         assert_eq!((id.as_str(), source), ("a", SecretSource::Env("B".into())));
         assert!(secret("id=a,colour=red").is_err());
-        assert!(secret("id=a,src=/surely/not/there").is_err());
+        let refused = |text: &str| format!("{:#}", secret(text).expect_err(text));
+        assert_eq!(refused(""), "failed to parse csv secret: EOF");
+        assert_eq!(
+            refused("id=a,src=/surely/not/there"),
+            "failed to stat /surely/not/there: stat /surely/not/there: no such file or directory"
+        );
+        for empty in ["src", "env"] {
+            assert_eq!(
+                refused(&format!("id=surely-not-there,{empty}=")),
+                "failed to stat surely-not-there: stat surely-not-there: no such file or directory"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_be_allowed_is_known() {
+        for known in [
+            "network.host",
+            "security.insecure",
+            "device",
+            "device=",
+            "device=a,alias=b",
+        ] {
+            assert_eq!(entitlement(known).expect(known), known);
+        }
+        for (wrong, text) in [
+            ("", "unknown entitlement "),
+            ("network.host=x", "unknown entitlement network.host=x"),
+            ("device=a,b", "invalid device config \"b\""),
+            ("device=a,b=c", "unknown device config key \"b\""),
+        ] {
+            assert_eq!(entitlement(wrong).expect_err(wrong).to_string(), text);
+        }
     }
 }
