@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use prost::Message as _;
 use proto::control::{
@@ -12,9 +14,13 @@ use session::client::secrets::SecretSource;
 use session::client::ssh::Agent;
 use session::client::{Client as Offer, DockerConfig};
 use tasks::Cx;
+use tokio::time::Instant;
 
 use crate::caches::Caches;
 use crate::{Client, Error, Output};
+
+/// How long the progress of a build may be silent once the build has ended.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A cache to import from or to export to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -171,7 +177,10 @@ impl Client {
         let session_cx = Cx::root();
         let session = offer.run(&session_cx, self.channel());
         let work = async {
-            let (solved, followed) = tokio::join!(solve(request), self.follow(&build.id, progress));
+            let heard = Mutex::new(Instant::now());
+            let progress = heeded(progress, &heard);
+            let follow = self.follow(&build.id, progress);
+            let (solved, followed) = both(solve(request), follow, &heard).await;
             // A build that failed has said why; that its progress is missing then is no second problem.
             let response = solved?;
             followed?;
@@ -224,6 +233,44 @@ impl Client {
     }
 }
 
+/// Notes when something was heard.
+fn heeded(
+    mut progress: impl FnMut(StatusResponse),
+    heard: &Mutex<Instant>,
+) -> impl FnMut(StatusResponse) {
+    move |status| {
+        *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        progress(status);
+    }
+}
+
+/// How a build ended, and how its progress did. A build that was refused before it began may have no progress, and
+/// a daemon may wait for it for ever.
+async fn both<T>(
+    solve: impl Future<Output = Result<T, Error>>,
+    follow: impl Future<Output = Result<(), Error>>,
+    heard: &Mutex<Instant>,
+) -> (Result<T, Error>, Result<(), Error>) {
+    let (mut solve, mut follow) = (std::pin::pin!(solve), std::pin::pin!(follow));
+    let solved = tokio::select! {
+        solved = &mut solve => solved,
+        followed = &mut follow => return (solve.await, followed),
+    };
+    let ended = Instant::now();
+    loop {
+        let last = *heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = last.max(ended) + SILENCE;
+        if until <= Instant::now() {
+            return (solved, Ok(()));
+        }
+        tokio::select! {
+            biased;
+            followed = &mut follow => return (solved, followed),
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+}
+
 /// What the daemon may call back for.
 async fn offer(build: &Build, caches: &Caches) -> Result<Offer, Error> {
     for (name, path) in &build.locals {
@@ -242,4 +289,37 @@ async fn offer(build: &Build, caches: &Caches) -> Result<Offer, Error> {
     let mut offer = Offer::new("").await;
     crate::output::add_services(&mut offer, build, caches)?;
     Ok(offer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_build_does_not_wait_for_its_progress() {
+        let refused = async { Err::<(), _>(Error::TwoLayouts) };
+        let start = Instant::now();
+        let (solved, followed) = both(refused, std::future::pending(), &Mutex::new(start)).await;
+        assert!(matches!(solved, Err(Error::TwoLayouts)));
+        assert!(followed.is_ok());
+        assert_eq!(start.elapsed().as_secs(), SILENCE.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_is_followed_while_there_is_some() {
+        let start = Instant::now();
+        let heard = Mutex::new(start);
+        let count = std::cell::Cell::new(0);
+        let mut progress = heeded(|_| count.set(count.get() + 1), &heard);
+        let follow = async {
+            for _ in 0..4 {
+                tokio::time::sleep(SILENCE - Duration::from_secs(1)).await;
+                progress(StatusResponse::default());
+            }
+            Ok(())
+        };
+        let (solved, followed) = both(async { Ok(1) }, follow, &heard).await;
+        assert!(matches!((solved, followed), (Ok(1), Ok(()))));
+        assert_eq!((count.get(), start.elapsed().as_secs()), (4, 16));
+    }
 }
