@@ -274,16 +274,14 @@ async fn both<T>(
 /// What the daemon may call back for.
 async fn offer(build: &Build, caches: &Caches) -> Result<Offer, Error> {
     for (name, path) in &build.locals {
-        let local = |source| Error::Local {
+        let local = |source: std::io::Error| Error::Local {
             name: name.clone(),
             path: path.clone(),
-            source,
+            source: fstree::Cause(source),
         };
         let meta = std::fs::metadata(path).map_err(local)?;
         if !meta.is_dir() {
-            return Err(local(std::io::Error::from(
-                std::io::ErrorKind::NotADirectory,
-            )));
+            return Err(local(std::io::ErrorKind::NotADirectory.into()));
         }
     }
     let mut offer = Offer::new("").await;

@@ -49,10 +49,7 @@ impl Caches {
             "local" => {
                 let dest = given(export, "dest", "local cache exporter requires dest")?;
                 let dir = PathBuf::from(dest);
-                std::fs::create_dir_all(&dir).map_err(|source| Error::Output {
-                    path: dir.clone(),
-                    source,
-                })?;
+                filesync::client::make_all(&dir, 0o755)?;
                 self.stores.insert(format!("local:{dest}"), dir.clone());
                 let tag = export.attrs.get("tag").map_or("latest", String::as_str);
                 self.written.push((dir.clone(), tag.to_owned()));
@@ -83,7 +80,7 @@ impl Caches {
                     }
                     Err(reason) => {
                         // Compat: a cache that is not there yet is nothing to fail for.
-                        eprintln!("warning: local cache import at {src} skipped: {reason}");
+                        eprintln!("warning: local cache import at {src} skipped{reason}");
                         return Ok(None);
                     }
                 }
@@ -156,14 +153,18 @@ fn find(dir: &Path, import: &CacheOption) -> Result<String, String> {
         Some(digest) => digest.clone(),
         None => {
             let tag = import.attrs.get("tag").map_or("latest", String::as_str);
-            let index = layout::read(dir).map_err(|err| format!("could not read index: {err}"))?;
+            let index = layout::read(dir).map_err(|err| {
+                let (path, text) = (dir.join("index.json"), fstree::errno_text(&err));
+                let path = path.display();
+                format!(" due to err: could not read {path}: open {path}: {text}")
+            })?;
             let found = layout::find(&index, tag);
-            found.ok_or_else(|| format!("no digest found for tag {tag}"))?
+            found.ok_or_else(|| format!(": no digest found for tag {tag}"))?
         }
     };
     match blob(dir, &digest) {
         Some(path) if path.is_file() => Ok(digest),
-        _ => Err(format!("digest {digest} unavailable")),
+        _ => Err(format!(": digest {digest} unavailable")),
     }
 }
 

@@ -58,17 +58,11 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: fstree::Cause,
     },
     /// The place for an output cannot be used.
-    #[error("failed to open {path}")]
-    Output {
-        /// The place.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Output(#[from] fstree::Error),
     /// What was read could not be passed on.
     #[error("failed to pass on a blob")]
     Blob {
@@ -92,7 +86,7 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: fstree::Cause,
     },
     /// The connection that offers this machine's files broke.
     #[error(transparent)]
@@ -108,7 +102,7 @@ impl Error {
         matches!(
             self,
             Self::Local { .. }
-                | Self::Output { .. }
+                | Self::Output(_)
                 | Self::Option { .. }
                 | Self::TwoLayouts
                 | Self::Index { .. }
@@ -142,11 +136,10 @@ impl Classify for Error {
             Self::Address { .. } | Self::Local { .. } | Self::Option { .. } | Self::TwoLayouts => {
                 Class::User
             }
+            Self::Output(err) => err.class(),
             Self::Connect { .. } => Class::Unavailable,
-            Self::Tls { source, .. }
-            | Self::Output { source, .. }
-            | Self::Blob { source }
-            | Self::Index { source, .. } => source.class(),
+            Self::Tls { source, .. } | Self::Blob { source } => source.class(),
+            Self::Index { source, .. } => source.0.class(),
             Self::TimedOut { .. } => Class::TimedOut,
             Self::TooLarge { .. } => Class::Exhausted,
             Self::Session(err) => err.class(),

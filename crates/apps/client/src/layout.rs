@@ -46,7 +46,10 @@ type Mark<'a> = Vec<(&'a str, &'a str)>;
 fn put(dir: &Path, descriptor: &Value, marks: &[Mark<'_>]) -> Result<(), Error> {
     let path = dir.join(INDEX);
     let updated = lock(&path).and_then(|_lock| update(dir, &path, descriptor, marks));
-    updated.map_err(|source| Error::Index { path, source })
+    updated.map_err(|source| Error::Index {
+        path,
+        source: fstree::Cause(source),
+    })
 }
 
 /// The index of a folder.

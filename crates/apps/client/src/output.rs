@@ -59,10 +59,7 @@ pub(crate) fn add_services(offer: &mut Offer, build: &Build, caches: &Caches) ->
     stores.extend(caches.stores.clone());
     for (index, output) in build.outputs.iter().enumerate() {
         if let Some(dir) = output.layout() {
-            std::fs::create_dir_all(dir).map_err(|source| Error::Output {
-                path: dir.to_owned(),
-                source,
-            })?;
+            filesync::client::make_all(dir, 0o755)?;
             // Compat: one name for all exporters, so there can be one such output only.
             if stores.insert("export".to_owned(), dir.to_owned()).is_some() {
                 return Err(Error::TwoLayouts);
@@ -139,12 +136,10 @@ fn check_parent(path: &Path) -> Result<(), Error> {
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    std::fs::metadata(dir)
-        .map(drop)
-        .map_err(|source| Error::Output {
-            path: path.to_owned(),
-            source,
-        })
+    match std::fs::metadata(dir) {
+        Ok(_) => Ok(()),
+        Err(err) => Err(fstree::Error::new("open", path, err).into()),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::dirs::Packets;
+use super::make::make_all;
 use crate::receive::{Differ, Options, receive};
 
 /// The methods of the service.
@@ -131,24 +131,15 @@ impl IntoDirectory {
                 "local exporter mode=delete requires a BuildKit daemon with multi-platform local export support",
             ));
         }
-        let mut builder = std::fs::DirBuilder::new();
-        let open = || -> io::Result<Root> {
-            builder.recursive(true).mode(0o700).create(&self.path)?;
-            Root::open(&self.path)
-        };
-        open.map_err_status(&self.path)
-    }
-}
-
-/// Runs something on a path and words its error.
-trait MapErrStatus<T> {
-    fn map_err_status(self, path: &std::path::Path) -> Result<T, Status>;
-}
-
-impl<T, F: FnMut() -> io::Result<T>> MapErrStatus<T> for F {
-    fn map_err_status(mut self, path: &std::path::Path) -> Result<T, Status> {
-        let text = |err| format!("open {}: {}", path.display(), errno_text(&err));
-        self().map_err(|err| Status::unknown(text(err)))
+        let shown = self.path.display();
+        make_all(&self.path, 0o700).map_err(|err| {
+            let text = fault::chain(&err);
+            Status::unknown(format!(
+                "failed to create synctarget dest dir {shown}: {text}"
+            ))
+        })?;
+        Root::open(&self.path)
+            .map_err(|err| Status::unknown(format!("open {shown}: {}", errno_text(&err))))
     }
 }
 
