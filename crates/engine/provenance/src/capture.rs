@@ -151,6 +151,18 @@ impl Capture {
 
     /// Brings everything in order, and drops images named by digest that are there by tag.
     pub fn finish(&mut self) -> Result<(), Error> {
+        for blob in &self.sources.blobs {
+            let name = || blob.name.clone();
+            let reference = Reference::parse(&blob.name);
+            let reference = reference.map_err(|source| Error::Reference {
+                name: name(),
+                source,
+            })?;
+            // Compat: a tag is no part of what was made use of.
+            if reference.tag().is_some() {
+                return Err(Error::Blob { name: name() });
+            }
+        }
         let mut tagged = Vec::new();
         let mut read = Vec::with_capacity(self.sources.images.len());
         for image in &self.sources.images {
@@ -251,6 +263,34 @@ mod tests {
             digest: String::new(),
             local: false,
         }
+    }
+
+    #[test]
+    fn a_blob_is_named_by_its_digest_alone() {
+        let digest = oci::Digest::of("");
+        let finished = |name: &str| {
+            let mut capture = Capture::default();
+            capture.add_blob(ImageBlob {
+                name: format!("{name}@{digest}"),
+                digest: digest.to_string(),
+                local: true,
+            });
+            capture.finish().map_err(|err| fault::chain(&err))
+        };
+        assert_eq!(finished("h.test/a"), Ok(()));
+        assert_eq!(
+            finished("h.test/a:v1"),
+            Err(format!(
+                "failed to capture provenance: invalid image blob reference h.test/a:v1@{digest}"
+            ))
+        );
+        assert_eq!(
+            finished("h.test/UP"),
+            Err(format!(
+                "failed to parse ref \"h.test/UP@{digest}\": invalid reference format: \
+                 repository name (UP@sha256) must be lowercase"
+            ))
+        );
     }
 
     #[test]

@@ -39,6 +39,12 @@ pub enum Error {
         #[source]
         source: oci::ReferenceError,
     },
+    /// A name of a single blob has more than a digest.
+    #[error("failed to capture provenance: invalid image blob reference {name}")]
+    Blob {
+        /// What was given.
+        name: String,
+    },
     /// A definition cannot be read.
     #[error("{0}")]
     Definition(&'static str),
@@ -58,9 +64,10 @@ pub enum Error {
 impl fault::Classify for Error {
     fn class(&self) -> fault::Class {
         match self {
-            Self::Option(_) | Self::Reference { .. } | Self::Incomplete { .. } => {
-                fault::Class::User
-            }
+            Self::Option(_)
+            | Self::Reference { .. }
+            | Self::Blob { .. }
+            | Self::Incomplete { .. } => fault::Class::User,
             Self::Definition(_) | Self::Json(_) => fault::Class::Internal,
         }
     }
