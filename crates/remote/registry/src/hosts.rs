@@ -213,6 +213,15 @@ fn make(config: &Config, domain: &str, insecure: bool) -> Result<Endpoints, Erro
     } else {
         for mirror in &own.mirrors {
             let (host, path) = split_mirror(mirror);
+            if host.trim().is_empty() {
+                // What follows it would be taken for a host.
+                tracing::warn!(
+                    registry = domain,
+                    mirror,
+                    "a mirror without a host is passed over"
+                );
+                continue;
+            }
             let settings = config.hosts.get(host).cloned().unwrap_or_default();
             all.push(endpoint(config, domain, host, path, &settings)?);
         }
@@ -336,6 +345,21 @@ mod tests {
                     .to_string()
             })
             .collect()
+    }
+
+    #[test]
+    fn a_mirror_without_a_host_is_none() {
+        let mut config = Config::default();
+        let mirrors = ["", " ", "https://", "/path", "m.test/path"].map(str::to_owned);
+        let settings = HostConfig {
+            mirrors: mirrors.to_vec(),
+            ..HostConfig::default()
+        };
+        config.hosts.insert("r.test".to_owned(), settings);
+        let urls = urls(&config, "r.test", false);
+        assert_eq!(urls.len(), 2, "{urls:?}");
+        assert!(urls[0].starts_with("https://m.test/v2/path/"), "{urls:?}");
+        assert!(urls[1].starts_with("https://r.test/v2/"), "{urls:?}");
     }
 
     #[test]
