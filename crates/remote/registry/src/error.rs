@@ -27,6 +27,8 @@ pub enum Error {
         digest: Digest,
         /// What it should be.
         media_type: String,
+        /// Where it was looked for, without secrets.
+        url: Option<String>,
     },
 
     /// The registry answered, but with a status that is no success.
@@ -303,6 +305,16 @@ impl std::fmt::Display for UnexpectedStatus {
     }
 }
 
+/// A status in words: `500 Internal Server Error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status(pub StatusCode);
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write_status(f, self.0)
+    }
+}
+
 /// `500 Internal Server Error`
 pub(crate) fn write_status(
     f: &mut std::fmt::Formatter<'_>,
@@ -323,6 +335,16 @@ impl Error {
             Self::Denied { source, .. } | Self::Authorize(source) | Self::Token { source, .. } => {
                 source.status()
             }
+            _ => None,
+        }
+    }
+
+    /// Where the registry refused what was asked of it, and the status; `None` where there was no answer, or another
+    /// failure.
+    pub fn refused(&self) -> Option<(String, Status)> {
+        match self {
+            Self::Status(unexpected) => Some((unexpected.url.clone(), Status(unexpected.status))),
+            Self::BlobNotFound { url, .. } => Some((url.clone()?, Status(StatusCode::NOT_FOUND))),
             _ => None,
         }
     }

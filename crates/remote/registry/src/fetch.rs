@@ -121,7 +121,7 @@ impl Fetch<'_> {
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| self.not_found()))
+        Err(failure.unwrap_or_else(|| self.not_found(None)))
     }
 
     async fn try_one(&self, transfer: &mut Transfer, way: &Way<'_>) -> Result<(), Error> {
@@ -165,8 +165,9 @@ impl Fetch<'_> {
         elsewhere.chain(hosts).collect()
     }
 
-    fn not_found(&self) -> Error {
+    fn not_found(&self, url: Option<&Url>) -> Error {
         Error::BlobNotFound {
+            url: url.map(wire::redacted),
             digest: self.blob.digest.clone(),
             media_type: self.blob.media_type.clone(),
         }
@@ -235,14 +236,16 @@ impl Fetch<'_> {
                 status if status.is_success() && status != StatusCode::PARTIAL_CONTENT => {
                     return Ok((answer, start));
                 }
-                StatusCode::NOT_FOUND => last = Some(self.not_found()),
+                StatusCode::NOT_FOUND => {
+                    last = Some(self.not_found(Some(answer.url())));
+                }
                 _ => {
                     let url = answer.url().clone();
                     return Err(wire::unexpected(&Method::GET, &url, answer).await);
                 }
             }
         }
-        Err(last.unwrap_or_else(|| self.not_found()))
+        Err(last.unwrap_or_else(|| self.not_found(None)))
     }
 
     /// A server that announces another size lies, or has another blob.

@@ -38,7 +38,7 @@ use wire::Access;
 
 pub use config::{Config, HostConfig, KeyPair};
 pub use credentials::{Anonymous, Credentials, Login, Sessions};
-pub use error::{Broken, Error, Refusal, UnexpectedStatus};
+pub use error::{Broken, Error, Refusal, Status, UnexpectedStatus};
 pub use push::Standing;
 pub use repository::Repository;
 pub use wire::unanswered;

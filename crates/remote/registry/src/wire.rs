@@ -31,7 +31,7 @@ use crate::hosts::{Endpoint, Hosts, Traffic};
 use crate::{Credentials, Inner};
 
 pub use failure::unanswered;
-pub(crate) use failure::{broken, reason, timed_out, unexpected};
+pub(crate) use failure::{broken, reason, redacted, timed_out, unexpected};
 
 /// How often one question is asked at most.
 const ATTEMPTS: u32 = 5;

@@ -51,6 +51,15 @@ impl Store {
 
     /// Size of a blob, if it is there.
     pub async fn size(&self, cx: &Cx, digest: &Digest) -> Result<Option<u64>, Error> {
+        match self.info(cx, digest).await {
+            Ok(size) => Ok(Some(size)),
+            Err(err) if err.code() == Some(Code::NotFound) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Size of a blob that must be there; else the client's own words for that.
+    pub async fn info(&self, cx: &Cx, digest: &Digest) -> Result<u64, Error> {
         let answer = self
             .group
             .any(cx, async |session| {
@@ -59,15 +68,9 @@ impl Store {
                 })?;
                 session.call(cx, client(&session).info(request)).await
             })
-            .await;
-        match answer {
-            Ok(response) => {
-                let info = response.into_inner().info.unwrap_or_default();
-                Ok(Some(u64::try_from(info.size).unwrap_or(0)))
-            }
-            Err(err) if err.code() == Some(Code::NotFound) => Ok(None),
-            Err(err) => Err(err),
-        }
+            .await?;
+        let info = answer.into_inner().info.unwrap_or_default();
+        Ok(u64::try_from(info.size).unwrap_or(0))
     }
 
     /// The whole of a small blob: an index, a manifest, a config. It is verified.

@@ -39,11 +39,17 @@ impl Http {
         let (sender, mut queue) = mpsc::channel::<bytes::Bytes>(QUEUE);
         let (name, file) = (filename.clone(), attrs.file.clone());
         let write = tasks::blocking(move || {
-            let mut target = Target::new(&dir, &name, &file, gzip)?;
-            while let Some(piece) = queue.blocking_recv() {
-                target.write_all(&piece)?;
-            }
-            target.finish(modified.unwrap_or(0))
+            let mut target = Target::new(&dir, &name, &file, gzip).map_err(Error::Open)?;
+            let written = || {
+                while let Some(piece) = queue.blocking_recv() {
+                    target.write_all(&piece)?;
+                }
+                target.finish(modified.unwrap_or(0))
+            };
+            written().map_err(|source| Error::File {
+                what: "write",
+                source,
+            })
         });
         let read = async move {
             while let Some(piece) = body.next().await {
@@ -56,10 +62,7 @@ impl Http {
         // The tree outlives the writer: both are waited for, whatever happens.
         let (read, written) = futures::future::join(read, write).await;
         read?;
-        let digest = written.map_err(|source| Error::File {
-            what: "write",
-            source,
-        })?;
+        let digest = written?;
         let resolved = Resolved {
             digest,
             filename,

@@ -69,6 +69,9 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The file cannot be made.
+    #[error(transparent)]
+    Open(std::io::Error),
     /// The file cannot be written or read.
     #[error("failed to {what} the file")]
     File {
@@ -106,6 +109,7 @@ impl Classify for Error {
             | Self::Secret { .. }
             | Self::Header { .. } => Class::User,
             Self::Request { .. } => Class::Unavailable,
+            Self::Open(err) => err.class(),
             Self::File { .. } | Self::Setup { .. } => Class::Internal,
             Self::Session(err) => err.class(),
             Self::Cache(err) => err.class(),

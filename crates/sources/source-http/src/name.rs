@@ -21,7 +21,8 @@ pub(crate) fn of(attrs: &Attrs, headers: Option<&HeaderMap>) -> String {
     let path = Url::parse(&attrs.url)
         .ok()
         .and_then(|url| unescape(url.path()));
-    safe_name(&path.unwrap_or_default())
+    // Compat: a server's root has no name, though an option or a header can say `/`.
+    safe_name(path.unwrap_or_default().trim_end_matches('/'))
 }
 
 /// `%xx`; broken escapes make the whole text unusable.

@@ -3,7 +3,7 @@
 use std::num::IntErrorKind;
 
 use cache::RecordType;
-use oci::{Digest, Locator, Reference};
+use oci::{Digest, DigestError, Locator, Reference};
 use source::Identifier;
 
 use crate::Error;
@@ -63,7 +63,7 @@ impl Attrs {
         let name = if layout {
             Name::Layout(Layout {
                 text: id.name.clone(),
-                digest: object_digest(&locator.object),
+                digest: object_digest(&locator.object).ok(),
                 session: text("oci.session"),
                 store: text("oci.store"),
             })
@@ -96,8 +96,14 @@ impl Attrs {
 }
 
 /// The digest in `tag@digest`.
-pub(crate) fn object_digest(object: &str) -> Option<Digest> {
-    object.split_once('@')?.1.parse().ok()
+pub(crate) fn object_digest(object: &str) -> Result<Digest, DigestError> {
+    let (_, digest) = object.split_once('@').ok_or(DigestError::Format)?;
+    let digest: Digest = digest.parse()?;
+    // Nobody outside has such.
+    match digest.is_random() {
+        true => Err(DigestError::Algorithm),
+        false => Ok(digest),
+    }
 }
 
 fn mode(mode: &str) -> Result<Mode, Error> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cache::{MutableRef, RecordOptions, RecordType};
 use content::{Provider, Store};
+use fault::{Class, Classify as _};
 use oci::{Descriptor, Digest, Locator, Reference};
 use progress::Progress;
 use registry::Sessions;
@@ -58,9 +59,8 @@ impl Blob {
         if locator.object.is_empty() {
             return Err(error(Error::Object));
         }
-        let digest = attrs::object_digest(&locator.object).ok_or_else(|| {
-            source::Error::user("invalid reference digest: invalid checksum digest format")
-        })?;
+        let digest = attrs::object_digest(&locator.object);
+        let digest = digest.map_err(|err| error(Error::BlobDigest(err)))?;
         let layout = id.scheme == "oci-layout+blob";
         let mut file = Options::default();
         let (mut session, mut store) = (String::new(), String::new());
@@ -110,18 +110,20 @@ impl Blob {
                 let who = Sessions::credentials(sessions);
                 let blob = blob(0);
                 let fetched = client.fetch(cx, &who, reference, &blob, content, progress);
-                Ok(fetched.await?)
+                Ok(fetched.await.map_err(as_of_head)?)
             }
             Where::Layout { session, store } => {
                 let store = place::store(sessions, session, store);
-                let size = match store.size(cx, &self.digest).await? {
-                    Some(size) => i64::try_from(size).unwrap_or(i64::MAX),
-                    None => {
-                        return Err(Error::Missing {
-                            digest: self.digest.clone(),
-                        });
+                let found = store.info(cx, &self.digest).await;
+                let size = found.map_err(|err| match err {
+                    session::Error::Answer(why) if why.class() == Class::NotFound => {
+                        Error::MissingBlob {
+                            why: why.text().to_owned(),
+                        }
                     }
-                };
+                    other => other.into(),
+                })?;
+                let size = i64::try_from(size).unwrap_or(i64::MAX);
                 Ok(store.fetch(cx, &blob(size), content, progress).await?)
             }
         }
@@ -173,6 +175,18 @@ impl Instance for Blob {
     }
 }
 
+/// Compat: upstream asks for the head of a blob first, and tells of that.
+fn as_of_head(mut err: registry::Error) -> Error {
+    if let registry::Error::Transport { method, .. } = &mut err {
+        "Head".clone_into(method);
+    }
+    let class = err.class();
+    match err.refused() {
+        Some((url, status)) => Error::BlobStatus { url, status, class },
+        None => err.into(),
+    }
+}
+
 /// S of the cache-key rules. Compat: names and order of the fields as upstream hashes them.
 fn key_text(digest: &Digest, file: &Options) -> String {
     let mut json = format!("{{\"Digest\":\"{digest}\",\"Filename\":");
@@ -191,12 +205,9 @@ fn write(
 ) -> Result<(), Error> {
     let dir = tree.layer_directory()?;
     let mut blob = content.open_blob(digest)?;
-    let mut written = || -> io::Result<()> {
-        let mut draft = Draft::new(&dir, name, options)?;
-        io::copy(&mut blob, &mut draft)?;
-        draft.finish(0)
-    };
-    written().map_err(Error::File)
+    let mut draft = Draft::new(&dir, name, options).map_err(Error::Open)?;
+    let copied = io::copy(&mut blob, &mut draft);
+    copied.and_then(|_| draft.finish(0)).map_err(Error::File)
 }
 
 #[cfg(test)]

@@ -158,6 +158,30 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// The name of a blob has no digest, or none that is one.
+    #[error("invalid reference digest")]
+    BlobDigest(#[source] oci::DigestError),
+    /// The client's store has no such blob, or the client no such store.
+    ///
+    /// Compat: as upstream tells what a content store answers.
+    #[error("NotFound: rpc error: code = NotFound desc = {why}")]
+    MissingBlob {
+        /// What the client said.
+        why: String,
+    },
+    /// The registry gives no such blob.
+    #[error("unexpected HEAD status code {url}: {status}")]
+    BlobStatus {
+        /// Where it should be.
+        url: String,
+        /// What was answered.
+        status: registry::Status,
+        /// Class.
+        class: Class,
+    },
+    /// A file for a blob could not be made.
+    #[error(transparent)]
+    Open(std::io::Error),
     /// A blob could not be made a file.
     #[error("failed to write a blob")]
     File(#[source] std::io::Error),
@@ -184,11 +208,15 @@ impl Classify for Error {
             Self::Session(err) | Self::Root(err) => err.class(),
             Self::Referrers { source, .. } => source.class(),
             Self::Missing { .. } => Class::NotFound,
+            Self::MissingBlob { .. } => Class::NotFound,
+            Self::BlobStatus { class, .. } => *class,
+            Self::Open(err) => err.class(),
             Self::File(_) => Class::Internal,
             Self::Cache(err) => err.class(),
             Self::Locator(_)
             | Self::Reference(_)
             | Self::Digest(_)
+            | Self::BlobDigest(_)
             | Self::Object
             | Self::NoDigest { .. }
             // Compat: no feature of ours is missing; clients put the words for that before the whole text.

@@ -61,8 +61,14 @@ fn number(text: &str) -> Result<i64, crate::Error> {
 }
 
 /// The last element of a path as a file name that can do no harm; `download` when there is none.
+///
+/// Compat: a path of nothing but slashes is `/`, which no file can be made of.
 pub fn safe_name(text: &str) -> String {
-    let name = text.trim().trim_end_matches('/');
+    let text = text.trim();
+    let name = text.trim_end_matches('/');
+    if name.is_empty() && !text.is_empty() {
+        return "/".to_owned();
+    }
     let name = name.rsplit('/').next().unwrap_or(name);
     if matches!(name, "" | "." | "..") || name.chars().any(char::is_control) {
         return "download".to_owned();
@@ -75,6 +81,15 @@ fn id(value: i64) -> u32 {
     u32::try_from(value & i64::from(u32::MAX)).expect("what is left has 32 bits")
 }
 
+/// What the kernel said, as Go has it: a small letter at the beginning, and no number.
+fn words(err: &io::Error) -> String {
+    let text = err.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
+}
+
 /// A file that is being written. Blocks.
 pub struct Draft {
     file: File,
@@ -82,20 +97,34 @@ pub struct Draft {
 
 impl Draft {
     /// Makes `dir/name`, empty, as `options` say. `dir` is empty, and nobody else's.
+    ///
+    /// Compat: failures are told as Go's `os.Root` does.
     pub fn new(dir: &Path, name: &str, options: &Options) -> io::Result<Self> {
+        let failed = |kind, why: &str| Err(io::Error::new(kind, format!("openat {name}: {why}")));
         let perm = match u32::try_from(options.perm) {
             Ok(0) => 0o600,
             Ok(perm) if perm <= 0o777 => perm,
-            _ => {
-                let text = format!("openat {name}: unsupported file mode");
-                return Err(io::Error::other(text));
-            }
+            _ => return failed(io::ErrorKind::InvalidInput, "unsupported file mode"),
         };
+        if name.contains('/') {
+            return failed(io::ErrorKind::InvalidInput, "path escapes from parent");
+        }
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(dir.join(name))?;
+            .open(dir.join(name));
+        let file = match file {
+            Ok(file) => file,
+            Err(err) => {
+                let kind = match err.kind() {
+                    // A name is chosen by whoever asks.
+                    io::ErrorKind::InvalidFilename => io::ErrorKind::InvalidInput,
+                    kind => kind,
+                };
+                return failed(kind, &words(&err));
+            }
+        };
         if options.uid != 0 || options.gid != 0 {
             fchown(&file, Some(id(options.uid)), Some(id(options.gid)))?;
         }
@@ -162,6 +191,9 @@ mod tests {
             ("..", "download"),
             ("", "download"),
             (" a ", "a"),
+            ("/", "/"),
+            (" // ", "/"),
+            (" ", "download"),
             ("a\nb", "download"),
         ] {
             assert_eq!(safe_name(text), wanted, "{text:?}");
@@ -196,6 +228,18 @@ mod tests {
             assert_eq!(text.as_deref(), Some("openat f: unsupported file mode"));
         }
         assert!(!dir.path().join("f").exists());
+    }
+
+    #[test]
+    fn names_that_cannot_be_are_told_as_go_does() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let refused = |name: &str| {
+            let made = Draft::new(dir.path(), name, &Options::default());
+            made.err().map(|err| err.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refused("/"), "openat /: path escapes from parent");
+        let long = "x".repeat(300);
+        assert_eq!(refused(&long), format!("openat {long}: file name too long"));
     }
 
     #[test]

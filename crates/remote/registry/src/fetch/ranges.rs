@@ -63,7 +63,7 @@ impl Fetch<'_> {
         end: u64,
     ) -> Result<Option<Vec<Bytes>>, Error> {
         let (host, place) = (way.host, way.places.last());
-        let place = place.cloned().ok_or_else(|| self.not_found())?;
+        let place = place.cloned().ok_or_else(|| self.not_found(None))?;
         let request = Request::at(Method::GET, place).range(start, Some(end));
         let sent = self.access.send(host, &request, Others::None).await;
         let mut answer = sent.map_err(denied("pull"))?;
