@@ -1,7 +1,8 @@
 //! What the user typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 /// build utility
@@ -38,20 +39,20 @@ pub(crate) struct Global {
     pub tlsservername: Option<String>,
 
     /// CA certificate for validation
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tlscacert: Option<PathBuf>,
 
     /// client certificate
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tlscert: Option<PathBuf>,
 
     /// client key
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tlskey: Option<PathBuf>,
 
     /// directory containing CA certificate, client certificate, and client key. Supported file names are (ca.pem,
     /// cert.pem, key.pem) or (ca.crt, tls.crt, tls.key)
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tlsdir: Option<PathBuf>,
 
     /// timeout backend connection after value seconds
@@ -259,7 +260,7 @@ pub(crate) struct BuildArgs {
     pub progress: String,
 
     /// Path to trace file. Defaults to no tracing.
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub trace: Option<PathBuf>,
 
     /// Allow build access to the local directory
@@ -307,11 +308,11 @@ pub(crate) struct BuildArgs {
     pub ssh: Vec<String>,
 
     /// Output build metadata (e.g., image digest) to a file as JSON
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub metadata_file: Option<PathBuf>,
 
     /// Read source policy file from a JSON file
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub source_policy_file: Option<PathBuf>,
 
     /// Run build with proxy network enforcement
@@ -319,7 +320,7 @@ pub(crate) struct BuildArgs {
     pub proxy_network: bool,
 
     /// Write build ref to a file
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub ref_file: Option<PathBuf>,
 
     /// Overwrite TLS configuration when authenticating with registries
@@ -329,4 +330,19 @@ pub(crate) struct BuildArgs {
     /// Where to output json cache metrics, use 'stdout' or 'stderr' for standard (error) output.
     #[arg(long)]
     pub debug_json_cache_metrics: Option<String>,
+
+    // Compat: upstream takes no notice of them.
+    #[arg(hide = true)]
+    pub others: Vec<String>,
+}
+
+/// A path; scripts give empty ones for none.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// The path that was given, if it is one.
+pub(crate) fn given(path: Option<&PathBuf>) -> Option<&Path> {
+    path.map(PathBuf::as_path)
+        .filter(|path| !path.as_os_str().is_empty())
 }

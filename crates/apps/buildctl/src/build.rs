@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,30 +15,39 @@ use prost::Message as _;
 use proto::pb;
 use tasks::Cx;
 
-use crate::args::{BuildArgs, Global};
-use crate::{answer, connection, options, places};
+use crate::args::{BuildArgs, Global, given};
+use crate::metrics::Metrics;
+use crate::{answer, connection, options, places, registries};
 
 /// How often a live view is redrawn while nothing arrives.
 const TICK: Duration = Duration::from_millis(150);
 
 /// Runs a build and shows its progress.
 pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
-    let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
+    let mut trace = given(args.trace.as_ref()).map(open_trace).transpose()?;
+    let metrics = args.debug_json_cache_metrics.as_deref().unwrap_or_default();
+    let mut metrics = Metrics::open(metrics)?;
     let mut build = build(args)?;
+    let mode: Mode = args.progress.parse().map_err(anyhow::Error::msg)?;
     let id = build.id.clone();
     let asks = answer::is_question(&mut build);
-    if let Some(path) = &args.ref_file {
-        write_whole(path, build.id.as_bytes())?;
+    if let Some(path) = given(args.ref_file.as_ref())
+        && let Err(err) = write_whole(path, build.id.as_bytes())
+    {
+        // Compat: the build does not fail for it.
+        eprintln!("warning: {err:#}");
     }
     let connection = connection::connect_or_start(global).await?;
     let cx = Cx::root();
     let _signals = stop_on_signal(cx.clone());
-    let mut trace = args.trace.as_deref().map(open_trace).transpose()?;
     let display = RefCell::new(Display::stderr(mode));
     let watch = |status| {
         if let Some(trace) = &mut trace {
             // A trace that cannot be written must not fail the build.
             let _ = trace.write_all((progress_ui::rawjson(&status) + "\n").as_bytes());
+        }
+        if let Some(metrics) = &mut metrics {
+            metrics.note(&status);
         }
         display.borrow_mut().update(status);
     };
@@ -54,8 +64,18 @@ pub(crate) async fn run(global: &Global, args: &BuildArgs) -> Result<()> {
     if args.explain {
         crate::explain::after(&connection.client, &id).await;
     }
+    let told = tell(args, asks, result);
+    if let Some(metrics) = metrics {
+        // They are for looking at; a build does not fail for them.
+        let _ = metrics.write();
+    }
+    told
+}
+
+/// Leaves what the build answered where it was asked for.
+fn tell(args: &BuildArgs, asks: bool, result: Result<Answer, client::Error>) -> Result<()> {
     let answer = result.map_err(unsolved)?;
-    if let Some(path) = &args.metadata_file {
+    if let Some(path) = given(args.metadata_file.as_ref()) {
         write_metadata(path, &answer.response)?;
     }
     if asks {
@@ -94,6 +114,9 @@ fn build(args: &BuildArgs) -> Result<Build> {
     }
     let mut build = Build::frontend(&args.frontend);
     build.id = identity::new_id();
+    args.registry_auth_tlscontext
+        .iter()
+        .try_for_each(|option| registries::check(option))?;
     build.credentials = Some(credentials()?);
     build.fetch_tokens = std::env::var_os("BUILDKIT_NO_CLIENT_TOKEN").is_none();
     build.ssh = crate::ssh::agents(&args.ssh)?;
@@ -117,11 +140,8 @@ fn build(args: &BuildArgs) -> Result<Build> {
             .cache_imports
             .push(options::cache("--import-cache", option)?);
     }
-    build.source_policy = args
-        .source_policy_file
-        .as_deref()
-        .map(crate::policy::read)
-        .transpose()?;
+    let policy = given(args.source_policy_file.as_ref());
+    build.source_policy = policy.map(crate::policy::read).transpose()?;
     build.attrs = options::opts(&args.opt).context("invalid opt")?;
     build.locals = places::locals(&args.local).context("invalid local")?;
     build.oci_layouts = places::layouts(&args.oci_layout).context("invalid oci-layout")?;
@@ -148,7 +168,9 @@ fn credentials() -> Result<DockerConfig> {
 
 /// LLB from standard input.
 fn definition(no_cache: bool) -> Result<pb::Definition> {
-    if std::io::stdin().is_terminal() {
+    // Compat: /dev/null is nothing to read from either.
+    let stdin = rustix::fs::fstat(std::io::stdin())?;
+    if rustix::fs::FileType::from_raw_mode(stdin.st_mode).is_char_device() {
         bail!("please specify --frontend or pipe LLB definition to stdin");
     }
     let mut bytes = Vec::new();
@@ -156,7 +178,7 @@ fn definition(no_cache: bool) -> Result<pb::Definition> {
         .read_to_end(&mut bytes)
         .context("failed to read the definition")?;
     let mut definition =
-        pb::Definition::decode(bytes.as_slice()).context("error parsing definition")?;
+        pb::Definition::decode(bytes.as_slice()).context("failed to parse input")?;
     if definition.def.is_empty() {
         bail!("empty definition sent to build. Specify --frontend instead?");
     }
@@ -201,8 +223,9 @@ fn open_trace(path: &Path) -> Result<std::fs::File> {
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(path)
-        .with_context(|| format!("failed to open {}", path.display()))
+        .map_err(|err| fstree::Error::new("open", path, err).into())
 }
 
 /// Base64 of a JSON object that is not empty becomes the object; everything else stays text.
@@ -237,7 +260,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes).with_context(named)?;
     use std::os::unix::fs::PermissionsExt as _;
     file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))
+        .set_permissions(std::fs::Permissions::from_mode(0o666))
         .with_context(named)?;
     file.persist(path).with_context(named)?;
     Ok(())

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use client::{Client, ConnectOptions, TlsOptions};
 use tempfile::TempDir;
 
-use crate::args::Global;
+use crate::args::{Global, given};
 
 const DEFAULT: &str = "unix:///run/buildkit/buildkitd.sock";
 /// How long a private daemon may take to come up.
@@ -144,12 +144,12 @@ fn beside_us() -> Result<PathBuf> {
 
 fn tls(global: &Global) -> Result<TlsOptions> {
     let mut tls = TlsOptions {
-        server_name: global.tlsservername.clone(),
-        ca: global.tlscacert.clone(),
-        cert: global.tlscert.clone(),
-        key: global.tlskey.clone(),
+        server_name: global.tlsservername.clone().filter(|it| !it.is_empty()),
+        ca: given(global.tlscacert.as_ref()).map(Path::to_owned),
+        cert: given(global.tlscert.as_ref()).map(Path::to_owned),
+        key: given(global.tlskey.as_ref()).map(Path::to_owned),
     };
-    if let Some(dir) = &global.tlsdir {
+    if let Some(dir) = given(global.tlsdir.as_ref()) {
         if tls.ca.is_some() || tls.cert.is_some() || tls.key.is_some() {
             bail!("cannot specify tlsdir and tlscacert/tlscert/tlskey at the same time");
         }

@@ -120,7 +120,7 @@ pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
         attrs
     };
     if !option.contains("type=") {
-        eprintln!("{flag} {option} is deprecated, use {flag} type=registry,ref={option}");
+        eprintln!("warning: {}", deprecated(flag));
         return Ok(CacheOption {
             kind: "registry".to_owned(),
             attrs: completed(BTreeMap::from([("ref".to_owned(), option.to_owned())])),
@@ -135,6 +135,15 @@ pub(crate) fn cache(flag: &str, option: &str) -> Result<CacheOption> {
         crate::workflow::fill(&mut attrs, |name| std::env::var(name).ok())?;
     }
     Ok(CacheOption { kind, attrs })
+}
+
+/// What to say of a ref without a type. Compat: only one of the two is a sentence.
+fn deprecated(flag: &str) -> String {
+    let end = if flag == "--import-cache" { "." } else { "" };
+    format!(
+        "{flag} <ref> is deprecated. \
+         Please use {flag} type=registry,ref=<ref>,<opt>=<optval>[,<opt>=<optval>] instead{end}"
+    )
 }
 
 /// One `--secret`.
@@ -231,6 +240,12 @@ mod tests {
             let option = cache("--export-cache", text).expect("a cache");
             assert_eq!(option.attrs["mode"], "min");
         }
+        assert_eq!(
+            deprecated("--export-cache"),
+            "--export-cache <ref> is deprecated. Please use \
+             --export-cache type=registry,ref=<ref>,<opt>=<optval>[,<opt>=<optval>] instead"
+        );
+        assert!(deprecated("--import-cache").ends_with("] instead."));
         let option = cache("--export-cache", "type=inline,mode=").expect("a cache");
         assert_eq!(option.attrs["mode"], "");
         let err = cache("--export-cache", "type=,ref=x").expect_err("no type");

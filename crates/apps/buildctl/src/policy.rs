@@ -1,26 +1,63 @@
 //! Source policies as files: the JSON that users write by hand.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use proto::sourcepolicy as wire;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// Reads a policy.
 pub(crate) fn read(path: &Path) -> Result<wire::Policy> {
-    let text = std::fs::read(path).with_context(|| format!("open {}", path.display()))?;
+    let failed = |op| move |err| fstree::Error::new(op, path, err);
+    let mut file = std::fs::File::open(path).map_err(failed("open"))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(failed("read"))?;
     let name = path.display().to_string();
-    let policy: Policy = serde_json::from_slice(&text)
-        .with_context(|| format!("failed to unmarshal source-policy-file {name:?}"))?;
-    Ok(policy.into())
+    parse(&text).with_context(|| format!("failed to unmarshal source-policy-file {name:?}"))
+}
+
+fn parse(text: &[u8]) -> serde_json::Result<wire::Policy> {
+    let policy: Option<Policy> = serde_json::from_value(folded(serde_json::from_slice(text)?))?;
+    Ok(policy.unwrap_or_default().into())
+}
+
+/// Compat: Go finds members whatever the case of their names, and null leaves them as they are.
+fn folded(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members = members.into_iter().filter(|(_, value)| !value.is_null());
+            let members = members.map(|(key, value)| match key.to_lowercase() {
+                key if key == "attrs" => (key, texts(value)),
+                key => (key, folded(value)),
+            });
+            Value::Object(members.collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(folded).collect()),
+        other => other,
+    }
+}
+
+/// Attributes, whose names are free.
+fn texts(mut attrs: Value) -> Value {
+    for value in attrs
+        .as_object_mut()
+        .into_iter()
+        .flat_map(|it| it.values_mut())
+    {
+        if value.is_null() {
+            *value = "".into();
+        }
+    }
+    attrs
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Policy {
     version: i64,
-    #[serde(deserialize_with = "nullable")]
     rules: Vec<Rule>,
 }
 
@@ -36,9 +73,7 @@ struct Rule {
 #[serde(default)]
 struct Selector {
     identifier: String,
-    #[serde(alias = "matchType")]
     match_type: Choice<wire::MatchType>,
-    #[serde(deserialize_with = "nullable")]
     constraints: Vec<Constraint>,
 }
 
@@ -54,16 +89,7 @@ struct Constraint {
 #[serde(default)]
 struct Update {
     identifier: String,
-    #[serde(deserialize_with = "nullable")]
     attrs: BTreeMap<String, String>,
-}
-
-fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// A word of the protocol, by its name or its number.
@@ -71,23 +97,31 @@ where
 struct Choice<T>(T);
 
 /// Words that have names.
-trait Named: Sized + TryFrom<i32> {
+trait Named: Sized + Default + TryFrom<i32> {
+    /// Their kind, and the one that stands for nothing, in errors.
+    const KIND: (&str, &str);
     fn named(name: &str) -> Option<Self>;
 }
 
 impl Named for wire::PolicyAction {
+    const KIND: (&str, &str) = ("PolicyAction", "ALLOW");
+
     fn named(name: &str) -> Option<Self> {
         Self::from_str_name(name)
     }
 }
 
 impl Named for wire::MatchType {
+    const KIND: (&str, &str) = ("MatchType", "WILDCARD");
+
     fn named(name: &str) -> Option<Self> {
         Self::from_str_name(name)
     }
 }
 
 impl Named for wire::AttrMatch {
+    const KIND: (&str, &str) = ("AttrMatch", "EQUAL");
+
     fn named(name: &str) -> Option<Self> {
         Self::from_str_name(name)
     }
@@ -96,17 +130,21 @@ impl Named for wire::AttrMatch {
 impl<'de, T: Named> Deserialize<'de> for Choice<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error as _;
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let found = match &value {
-            serde_json::Value::String(name) => T::named(name),
-            other => other
-                .as_i64()
-                .and_then(|number| i32::try_from(number).ok())
-                .and_then(|number| T::try_from(number).ok()),
-        };
-        found
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("invalid value: {value}")))
+        let (kind, none) = T::KIND;
+        match Value::deserialize(deserializer)? {
+            Value::String(name) => T::named(&name).ok_or_else(|| {
+                D::Error::custom(format!("unrecognized enum {none} value {name:?}"))
+            }),
+            value => {
+                let number = value.as_i64().and_then(|it| i32::try_from(it).ok());
+                let number = number.ok_or_else(|| {
+                    D::Error::custom(format!("cannot unmarshal `{value}` into enum {none}"))
+                })?;
+                T::try_from(number)
+                    .map_err(|_| D::Error::custom(format!("invalid {kind} value: {number}")))
+            }
+        }
+        .map(Self)
     }
 }
 
@@ -150,7 +188,7 @@ mod tests {
             {"action": 2, "selector": {"identifier": "a", "match_type": "EXACT", "constraints": null},
              "updates": {"identifier": "b", "attrs": {"k": "v"}}}
         ]}"#;
-        let policy: wire::Policy = serde_json::from_str::<Policy>(text).expect("valid").into();
+        let policy = parse(text.as_bytes()).expect("valid");
         assert_eq!(policy.rules[0].action(), wire::PolicyAction::Deny);
         assert_eq!(policy.rules[1].action(), wire::PolicyAction::Convert);
         let selector = policy.rules[1].selector.as_ref().expect("a selector");
@@ -163,11 +201,42 @@ mod tests {
 
     #[test]
     fn other_words_are_refused() {
-        let text = r#"{"rules": [{"action": "MAYBE"}]}"#;
-        let err = serde_json::from_str::<Policy>(text).err().expect("refused");
-        assert!(
-            err.to_string().starts_with("invalid value: \"MAYBE\""),
-            "{err}"
-        );
+        let refused = |rule: &str| {
+            let text = format!("{{\"rules\": [{rule}]}}");
+            parse(text.as_bytes()).expect_err(rule).to_string()
+        };
+        for (rule, text) in [
+            (
+                r#"{"action": "MAYBE"}"#,
+                "unrecognized enum ALLOW value \"MAYBE\"",
+            ),
+            (r#"{"action": 7}"#, "invalid PolicyAction value: 7"),
+            (
+                r#"{"selector": {"match_type": true}}"#,
+                "cannot unmarshal `true` into enum WILDCARD",
+            ),
+            (
+                r#"{"selector": {"constraints": [{"condition": "LIKE"}]}}"#,
+                "unrecognized enum EQUAL value \"LIKE\"",
+            ),
+        ] {
+            assert_eq!(refused(rule), text);
+        }
+    }
+
+    #[test]
+    fn members_are_found_as_upstream_finds_them() {
+        let text = r#"{"VERSION": 1, "request": {"root": true}, "rules": [
+            {"Action": null, "selector": {"identifier": "a", "matchType": "EXACT", "Match_Type": "REGEX"},
+             "updates": {"identifier": null, "attrs": {"HTTP.Header": "x", "n": null}}},
+            {"selector": {"identifier": "a", "matchType": "EXACT"}, "updates": null}
+        ]}"#;
+        let policy = parse(text.as_bytes()).expect("valid");
+        let selector = |at: usize| policy.rules[at].selector.as_ref().expect("a selector");
+        assert_eq!(selector(0).match_type(), wire::MatchType::Regex);
+        assert_eq!(selector(1).match_type(), wire::MatchType::Wildcard);
+        let attrs = &policy.rules[0].updates.as_ref().expect("updates").attrs;
+        assert_eq!((&*attrs["HTTP.Header"], &*attrs["n"]), ("x", ""));
+        assert_eq!(parse(b"null").expect("nothing"), wire::Policy::default());
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -40,29 +41,33 @@ fn agent(option: &str) -> Result<(String, Agent)> {
         bail!("raw mode must supply exactly one socket path for {id:?}");
     }
     let id = if id.is_empty() { "default" } else { id };
-    let own = match paths.as_slice() {
-        [] | [""] => Some(own_agent(id)?),
-        _ => None,
-    };
-    let paths = own.iter().map(PathBuf::as_path).chain(
-        paths
-            .into_iter()
-            .filter(|path| !path.is_empty())
-            .map(Path::new),
-    );
-    let agent = open(&paths.collect::<Vec<_>>(), raw)
-        .with_context(|| format!("failed to convert agent config for ID: {id:?}"))?;
+    let agent = convert(id, &paths, raw).with_context(|| {
+        let paths = paths.join(" ");
+        format!("failed to convert agent config {{{id} [{paths}] {raw}}}")
+    })?;
     Ok((id.to_owned(), agent))
 }
 
-fn word(value: &str) -> Result<bool> {
-    fault::truth(value).with_context(|| format!("invalid value for 'raw': {value}"))
+fn convert(id: &str, paths: &[&str], raw: bool) -> Result<Agent> {
+    let own = match paths {
+        [] | [""] => std::env::var_os("SSH_AUTH_SOCK").unwrap_or_default(),
+        _ => OsString::new(),
+    };
+    let paths: Vec<&Path> = match paths {
+        [] | [""] => vec![Path::new(&own)],
+        paths => paths.iter().map(Path::new).collect(),
+    };
+    if paths[0].as_os_str().is_empty() {
+        bail!("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set");
+    }
+    open(&paths, raw).with_context(|| format!("failed to convert agent config for ID: {id:?}"))
 }
 
-fn own_agent(id: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
-    path.map(PathBuf::from).with_context(|| {
-        format!("invalid empty ssh agent socket for {id:?}: make sure SSH_AUTH_SOCK is set")
+fn word(value: &str) -> Result<bool> {
+    fault::truth(value).with_context(|| {
+        format!(
+            "invalid value for 'raw': {value}: strconv.ParseBool: parsing {value:?}: invalid syntax"
+        )
     })
 }
 
@@ -73,7 +78,7 @@ fn open(paths: &[&Path], raw: bool) -> Result<Agent> {
         if socket.is_some() {
             bail!("only single socket allowed");
         }
-        let meta = std::fs::metadata(path).with_context(|| format!("stat {}", path.display()))?;
+        let meta = std::fs::metadata(path).map_err(|err| fstree::Error::new("stat", path, err))?;
         if meta.file_type().is_socket() {
             socket = Some(path.to_path_buf());
             continue;
@@ -81,11 +86,13 @@ fn open(paths: &[&Path], raw: bool) -> Result<Agent> {
         if raw {
             bail!("raw mode only supported with socket paths");
         }
-        let file = std::fs::File::open(path);
-        let file = file.with_context(|| format!("failed to open {}", path.display()))?;
+        let file = std::fs::File::open(path)
+            .map_err(|err| fstree::Error::new("open", path, err))
+            .with_context(|| format!("failed to open {}", path.display()))?;
         let mut bytes = Vec::new();
         file.take(LARGEST_KEY)
             .read_to_end(&mut bytes)
+            .map_err(|err| fstree::Error::new("read", path, err))
             .with_context(|| format!("failed to read {}", path.display()))?;
         keys.add(&bytes)
             .with_context(|| format!("failed to parse {}", path.display()))?;
@@ -123,27 +130,38 @@ mod tests {
         assert_eq!(id, "default");
         assert!(matches!(found, Agent::Socket { raw: false, .. }));
 
-        let failed = "failed to convert agent config for ID: \"a\"";
+        let failed = |config: &str| {
+            format!(
+                "failed to convert agent config {{a [{config}}}: failed to convert agent config for ID: \"a\""
+            )
+        };
         for (option, text) in [
             (
                 format!("a={no_key}"),
-                format!("{failed}: failed to parse {no_key}: ssh: no key found"),
+                format!("{}: failed to parse {no_key}: ssh: no key found", failed(&format!("{no_key}] false"))),
             ),
             (
                 format!("a={no_key},raw=true"),
-                format!("{failed}: raw mode only supported with socket paths"),
+                format!("{}: raw mode only supported with socket paths", failed(&format!("{no_key}] true"))),
             ),
             (
                 format!("a={socket},{socket}"),
-                format!("{failed}: only single socket allowed"),
+                format!("{}: only single socket allowed", failed(&format!("{socket} {socket}] false"))),
             ),
             (
                 "a=/surely/not/there".to_owned(),
-                format!("{failed}: stat /surely/not/there: No such file or directory (os error 2)"),
+                format!("{}: stat /surely/not/there: no such file or directory", failed("/surely/not/there] false")),
             ),
             (
                 format!("a={socket},raw=maybe"),
-                "invalid value for 'raw': maybe".to_owned(),
+                "invalid value for 'raw': maybe: strconv.ParseBool: parsing \"maybe\": invalid syntax"
+                    .to_owned(),
+            ),
+            (
+                "a=,".to_owned(),
+                "failed to convert agent config {a [ ] false}: \
+                 invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set"
+                    .to_owned(),
             ),
             (
                 "a=raw=true".to_owned(),

@@ -109,14 +109,26 @@ fn target(output: &Output) -> Result<Option<Target>, Error> {
             check_parent(path)?;
             let path = path.clone();
             Some(Target::File(Arc::new(move |_| {
-                let file = std::fs::File::create(&path)?;
-                Ok(Some(Box::new(file) as Box<dyn Write + Send>))
+                Ok(Some(Box::new(create(&path)?) as Box<dyn Write + Send>))
             })))
         }
         Destination::Stdout => Some(Target::File(Arc::new(|_| {
             Ok(Some(Box::new(std::io::stdout()) as Box<dyn Write + Send>))
         }))),
     })
+}
+
+/// Makes or empties the file.
+///
+/// Compat: one that is made is for everybody whom its directory lets in, whatever the umask says.
+fn create(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let is_new = !path.exists();
+    let file = std::fs::File::create(path)?;
+    if is_new {
+        file.set_permissions(std::fs::Permissions::from_mode(0o666))?;
+    }
+    Ok(file)
 }
 
 /// Whether what is in the directory and not in the result goes.
@@ -145,6 +157,21 @@ fn check_parent(path: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_file_is_for_everybody_and_an_old_one_stays_whose_it_was() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("x.tar");
+        let mode = || {
+            let meta = create(&path).and_then(|file| file.metadata());
+            meta.expect("made").permissions().mode() & 0o777
+        };
+        assert_eq!(mode(), 0o666);
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, private).expect("set");
+        assert_eq!(mode(), 0o600);
+    }
 
     #[test]
     fn directories_are_added_to_or_replaced() {

@@ -43,9 +43,7 @@ impl FromStr for Mode {
             "tty" => Ok(Self::Tty),
             "rawjson" => Ok(Self::RawJson),
             "quiet" => Ok(Self::Quiet),
-            other => Err(format!(
-                "invalid progress mode {other:?}: expected auto, plain, tty, rawjson or quiet"
-            )),
+            other => Err(format!("invalid progress mode {other}")),
         }
     }
 }
