@@ -19,6 +19,7 @@ pub mod secrets;
 pub mod ssh;
 pub mod stores;
 mod tunnel;
+mod turns;
 pub mod upload;
 
 pub use error::Error;

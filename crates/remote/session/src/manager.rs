@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::health::{self, Schedule};
+use crate::turns::Turns;
 use crate::{Error, Tunnel, metadata};
 
 /// How long a callback waits for a session that is not there yet.
@@ -97,6 +98,7 @@ struct Table {
     sessions: Mutex<HashMap<String, Session>>,
     /// Changes with every session that comes.
     arrivals: watch::Sender<()>,
+    turns: Turns,
 }
 
 impl Default for Table {
@@ -104,6 +106,7 @@ impl Default for Table {
         Self {
             sessions: Mutex::default(),
             arrivals: watch::Sender::new(()),
+            turns: Turns::default(),
         }
     }
 }
@@ -135,6 +138,11 @@ impl Manager {
     /// No sessions yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Who writes what into which folder of clients.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     /// Takes a stream that a client opened to be called back, and returns what to send on it.

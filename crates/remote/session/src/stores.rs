@@ -126,6 +126,12 @@ impl Store {
 
     async fn write(&self, cx: &Cx, blob: &Descriptor, from: Source) -> Result<(), Error> {
         let mut longest = FIRST_WAIT;
+        // The targets of one bake are sessions of one machine, and stores of one folder do not know of each other.
+        let turns = self.group.manager().turns();
+        let _turn = match self.id.starts_with("local:") {
+            true => Some(turns.take(cx, &self.id, &blob.digest).await?),
+            false => None,
+        };
         loop {
             let answer = self
                 .group
