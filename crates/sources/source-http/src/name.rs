@@ -159,6 +159,7 @@ mod tests {
             ("http://x/dir/", "dir"),
             ("http://x/", "download"),
             ("http://x", "download"),
+            ("http://x//", "download"),
             ("http://x/a%20b", "a b"),
             ("http://x/a%0ab", "download"),
         ] {
