@@ -93,6 +93,10 @@ pub(crate) struct FormatArgs {
     /// Format the output using the given Go template, e.g, '{{json .}}'
     #[arg(long)]
     pub format: Option<String>,
+
+    // Compat: upstream takes no notice of them.
+    #[arg(hide = true)]
+    pub others: Vec<String>,
 }
 
 /// Arguments of `debug ctl`.
@@ -113,6 +117,10 @@ pub(crate) struct CtlArgs {
     /// Delete build record
     #[arg(long)]
     pub delete: bool,
+
+    // Compat: upstream takes no notice of them.
+    #[arg(hide = true)]
+    pub others: Vec<String>,
 }
 
 /// Arguments of `du`.
@@ -129,6 +137,10 @@ pub(crate) struct DuArgs {
     /// Format the output using the given Go template, e.g, '{{json .}}'
     #[arg(long)]
     pub format: Option<String>,
+
+    // Compat: upstream takes no notice of them.
+    #[arg(hide = true)]
+    pub others: Vec<String>,
 }
 
 /// Arguments of `prune`.
@@ -139,15 +151,15 @@ pub(crate) struct PruneArgs {
     pub keep_duration: std::time::Duration,
 
     /// Keep data below this limit (in MB)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub keep_storage: f64,
 
     /// Always allow data above this limit (in MB)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub keep_storage_min: f64,
 
     /// Keep free data below this limit (in MB)
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub free_storage: f64,
 
     /// Filter records
@@ -165,6 +177,10 @@ pub(crate) struct PruneArgs {
     /// Format the output using the given Go template, e.g, '{{json .}}'
     #[arg(long)]
     pub format: Option<String>,
+
+    // Compat: upstream takes no notice of them.
+    #[arg(hide = true)]
+    pub others: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +196,9 @@ pub(crate) enum DebugCommand {
         /// format the output using the given Go template, e.g, '{{json .}}'
         #[arg(long)]
         format: Option<String>,
+        // Compat: upstream takes no notice of them.
+        #[arg(hide = true)]
+        others: Vec<String>,
     },
     /// dump LLB in human-readable format. LLB can be also passed via stdin. This command does not require the daemon to
     /// be running.
@@ -246,6 +265,9 @@ pub(crate) enum DebugCommand {
         /// format the output using the given Go template, e.g, '{{json .}}'
         #[arg(long)]
         format: Option<String>,
+        // Compat: upstream takes no notice of them.
+        #[arg(hide = true)]
+        others: Vec<String>,
     },
 }
 

@@ -157,6 +157,17 @@ fn tls(global: &Global) -> Result<TlsOptions> {
         tls.cert = Some(one_of(dir, "cert.pem", "tls.crt")?);
         tls.key = Some(one_of(dir, "key.pem", "tls.key")?);
     }
+    for (path, what) in [
+        (&tls.ca, "ca certificate"),
+        (&tls.cert, "certificate/key"),
+        (&tls.key, "certificate/key"),
+    ] {
+        if let Some(path) = path {
+            std::fs::File::open(path)
+                .map_err(|err| fstree::Error::new("open", path, err))
+                .with_context(|| format!("could not read {what}"))?;
+        }
+    }
     Ok(tls)
 }
 

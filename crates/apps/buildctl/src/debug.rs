@@ -12,6 +12,7 @@ pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
             filter,
             verbose,
             format,
+            ..
         } => workers::list(global, filter, *verbose, format.as_deref()).await,
         DebugCommand::DumpLlb { dot, file } => dump::llb(file.as_deref(), *dot),
         DebugCommand::DumpMetadata { root } => metadata::dump(root),
@@ -28,6 +29,6 @@ pub(crate) async fn run(global: &Global, command: &DebugCommand) -> Result<()> {
         DebugCommand::Ctl(args) => histories::ctl(global, args).await,
         DebugCommand::Get { digest } => logs::get(global, digest.as_deref()).await,
         DebugCommand::Histories(args) => histories::list(global, args.format.as_deref()).await,
-        DebugCommand::Info { format } => workers::info(global, format.as_deref()).await,
+        DebugCommand::Info { format, .. } => workers::info(global, format.as_deref()).await,
     }
 }

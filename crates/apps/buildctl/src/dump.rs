@@ -15,8 +15,9 @@ pub(crate) fn llb(file: Option<&Path>, dot: bool) -> Result<()> {
     let mut bytes = Vec::new();
     match file.filter(|path| path.as_os_str() != "-") {
         Some(path) => {
-            bytes = std::fs::read(path)
-                .with_context(|| format!("failed to read {}", path.display()))?;
+            let failed = |op| move |err| fstree::Error::new(op, path, err);
+            let mut file = std::fs::File::open(path).map_err(failed("open"))?;
+            file.read_to_end(&mut bytes).map_err(failed("read"))?;
         }
         None => {
             std::io::stdin()

@@ -26,9 +26,12 @@ mod verify;
 mod workers;
 mod workflow;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -59,16 +62,17 @@ fn end_with_the_reader() {
 fn main() -> ExitCode {
     tasks::share_memory();
     end_with_the_reader();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(long_names(std::env::args_os())) {
         Ok(cli) => cli,
         Err(err) => {
             // The text goes where it belongs; help is no failure.
-            let _ = err.print();
-            return if err.use_stderr() {
-                ExitCode::FAILURE
+            let code = code_of(err.kind());
+            if code == 0 {
+                print!("{}", err.render());
             } else {
-                ExitCode::SUCCESS
-            };
+                let _ = err.print();
+            }
+            return ExitCode::from(code);
         }
     };
     if cli.global.version {
@@ -103,9 +107,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// Compat: one dash before a long name is enough.
+fn long_names(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    fn collect(command: &clap::Command, names: &mut BTreeSet<String>) {
+        let own = command.get_arguments().filter_map(clap::Arg::get_long);
+        names.extend(own.map(str::to_owned));
+        command.get_subcommands().for_each(|it| collect(it, names));
+    }
+    let mut names = BTreeSet::new();
+    collect(&Cli::command(), &mut names);
+    let completed = |arg: OsString| {
+        let name = arg.to_str().and_then(|arg| arg.strip_prefix('-'));
+        let name = name.and_then(|name| name.split('=').next());
+        match name {
+            Some(name) if names.contains(name) => {
+                let mut long = OsString::from("-");
+                long.push(&arg);
+                long
+            }
+            _ => arg,
+        }
+    };
+    args.map(completed).collect()
+}
+
+/// Compat: a command that does not exist is told from other mistakes, and a list of commands is an answer.
+fn code_of(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => 0,
+        ErrorKind::InvalidSubcommand => 3,
+        _ => 1,
+    }
+}
+
 async fn run(cli: Cli) -> Result<()> {
     match cli.log_format() {
-        "text" | "json" => {}
+        "" | "text" | "json" => {}
         other => bail!("unsupported log type {other:?}"),
     }
     start_logging(cli.global.debug);
@@ -162,4 +201,54 @@ fn failure_text(err: &anyhow::Error, _debug: bool) -> String {
     }
     text.push_str(&format!("error: {err:#}\n"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(line: &str) -> u8 {
+        let parsed = Cli::try_parse_from(line.split(' '));
+        parsed.map_or_else(|err| code_of(err.kind()), |_| 0)
+    }
+
+    #[test]
+    fn one_dash_is_enough_for_a_long_name() {
+        let args = [
+            "buildctl", "-addr=x", "du", "-filter", "-v", "-verbose", "--", "-nosuch",
+        ];
+        let got = long_names(args.map(OsString::from).into_iter());
+        let wanted = [
+            "buildctl",
+            "--addr=x",
+            "du",
+            "--filter",
+            "-v",
+            "--verbose",
+            "--",
+            "-nosuch",
+        ];
+        assert_eq!(got, wanted);
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_upstream() {
+        for (line, wanted) in [
+            ("buildctl nosuch", 3),
+            ("buildctl debug nosuch", 3),
+            ("buildctl debug", 0),
+            ("buildctl --help", 0),
+            ("buildctl du --nosuch", 1),
+            ("buildctl du extra", 0),
+            ("buildctl debug workers extra", 0),
+            ("buildctl debug info extra", 0),
+            ("buildctl debug ctl a b", 0),
+            ("buildctl debug histories extra", 0),
+            ("buildctl prune-histories extra", 0),
+            ("buildctl prune --keep-storage -1", 0),
+            ("buildctl build --trace= extra", 0),
+        ] {
+            assert_eq!(code(line), wanted, "{line}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ mod value;
 
 use std::collections::HashMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 pub(crate) use value::{Field, Value};
 
@@ -27,7 +27,7 @@ impl Template {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let text = if text == "json" { "{{json .}}" } else { text };
         Ok(Self {
-            nodes: parse::template(text)?,
+            nodes: parse::template(text).context("template: :1")?,
         })
     }
 
@@ -211,7 +211,7 @@ mod tests {
     fn of(text: &str, data: &Value) -> String {
         Template::parse(text)
             .and_then(|template| template.execute(data))
-            .unwrap_or_else(|err| format!("error: {err}"))
+            .unwrap_or_else(|err| format!("error: {err:#}"))
     }
 
     #[test]
@@ -304,10 +304,13 @@ mod tests {
     #[test]
     fn mistakes_are_told() {
         for (text, expected) in [
-            ("{{foo .}}", "error: function \"foo\" not defined"),
-            ("{{.ID", "error: unclosed action"),
-            ("{{if .ID}}", "error: unexpected EOF"),
-            ("{{end}}", "error: unexpected {{end}}"),
+            (
+                "{{foo .}}",
+                "error: template: :1: function \"foo\" not defined",
+            ),
+            ("{{.ID", "error: template: :1: unclosed action"),
+            ("{{if .ID}}", "error: template: :1: unexpected EOF"),
+            ("{{end}}", "error: template: :1: unexpected {{end}}"),
             ("{{$x}}", "error: undefined variable \"$x\""),
         ] {
             assert_eq!(of(text, &record("x", 1)), expected, "{text}");

@@ -6,14 +6,15 @@ use crate::args::{DuArgs, Global, PruneArgs};
 use crate::connection::connect;
 use crate::table::align;
 use crate::template::{Field, Template, Value};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use client::{PruneRequest, UsageRecord};
 
 /// Shows what the daemon keeps.
 pub(crate) async fn du(global: &Global, args: &DuArgs) -> Result<()> {
     let format = Format::parse(args.format.as_deref())?;
     let connection = connect(global).await?;
-    let records = connection.client.disk_usage(args.filter.clone()).await?;
+    let records = connection.client.disk_usage(args.filter.clone()).await;
+    let records = records.context("failed to call diskusage")?;
     match &format {
         Format::Standard => {}
         Format::Template(template) => {

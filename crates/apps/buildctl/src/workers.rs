@@ -1,6 +1,6 @@
 //! `buildctl debug workers` and `buildctl debug info`: what the daemon is and what it can do.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use proto::pb::Platform;
 use proto::types::{BuildkitVersion, CdiDevice, GcPolicy, WorkerRecord};
 
@@ -18,7 +18,8 @@ pub(crate) async fn list(
 ) -> Result<()> {
     let template = template(format)?;
     let connection = connect(global).await?;
-    let workers = connection.client.workers(filters.to_vec()).await?;
+    let workers = connection.client.workers(filters.to_vec()).await;
+    let workers = workers.context("failed to list workers")?;
     match template {
         Some(template) => {
             let workers = workers.iter().map(value).collect();
