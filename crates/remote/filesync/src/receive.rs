@@ -87,7 +87,7 @@ pub struct Received {
 }
 
 /// Bytes of content that may wait to be written.
-const IN_FLIGHT: usize = 4 << 20;
+const IN_FLIGHT: usize = 2 << 20;
 /// Packets that are looked at together if they are there.
 const AT_ONCE: usize = 256;
 /// Bytes of content after which no more packets are gathered: what waits here is not counted as in flight.
