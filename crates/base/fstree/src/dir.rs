@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
@@ -49,11 +49,20 @@ pub fn names(dir: impl AsFd) -> io::Result<Vec<CString>> {
 /// ext4 puts what is made in a directory near it, and passes over inodes that were deleted within the last minutes, one
 /// by one. Where files come and go, making one soon takes a hundred times as long as it should, unless they are spread.
 pub fn spread_children(dir: impl AsFd) {
-    let dir = dir.as_fd();
-    if let Ok(flags) = rustix::fs::ioctl_getflags(dir)
-        && !flags.contains(IFlags::TOPDIR)
+    set_spread(dir.as_fd(), true);
+}
+
+/// Undoes [`spread_children`] for what will be made.
+pub fn gather_children(dir: impl AsFd) {
+    set_spread(dir.as_fd(), false);
+}
+
+fn set_spread(dir: BorrowedFd<'_>, wanted: bool) {
+    if let Ok(mut flags) = rustix::fs::ioctl_getflags(dir)
+        && flags.contains(IFlags::TOPDIR) != wanted
     {
-        let _ = rustix::fs::ioctl_setflags(dir, flags | IFlags::TOPDIR);
+        flags.set(IFlags::TOPDIR, wanted);
+        let _ = rustix::fs::ioctl_setflags(dir, flags);
     }
 }
 

@@ -37,7 +37,18 @@ pub(super) struct Applied {
     links: Vec<(PathBuf, PathBuf, bool)>,
     /// Directories whose times have to be set, and whose permissions if they were left open.
     dirs: BTreeMap<PathBuf, (Time, Option<u32>)>,
+    /// Directories whose children were spread.
+    spread: Vec<PathBuf>,
     listing: Option<Vec<u8>>,
+}
+
+/// A directory above an entry.
+struct Above {
+    path: PathBuf,
+    /// The time it should have.
+    time: Time,
+    /// Made here, and without directories in it so far.
+    fresh: bool,
 }
 
 /// An entry that is there.
@@ -61,8 +72,8 @@ pub(super) struct Applier<O> {
     old: Option<OldTree>,
     place: Place,
     next_id: u32,
-    /// Directories above the current entry, with the time each should have.
-    above: Vec<(PathBuf, Time)>,
+    /// Directories above the current entry.
+    above: Vec<Above>,
     /// The same for a listing whose directories are made only when something in them is.
     unmade: Vec<Stat>,
     listing: Option<Vec<u8>>,
@@ -170,7 +181,7 @@ impl<O: Observer> Applier<O> {
             // From a directory that may be over with this entry.
             self.remove(&old)?;
         }
-        self.above.retain(|(dir, _)| at.starts_with(dir));
+        self.above.retain(|dir| at.starts_with(&dir.path));
         let there = match &existing {
             Some(old) => Some(old.entry.meta),
             None if self.old.is_none() => self.place.look(&at)?,
@@ -188,14 +199,18 @@ impl<O: Observer> Applier<O> {
                         .entry(at.clone())
                         .or_insert((dir_time, None));
                 }
-                self.above.push((at, dir_time));
+                self.above.push(Above {
+                    path: at,
+                    time: dir_time,
+                    fresh: false,
+                });
             }
             return Ok(());
         }
-        if let Some((dir, time)) = self.above.last() {
-            let known = self.applied.dirs.contains_key(dir);
+        if let Some(Above { path, time, .. }) = self.above.last() {
+            let known = self.applied.dirs.contains_key(path);
             if !known {
-                self.applied.dirs.insert(dir.clone(), (*time, None));
+                self.applied.dirs.insert(path.clone(), (*time, None));
             }
         }
         let is_dir = stat::kind(&stat) == Kind::Dir;
@@ -210,13 +225,23 @@ impl<O: Observer> Applier<O> {
         }
         if is_dir {
             self.dir(&at, &stat, replace)?;
-            self.above.push((at, dir_time));
+            self.above.push(Above {
+                path: at,
+                time: dir_time,
+                fresh: !replace,
+            });
             return Ok(());
         }
         self.file(id, at, stat, replace)
     }
 
     fn dir(&mut self, at: &Path, stat: &Stat, exists: bool) -> Result<(), Error> {
+        if let Some(above) = self.above.last_mut()
+            && std::mem::take(&mut above.fresh)
+        {
+            self.place.spread(&above.path, true);
+            self.applied.spread.push(above.path.clone());
+        }
         let closed = self.place.dir(at, stat, exists)?;
         let time = Time::from_nanos(stat.mod_time);
         self.applied.dirs.insert(at.to_owned(), (time, closed));
@@ -273,11 +298,11 @@ impl<O: Observer> Applier<O> {
         }
         // The directory it was in has another time now.
         let parent = at.parent().unwrap_or(Path::new(""));
-        if let Some((dir, time)) = self.above.iter().find(|(dir, _)| dir == parent) {
+        if let Some(above) = self.above.iter().find(|above| above.path == parent) {
             self.applied
                 .dirs
-                .entry(dir.clone())
-                .or_insert((*time, None));
+                .entry(above.path.clone())
+                .or_insert((above.time, None));
         }
         if let Some(mut observer) = self.shared.observer() {
             observer.removed(path::bytes(at));
@@ -344,6 +369,9 @@ impl Applied {
         }
         if let Some(listing) = self.listing.take() {
             place::write_file(&mut place, Path::new(METADATA_FILE), &listing)?;
+        }
+        for dir in &self.spread {
+            place.spread(dir, false);
         }
         // Children first, so that a directory without permissions closes behind them.
         for (dir, (time, mode)) in self.dirs.iter().rev() {

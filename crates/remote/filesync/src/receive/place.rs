@@ -85,6 +85,18 @@ impl Place {
         Ok(closed.then_some(wanted))
     }
 
+    /// Has directories that will be made in this one lie far from each other, or no longer. Whether they do is only a
+    /// matter of speed.
+    pub fn spread(&self, at: &Path, wanted: bool) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        if let Ok(dir) = self.root.open_with(at, flags, Mode::empty()) {
+            match wanted {
+                true => fstree::dir::spread_children(dir),
+                false => fstree::dir::gather_children(dir),
+            }
+        }
+    }
+
     /// Makes a link, device or pipe. What is there is replaced at once.
     pub fn special(
         &mut self,
