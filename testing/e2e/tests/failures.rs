@@ -55,7 +55,13 @@ fn is_named_when_locked(locked: &str) {
     let files = tempfile::tempdir().expect("a temporary directory");
     open(files.path(), 0o755);
     let client = files.path().join("buildctl");
-    std::fs::copy(e2e::buildctl(), &client).expect("copied");
+    // By another process: what is open for writing here may be inherited by a daemon that starts at this moment, and what
+    // is open for writing cannot be run.
+    let copied = Command::new("cp")
+        .arg(e2e::buildctl())
+        .arg(&client)
+        .status();
+    assert!(copied.expect("cp runs").success());
     let output = Command::new(&client)
         .uid(65534)
         .gid(65534)
